@@ -1,0 +1,14 @@
+/// Memory for transfers, aligned to a page so that direct I/O takes it. Freed with its owner.
+@safe public final class AlignedBuffer: @unchecked Sendable {
+    // @unchecked: the pointer is constant; whoever holds the buffer alone writes through it (documented on `memory`).
+    /// The memory. Callers see to it that nobody reads what another thread is writing.
+    public let memory: UnsafeMutableRawBufferPointer
+
+    /// `byteCount` zero bytes.
+    public init(byteCount: Int) {
+        unsafe memory = .allocate(byteCount: byteCount, alignment: 4096)
+        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
+    }
+
+    deinit { unsafe memory.deallocate() }
+}

@@ -1,0 +1,92 @@
+public import LinuxSystem
+internal import SystemPackage
+
+/// How a file is opened.
+public struct OpenMode: Hashable, Sendable {
+    public enum Creation: Hashable, Sendable {
+        case never
+        /// Fails with EEXIST when there is one.
+        case exclusive
+        /// An existing file is emptied.
+        case replace
+        /// An existing file is kept.
+        case ifMissing
+    }
+    public var writable: Bool
+    public var creation: Creation
+    /// Bypass the page cache where the host file system allows it; the file then has an ``StorageFile/alignment``.
+    public var direct: Bool
+
+    public init(writable: Bool, creation: Creation = .never, direct: Bool = false) {
+        self.writable = writable
+        self.creation = creation
+        self.direct = direct
+    }
+    public static let read = OpenMode(writable: false)
+    public static let update = OpenMode(writable: true)
+}
+
+/// A lock that is held as long as this lives; the kernel drops it when the holder's process dies.
+public protocol HeldLock: AnyObject, Sendable {}
+
+public struct SpaceInfo: Hashable, Sendable {
+    public var freeBytes: UInt64
+    public var totalBytes: UInt64
+    public init(freeBytes: UInt64, totalBytes: UInt64) {
+        self.freeBytes = freeBytes
+        self.totalBytes = totalBytes
+    }
+}
+
+/// Names, folders and their durability: with ``StorageFile`` the only door to stored bytes, so that a simulated one can
+/// cut the power at any call. Paths are plain strings; relative ones start at the process's folder.
+///
+/// A created, renamed or removed name is durable only after ``synchronizeFolder(_:)`` on its folder; before that a crash
+/// may undo it (never half of a rename).
+public protocol FileSystem: Sendable {
+    func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile
+    /// Moves `source` over `target`, atomically; they must be on one file system.
+    func rename(_ source: String, to target: String) throws(SystemError)
+    func remove(_ path: String) throws(SystemError)
+    /// Makes the names in the folder durable.
+    func synchronizeFolder(_ path: String) throws(SystemError)
+    /// Creates one folder. Fails with EEXIST when there is something of that name.
+    func createFolder(_ path: String) throws(SystemError)
+    func removeFolder(_ path: String) throws(SystemError)
+    func exists(_ path: String) throws(SystemError) -> Bool
+    func isFolder(_ path: String) throws(SystemError) -> Bool
+    /// Names in a folder, sorted.
+    func list(_ path: String) throws(SystemError) -> [String]
+    func space(at path: String) throws(SystemError) -> SpaceInfo
+    /// Takes the exclusive lock of the file at `path` (created when missing).
+    /// - Returns: `nil` when another holds it and `wait` is false.
+    func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)?
+    /// The absolute path with symbolic links resolved.
+    func resolve(_ path: String) throws(SystemError) -> String
+}
+
+extension FileSystem {
+    /// Puts `bytes` at `path` so that after a crash there are all of the old bytes or all of the new ones.
+    public func replaceContents(of path: String, with bytes: [UInt8]) throws(SystemError) {
+        let staging = path + ".tmp"
+        let file = try open(staging, OpenMode(writable: true, creation: .replace))
+        try file.writeBytes(bytes, at: 0)
+        try file.synchronize()
+        try rename(staging, to: path)
+        try synchronizeFolder(Self.folder(of: path))
+    }
+
+    /// All bytes of a small file. - Throws: EFBIG when it is larger than `limit`.
+    public func contents(of path: String, limit: Int) throws(SystemError) -> [UInt8] {
+        let file = try open(path, .read)
+        let size = try file.size()
+        guard size <= UInt64(limit) else { throw SystemError(errno: .fileTooLarge, operation: "read", subject: path) }
+        return try file.readBytes(at: 0, count: Int(size))
+    }
+
+    /// The folder part of a path: `.` when it has none.
+    public static func folder(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linux system calls as plain functions: fixed-width types only, results are >= 0 or -errno.
+#ifndef GODWIT_CSYSTEMSHIMS_H
+#define GODWIT_CSYSTEMSHIMS_H
+
+#include <stdint.h>
+
+struct shim_stat {
+	uint64_t size;
+	uint64_t allocated_bytes;
+	uint64_t device;
+	uint64_t inode;
+	uint64_t modified_ns;
+	uint64_t links;
+	uint32_t mode;
+	uint32_t block_size;
+};
+
+// Files.
+int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
+int32_t shim_close(int32_t fd);
+int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset);
+// durable != 0: the data is on the medium when the call returns (RWF_DSYNC).
+int64_t shim_pwrite(int32_t fd, const void *buffer, uint64_t count, uint64_t offset, int32_t durable);
+int64_t shim_read(int32_t fd, void *buffer, uint64_t count);
+int64_t shim_write(int32_t fd, const void *buffer, uint64_t count);
+int32_t shim_fsync(int32_t fd);
+int32_t shim_fdatasync(int32_t fd);
+int32_t shim_ftruncate(int32_t fd, uint64_t size);
+int32_t shim_fallocate(int32_t fd, int32_t mode, uint64_t offset, uint64_t count);
+int64_t shim_seek_data(int32_t fd, uint64_t offset);
+int64_t shim_seek_hole(int32_t fd, uint64_t offset);
+int32_t shim_fstat(int32_t fd, struct shim_stat *result);
+int32_t shim_stat(const char *path, struct shim_stat *result);
+int32_t shim_rename(const char *from, const char *to);
+int32_t shim_rename_exclusive(const char *from, const char *to);
+int32_t shim_unlink(const char *path);
+int32_t shim_rmdir(const char *path);
+int32_t shim_mkdir(const char *path, uint32_t mode);
+int32_t shim_flock(int32_t fd, int32_t exclusive, int32_t wait);
+// Free bytes for this user and all bytes of the file system at path; fs_type gets its magic number.
+int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_bytes, uint64_t *fs_type);
+// Names of a folder, NUL-separated, "." and ".." left out; returns bytes used or -ERANGE when capacity is too small.
+int64_t shim_list(const char *path, char *names, uint64_t capacity);
+
+// Extents of a file (FIEMAP with sync). Returns how many were filled in; flags are the kernel's.
+struct shim_extent {
+	uint64_t logical;
+	uint64_t length;
+	uint32_t flags;
+};
+int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_extent *extents, uint32_t capacity);
+
+// File-system freeze.
+int32_t shim_freeze(int32_t fd);
+int32_t shim_thaw(int32_t fd);
+
+// Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null. The child leads a process
+// group of its own when new_group != 0.
+int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int32_t in, int32_t out, int32_t err,
+		   int32_t new_group);
+// Waits; 0 = still running (only with wait == 0), else fills exit_code (128 + signal for a killed child) and returns pid.
+int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code);
+int32_t shim_kill(int32_t pid, int32_t signal);
+int32_t shim_getpid(void);
+int32_t shim_pidfd_open(int32_t pid);
+int32_t shim_pipe(int32_t fds[2]);
+int32_t shim_readlink(const char *path, char *target, uint64_t capacity);
+
+// Waits until one of the descriptors is ready; events as in poll(2). timeout_ms < 0: for ever.
+struct shim_poll {
+	int32_t fd;
+	int16_t events;
+	int16_t revents;
+};
+int32_t shim_poll_wait(struct shim_poll *fds, uint32_t count, int32_t timeout_ms);
+
+// Unix stream sockets. shim_peer_uid: who is at the other end of a connected one.
+int32_t shim_unix_listen(const char *path, int32_t backlog);
+int32_t shim_unix_accept(int32_t fd);
+int32_t shim_unix_connect(const char *path);
+int32_t shim_peer_uid(int32_t fd, uint32_t *uid);
+
+// Mounts and loop devices.
+int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options);
+int32_t shim_umount(const char *target, int32_t flags);
+
+// Time and chance.
+uint64_t shim_monotonic_ns(void);
+uint64_t shim_realtime_ns(void);
+int32_t shim_random(void *buffer, uint64_t count);
+
+int32_t shim_isatty(int32_t fd);
+// Largest resident set of this process so far, in bytes.
+uint64_t shim_peak_memory(void);
+// Blocks SIGPIPE for the process, so that a closed peer is an EPIPE.
+void shim_ignore_sigpipe(void);
+// Routes these signals to a descriptor that becomes readable; returns the descriptor.
+int32_t shim_signal_descriptor(const int32_t *signals, uint32_t count);
+
+#endif

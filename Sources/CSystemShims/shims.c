@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "CSystemShims.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RESULT(call)                                                                                                     \
+	do {                                                                                                             \
+		__typeof__(call) r_;                                                                                     \
+		do                                                                                                       \
+			r_ = (call);                                                                                     \
+		while (r_ < 0 && errno == EINTR);                                                                        \
+		return r_ < 0 ? -errno : r_;                                                                             \
+	} while (0)
+
+int32_t shim_open(const char *path, int32_t flags, uint32_t mode) { RESULT(open(path, flags | O_CLOEXEC, mode)); }
+int32_t shim_close(int32_t fd) { return close(fd) < 0 ? -errno : 0; }
+int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset) { RESULT(pread(fd, buffer, count, (off_t)offset)); }
+
+int64_t shim_pwrite(int32_t fd, const void *buffer, uint64_t count, uint64_t offset, int32_t durable)
+{
+	struct iovec iov = {(void *)buffer, count};
+
+	RESULT(pwritev2(fd, &iov, 1, (off_t)offset, durable ? RWF_DSYNC : 0));
+}
+
+int64_t shim_read(int32_t fd, void *buffer, uint64_t count) { RESULT(read(fd, buffer, count)); }
+int64_t shim_write(int32_t fd, const void *buffer, uint64_t count) { RESULT(write(fd, buffer, count)); }
+int32_t shim_fsync(int32_t fd) { RESULT(fsync(fd)); }
+int32_t shim_fdatasync(int32_t fd) { RESULT(fdatasync(fd)); }
+int32_t shim_ftruncate(int32_t fd, uint64_t size) { RESULT(ftruncate(fd, (off_t)size)); }
+
+int32_t shim_fallocate(int32_t fd, int32_t mode, uint64_t offset, uint64_t count)
+{
+	RESULT(fallocate(fd, mode, (off_t)offset, (off_t)count));
+}
+
+int64_t shim_seek_data(int32_t fd, uint64_t offset) { RESULT(lseek(fd, (off_t)offset, SEEK_DATA)); }
+int64_t shim_seek_hole(int32_t fd, uint64_t offset) { RESULT(lseek(fd, (off_t)offset, SEEK_HOLE)); }
+
+static int32_t fill_stat(int result, const struct stat *st, struct shim_stat *out)
+{
+	if (result < 0)
+		return -errno;
+	memset(out, 0, sizeof(*out));
+	out->size = (uint64_t)st->st_size;
+	out->allocated_bytes = (uint64_t)st->st_blocks * 512;
+	out->device = st->st_dev;
+	out->inode = st->st_ino;
+	out->modified_ns = (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
+	out->links = st->st_nlink;
+	out->mode = st->st_mode;
+	out->block_size = (uint32_t)st->st_blksize;
+	return 0;
+}
+
+int32_t shim_fstat(int32_t fd, struct shim_stat *result)
+{
+	struct stat st;
+
+	return fill_stat(fstat(fd, &st), &st, result);
+}
+
+int32_t shim_stat(const char *path, struct shim_stat *result)
+{
+	struct stat st;
+
+	return fill_stat(stat(path, &st), &st, result);
+}
+
+int32_t shim_rename(const char *from, const char *to) { RESULT(rename(from, to)); }
+int32_t shim_rename_exclusive(const char *from, const char *to) { RESULT(renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE)); }
+int32_t shim_unlink(const char *path) { RESULT(unlink(path)); }
+int32_t shim_rmdir(const char *path) { RESULT(rmdir(path)); }
+int32_t shim_mkdir(const char *path, uint32_t mode) { RESULT(mkdir(path, mode)); }
+
+int32_t shim_flock(int32_t fd, int32_t exclusive, int32_t wait)
+{
+	RESULT(flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | (wait ? 0 : LOCK_NB)));
+}
+
+int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_bytes, uint64_t *fs_type)
+{
+	struct statfs fs;
+
+	if (statfs(path, &fs) < 0)
+		return -errno;
+	*free_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_frsize;
+	*total_bytes = (uint64_t)fs.f_blocks * (uint64_t)fs.f_frsize;
+	*fs_type = (uint64_t)(unsigned long)fs.f_type;
+	return 0;
+}
+
+int64_t shim_list(const char *path, char *names, uint64_t capacity)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	uint64_t used = 0;
+
+	if (!dir)
+		return -errno;
+	for (;;) {
+		errno = 0;
+		entry = readdir(dir);
+		if (!entry)
+			break;
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		size_t length = strlen(entry->d_name) + 1;
+		if (length > capacity - used) {
+			closedir(dir);
+			return -ERANGE;
+		}
+		memcpy(names + used, entry->d_name, length);
+		used += length;
+	}
+	int error = errno;
+	closedir(dir);
+	return error ? -error : (int64_t)used;
+}
+
+int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_extent *extents, uint32_t capacity)
+{
+	struct fiemap *map = calloc(1, sizeof(*map) + capacity * sizeof(struct fiemap_extent));
+	int32_t result;
+
+	if (!map)
+		return -ENOMEM;
+	map->fm_start = offset;
+	map->fm_length = count;
+	map->fm_flags = FIEMAP_FLAG_SYNC;
+	map->fm_extent_count = capacity;
+	if (ioctl(fd, FS_IOC_FIEMAP, map) < 0) {
+		result = -errno;
+	} else {
+		result = (int32_t)map->fm_mapped_extents;
+		for (int32_t i = 0; i < result; i++) {
+			extents[i].logical = map->fm_extents[i].fe_logical;
+			extents[i].length = map->fm_extents[i].fe_length;
+			extents[i].flags = map->fm_extents[i].fe_flags;
+		}
+	}
+	free(map);
+	return result;
+}
+
+int32_t shim_freeze(int32_t fd) { return ioctl(fd, FIFREEZE, 0) < 0 ? -errno : 0; }
+int32_t shim_thaw(int32_t fd) { return ioctl(fd, FITHAW, 0) < 0 ? -errno : 0; }
+
+int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int32_t in, int32_t out, int32_t err,
+		   int32_t new_group)
+{
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attributes;
+	const int32_t fds[3] = {in, out, err};
+	sigset_t none, standard;
+	short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+	pid_t pid;
+	int error;
+
+	posix_spawn_file_actions_init(&actions);
+	posix_spawnattr_init(&attributes);
+	for (int i = 0; i < 3; i++) {
+		if (fds[i] < 0)
+			posix_spawn_file_actions_addopen(&actions, i, "/dev/null", i ? O_WRONLY : O_RDONLY, 0);
+		else
+			posix_spawn_file_actions_adddup2(&actions, fds[i], i);
+	}
+	sigemptyset(&none);
+	sigfillset(&standard);
+	sigdelset(&standard, SIGKILL);
+	sigdelset(&standard, SIGSTOP);
+	posix_spawnattr_setsigmask(&attributes, &none);
+	posix_spawnattr_setsigdefault(&attributes, &standard);
+	if (new_group) {
+		posix_spawnattr_setpgroup(&attributes, 0);
+		flags |= POSIX_SPAWN_SETPGROUP;
+	}
+	posix_spawnattr_setflags(&attributes, flags);
+	error = posix_spawnp(&pid, path, &actions, &attributes, argv, envp);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attributes);
+	return error ? -error : pid;
+}
+
+int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code)
+{
+	int status = 0;
+	pid_t result;
+
+	do
+		result = waitpid(pid, &status, wait ? 0 : WNOHANG);
+	while (result < 0 && errno == EINTR);
+	if (result < 0)
+		return -errno;
+	if (result > 0)
+		*exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	return result;
+}
+
+int32_t shim_kill(int32_t pid, int32_t signal) { return kill(pid, signal) < 0 ? -errno : 0; }
+int32_t shim_getpid(void) { return getpid(); }
+int32_t shim_pidfd_open(int32_t pid) { RESULT((int)syscall(SYS_pidfd_open, pid, 0)); }
+int32_t shim_pipe(int32_t fds[2]) { return pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0; }
+int32_t shim_readlink(const char *path, char *target, uint64_t capacity) { RESULT((int)readlink(path, target, capacity)); }
+
+int32_t shim_poll_wait(struct shim_poll *fds, uint32_t count, int32_t timeout_ms)
+{
+	_Static_assert(sizeof(struct shim_poll) == sizeof(struct pollfd), "layout of pollfd");
+	RESULT(poll((struct pollfd *)fds, count, timeout_ms));
+}
+
+static int32_t unix_address(const char *path, struct sockaddr_un *address)
+{
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	if (strlen(path) >= sizeof(address->sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address->sun_path, path);
+	return 0;
+}
+
+static int32_t unix_socket(const char *path, int32_t backlog)
+{
+	struct sockaddr_un address;
+	int32_t error = unix_address(path, &address);
+	int fd, result;
+
+	if (error)
+		return error;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (backlog > 0) {
+		result = bind(fd, (struct sockaddr *)&address, sizeof(address));
+		if (!result)
+			result = listen(fd, backlog);
+	} else {
+		result = connect(fd, (struct sockaddr *)&address, sizeof(address));
+	}
+	if (result < 0) {
+		error = -errno;
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+int32_t shim_unix_listen(const char *path, int32_t backlog) { return unix_socket(path, backlog); }
+int32_t shim_unix_connect(const char *path) { return unix_socket(path, 0); }
+int32_t shim_unix_accept(int32_t fd) { RESULT(accept4(fd, NULL, NULL, SOCK_CLOEXEC)); }
+
+int32_t shim_peer_uid(int32_t fd, uint32_t *uid)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+		return -errno;
+	*uid = peer.uid;
+	return 0;
+}
+
+int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options)
+{
+	return mount(source, target, type, flags, options) < 0 ? -errno : 0;
+}
+
+int32_t shim_umount(const char *target, int32_t flags) { return umount2(target, flags) < 0 ? -errno : 0; }
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t shim_monotonic_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
+uint64_t shim_realtime_ns(void) { return clock_ns(CLOCK_REALTIME); }
+
+int32_t shim_random(void *buffer, uint64_t count)
+{
+	uint8_t *next = buffer;
+
+	while (count > 0) {
+		ssize_t got = getrandom(next, count, 0);
+		if (got < 0 && errno != EINTR)
+			return -errno;
+		if (got > 0) {
+			next += got;
+			count -= (uint64_t)got;
+		}
+	}
+	return 0;
+}
+
+int32_t shim_isatty(int32_t fd) { return isatty(fd); }
+
+uint64_t shim_peak_memory(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) < 0 ? 0 : (uint64_t)usage.ru_maxrss * 1024;
+}
+
+void shim_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
+
+int32_t shim_signal_descriptor(const int32_t *signals, uint32_t count)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (uint32_t i = 0; i < count; i++)
+		sigaddset(&set, signals[i]);
+	int error = pthread_sigmask(SIG_BLOCK, &set, NULL);
+	if (error)
+		return -error;
+	RESULT(signalfd(-1, &set, SFD_CLOEXEC));
+}

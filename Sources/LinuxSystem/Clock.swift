@@ -1,0 +1,27 @@
+internal import CSystemShims
+
+/// Where time comes from. Passed in, so that tests can script it.
+public protocol TimeSource: Sendable {
+    /// Nanoseconds since an arbitrary start; never goes back.
+    func monotonic() -> UInt64
+    /// Nanoseconds since 1970-01-01 UTC.
+    func realtime() -> UInt64
+}
+
+public struct SystemTime: TimeSource {
+    public init() {}
+    public func monotonic() -> UInt64 { shim_monotonic_ns() }
+    public func realtime() -> UInt64 { shim_realtime_ns() }
+}
+
+/// The largest resident set of this process so far, in bytes.
+public func peakMemoryBytes() -> UInt64 { shim_peak_memory() }
+
+/// Bytes from the kernel's random source.
+public func randomBytes(_ count: Int) -> [UInt8] {
+    unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+        let result = unsafe shim_random(buffer.baseAddress, UInt64(count))
+        precondition(result == 0, "getrandom(2) cannot fail once the system is up")
+        initialized = count
+    }
+}
