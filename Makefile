@@ -1,0 +1,105 @@
+# Godwit. The one prerequisite is a Swift 6.2 (or later) toolchain on the path; Debian packages are installed here when
+# they are missing. `make help` lists the targets.
+
+SWIFT ?= swift
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+
+# Every Debian package that anything here needs: one list for each purpose. Building needs the headers, running a disk
+# the tools, and so on; packages/% installs what is missing from its list.
+packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburing-dev libssh-dev libnbd-dev \
+	nbdkit-plugin-dev pkg-config
+packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
+packages_demo = $(packages_build) $(packages_run) postgresql openssh-server
+packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 jq mandoc
+packages_bench = $(packages_test) restic borgbackup zstd python3
+
+built = .build/release
+# Static Swift libraries: the first flag for the executable, the second for the shared object that nbdkit loads.
+release_flags = -c release --static-swift-stdlib -Xswiftc -static-stdlib
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+libdir = $(DESTDIR)$(PREFIX)/lib/godwit
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+sharedir = $(DESTDIR)$(PREFIX)/share
+mandir = $(sharedir)/man
+confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
+pages = $(notdir $(wildcard man/*.[1-9]))
+
+.PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint
+
+help:
+	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
+	@echo "make check      install what is needed, build, pass all tests"
+	@echo "make build      debug build"
+	@echo "make release    the binary and the plugin, without need of a Swift toolchain"
+	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
+	@echo "make fuzz       run every parser's fuzzer for a while (FUZZ_SECONDS=60)"
+	@echo "make lint       format, manual pages, shell scripts"
+	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
+	@echo "make uninstall  the same, reversed; the configuration stays"
+
+packages/%:
+	@.ci/packages $(packages_$*)
+
+demo: packages/demo release
+	$(MAKE) --no-print-directory stage
+	Tests/Demo/demo.sh
+
+# The debug build serves all tests, the end-to-end ones included.
+check: packages/test docs-lint
+	$(SWIFT) build
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build
+
+build: packages/build
+	$(SWIFT) build
+
+release: packages/build
+	$(SWIFT) build $(release_flags) --product nbdkit-godwit-plugin
+	$(SWIFT) build $(release_flags) --product godwit
+
+bench: packages/bench release
+	$(MAKE) --no-print-directory stage
+	Tests/Bench/bench.sh $(BENCH_ARGS)
+
+fuzz: packages/build
+	Tests/Fuzz/run.sh
+
+lint: packages/test docs-lint
+	$(SWIFT) format lint --strict --parallel --recursive Sources Tests Package.swift
+
+docs-lint:
+	mandoc -T lint -W warning man/*.[1-9]
+	for script in .ci/run .ci/packages $$(find Tests -name '*.sh'); do bash -n "$$script" || exit 1; done
+
+install: release
+	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man5 \
+		$(mandir)/man7 $(sharedir)/bash-completion/completions $(sharedir)/zsh/site-functions \
+		$(sharedir)/fish/vendor_completions.d
+	install -m 755 -s $(built)/godwit $(bindir)/godwit
+	install -m 644 -s $(built)/libnbdkit-godwit-plugin.so $(libdir)/nbdkit-godwit-plugin.so
+	for page in $(pages); do install -m 644 man/$$page $(mandir)/man$${page##*.}/ || exit 1; done
+	test -e $(confdir)/godwit.toml || install -m 640 conf/godwit.toml $(confdir)/godwit.toml
+	sed 's|@bindir@|$(PREFIX)/bin|' conf/systemd/godwit-backup.service > $(unitdir)/godwit-backup.service
+	install -m 644 conf/systemd/godwit-backup.timer $(unitdir)/
+	sed 's|@bindir@|$(PREFIX)/bin|' conf/godwit.cron > $(sharedir)/doc/godwit/examples/godwit.cron
+	install -m 644 README.md CHANGELOG.md LICENSE conf/godwit.toml $(sharedir)/doc/godwit/
+	$(built)/godwit --generate-completion-script bash > $(sharedir)/bash-completion/completions/godwit
+	$(built)/godwit --generate-completion-script zsh > $(sharedir)/zsh/site-functions/_godwit
+	$(built)/godwit --generate-completion-script fish > $(sharedir)/fish/vendor_completions.d/godwit.fish
+
+uninstall:
+	rm -f $(bindir)/godwit $(unitdir)/godwit-backup.service $(unitdir)/godwit-backup.timer \
+		$(foreach page,$(pages),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
+		$(sharedir)/bash-completion/completions/godwit $(sharedir)/zsh/site-functions/_godwit \
+		$(sharedir)/fish/vendor_completions.d/godwit.fish
+	rm -rf $(libdir) $(sharedir)/doc/godwit
+
+# A private installation for the demo and the benchmarks.
+stage:
+	@$(MAKE) --no-print-directory --silent install DESTDIR=$(CURDIR)/.build/stage PREFIX=/usr
+
+clean:
+	rm -rf .build
