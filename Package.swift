@@ -44,7 +44,7 @@ let package = Package(
         .target(name: "DeltaStream", dependencies: ["Codecs", "Geometry"]),
         .target(name: "ChangeTracking", dependencies: ["Geometry"]),
         .target(name: "ChunkTree", dependencies: ["Codecs", "Geometry"]),
-        .target(name: "BlockIO", dependencies: ["CRing", "LinuxSystem", "Geometry", system]),
+        .target(name: "BlockIO", dependencies: ["CRing", "CSystemShims", "LinuxSystem", "Geometry", system]),
         .target(name: "Transport", dependencies: ["CSSH", "LinuxSystem", "Codecs", "Geometry", system]),
 
         // Row 3: the two joined.

@@ -1,3 +1,4 @@
+public import Geometry
 public import LinuxSystem
 
 /// One transfer of a batch. The memory belongs to the caller and must stay valid until `perform` returns.
@@ -55,6 +56,10 @@ public protocol StorageFile: AnyObject, Sendable {
     /// The next run of the file at or after `offset` that may hold anything but zeros, or `nil` when there is none up to
     /// the end. Files that can't tell answer with all the rest.
     func nextData(from offset: UInt64) throws(SystemError) -> (offset: UInt64, count: UInt64)?
+
+    /// The parts of `range` that are reserved but were never written, ascending; holes are not among them.
+    /// - Returns: `nil` where the host file system can't tell.
+    func unwrittenRanges(in range: ByteRange) throws(SystemError) -> [ByteRange]?
 }
 
 extension StorageFile {

@@ -40,6 +40,19 @@
 	} while (0)
 
 int32_t shim_open(const char *path, int32_t flags, uint32_t mode) { RESULT(open(path, flags | O_CLOEXEC, mode)); }
+
+int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
+{
+	int32_t native = flags & SHIM_OPEN_WRITE ? O_RDWR : O_RDONLY;
+
+	native |= flags & SHIM_OPEN_CREATE ? O_CREAT : 0;
+	native |= flags & SHIM_OPEN_EXCLUSIVE ? O_EXCL : 0;
+	native |= flags & SHIM_OPEN_TRUNCATE ? O_TRUNC : 0;
+	native |= flags & SHIM_OPEN_DIRECT ? O_DIRECT : 0;
+	native |= flags & SHIM_OPEN_FOLDER ? O_DIRECTORY : 0;
+	return shim_open(path, native, mode);
+}
+
 int32_t shim_close(int32_t fd) { return close(fd) < 0 ? -errno : 0; }
 int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset) { RESULT(pread(fd, buffer, count, (off_t)offset)); }
 
@@ -63,6 +76,11 @@ int32_t shim_fallocate(int32_t fd, int32_t mode, uint64_t offset, uint64_t count
 
 int64_t shim_seek_data(int32_t fd, uint64_t offset) { RESULT(lseek(fd, (off_t)offset, SEEK_DATA)); }
 int64_t shim_seek_hole(int32_t fd, uint64_t offset) { RESULT(lseek(fd, (off_t)offset, SEEK_HOLE)); }
+
+_Static_assert(SHIM_FALLOC_KEEP_SIZE == FALLOC_FL_KEEP_SIZE && SHIM_FALLOC_PUNCH == FALLOC_FL_PUNCH_HOLE &&
+		       SHIM_FALLOC_ZERO == FALLOC_FL_ZERO_RANGE, "modes of fallocate");
+_Static_assert(SHIM_EXTENT_LAST == FIEMAP_EXTENT_LAST && SHIM_EXTENT_UNWRITTEN == FIEMAP_EXTENT_UNWRITTEN,
+	       "flags of fiemap");
 
 static int32_t fill_stat(int result, const struct stat *st, struct shim_stat *out)
 {
@@ -173,6 +191,15 @@ int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_ext
 int32_t shim_freeze(int32_t fd) { return ioctl(fd, FIFREEZE, 0) < 0 ? -errno : 0; }
 int32_t shim_thaw(int32_t fd) { return ioctl(fd, FITHAW, 0) < 0 ? -errno : 0; }
 
+const char *shim_getenv(const char *name) { return getenv(name); }
+const char *shim_environment_entry(uint32_t index)
+{
+	for (uint32_t i = 0; environ && environ[i]; i++)
+		if (i == index)
+			return environ[i];
+	return NULL;
+}
+
 int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int32_t in, int32_t out, int32_t err,
 		   int32_t new_group)
 {
@@ -229,6 +256,21 @@ int32_t shim_getpid(void) { return getpid(); }
 int32_t shim_pidfd_open(int32_t pid) { RESULT((int)syscall(SYS_pidfd_open, pid, 0)); }
 int32_t shim_pipe(int32_t fds[2]) { return pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0; }
 int32_t shim_readlink(const char *path, char *target, uint64_t capacity) { RESULT((int)readlink(path, target, capacity)); }
+
+int32_t shim_realpath(const char *path, char *target, uint64_t capacity)
+{
+	char *resolved = realpath(path, NULL);
+	int32_t result = 0;
+
+	if (!resolved)
+		return -errno;
+	if (strlen(resolved) < capacity)
+		strcpy(target, resolved);
+	else
+		result = -ERANGE;
+	free(resolved);
+	return result;
+}
 
 int32_t shim_poll_wait(struct shim_poll *fds, uint32_t count, int32_t timeout_ms)
 {

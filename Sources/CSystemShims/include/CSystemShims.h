@@ -18,6 +18,15 @@ struct shim_stat {
 
 // Files.
 int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
+#define SHIM_OPEN_WRITE 1u
+#define SHIM_OPEN_CREATE 2u
+#define SHIM_OPEN_EXCLUSIVE 4u
+#define SHIM_OPEN_TRUNCATE 8u
+#define SHIM_OPEN_DIRECT 16u
+#define SHIM_OPEN_FOLDER 32u
+int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
+// What direct I/O on the open file must be aligned to; 0 = it has none; -EOPNOTSUPP = the kernel doesn't say.
+int32_t shim_direct_alignment(int32_t fd);
 int32_t shim_close(int32_t fd);
 int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset);
 // durable != 0: the data is on the medium when the call returns (RWF_DSYNC).
@@ -27,6 +36,9 @@ int64_t shim_write(int32_t fd, const void *buffer, uint64_t count);
 int32_t shim_fsync(int32_t fd);
 int32_t shim_fdatasync(int32_t fd);
 int32_t shim_ftruncate(int32_t fd, uint64_t size);
+#define SHIM_FALLOC_KEEP_SIZE 1
+#define SHIM_FALLOC_PUNCH 2
+#define SHIM_FALLOC_ZERO 16
 int32_t shim_fallocate(int32_t fd, int32_t mode, uint64_t offset, uint64_t count);
 int64_t shim_seek_data(int32_t fd, uint64_t offset);
 int64_t shim_seek_hole(int32_t fd, uint64_t offset);
@@ -44,6 +56,8 @@ int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_byte
 int64_t shim_list(const char *path, char *names, uint64_t capacity);
 
 // Extents of a file (FIEMAP with sync). Returns how many were filled in; flags are the kernel's.
+#define SHIM_EXTENT_LAST 1u
+#define SHIM_EXTENT_UNWRITTEN 0x800u
 struct shim_extent {
 	uint64_t logical;
 	uint64_t length;
@@ -54,6 +68,10 @@ int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_ext
 // File-system freeze.
 int32_t shim_freeze(int32_t fd);
 int32_t shim_thaw(int32_t fd);
+
+// The process's environment; NULL where there is none of that name or index. Owned by the C library.
+const char *shim_getenv(const char *name);
+const char *shim_environment_entry(uint32_t index);
 
 // Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null. The child leads a process
 // group of its own when new_group != 0.
@@ -66,6 +84,8 @@ int32_t shim_getpid(void);
 int32_t shim_pidfd_open(int32_t pid);
 int32_t shim_pipe(int32_t fds[2]);
 int32_t shim_readlink(const char *path, char *target, uint64_t capacity);
+// The absolute path without symbolic links, NUL-terminated; -ERANGE when capacity is too small.
+int32_t shim_realpath(const char *path, char *target, uint64_t capacity);
 
 // Waits until one of the descriptors is ready; events as in poll(2). timeout_ms < 0: for ever.
 struct shim_poll {

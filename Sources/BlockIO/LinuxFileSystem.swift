@@ -1,0 +1,149 @@
+internal import CSystemShims
+public import LinuxSystem
+internal import SystemPackage
+
+/// The host's files. What we make is private to its owner: images and packs hold the guest's secrets.
+public struct LinuxFileSystem: FileSystem {
+    private static let fileMode: UInt32 = 0o600
+    private static let folderMode: UInt32 = 0o700
+    /// Room for the names of one folder: a listing beyond it is refused.
+    private static let listBytesMax = 256 << 20
+
+    public init() {}
+
+    public func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile {
+        try openLinuxFile(path, mode)
+    }
+
+    /// Like `open`, for who needs the descriptor or the type.
+    public func openLinuxFile(_ path: String, _ mode: OpenMode) throws(SystemError) -> LinuxFile {
+        var flags: UInt32 = mode.writable ? SHIM_OPEN_WRITE : 0
+        switch mode.creation {
+        case .never: break
+        case .exclusive: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE
+        case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE
+        case .ifMissing: flags |= SHIM_OPEN_CREATE
+        }
+        if mode.direct, let file = try openDirect(path, flags) { return file }
+        let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
+        return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+    }
+
+    /// - Returns: `nil` where the host file system has no direct I/O.
+    private func openDirect(_ path: String, _ flags: UInt32) throws(SystemError) -> LinuxFile? {
+        // Some file systems refuse O_DIRECT only after having created the file: so create first, without it.
+        if flags & SHIM_OPEN_CREATE != 0 {
+            _ = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path))
+        }
+        let existing = flags & ~(SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE | SHIM_OPEN_TRUNCATE)
+        let result = unsafe shim_open_file(path, existing | SHIM_OPEN_DIRECT, Self.fileMode)
+        if result == -Errno.invalidArgument.rawValue {
+            guard flags & SHIM_OPEN_CREATE != 0 else { return nil }
+            let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
+            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+        }
+        let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
+        let alignment = shim_direct_alignment(descriptor.number)
+        if alignment == 0 {
+            let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
+            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+        }
+        // Where the kernel does not say, a page suits every block size it supports.
+        return LinuxFile(descriptor: descriptor, path: path, alignment: alignment > 0 ? Int(alignment) : 4096)
+    }
+
+    public func rename(_ source: String, to target: String) throws(SystemError) {
+        _ = try check(unsafe shim_rename(source, target), "rename", "\(source) to \(target)")
+    }
+
+    public func remove(_ path: String) throws(SystemError) {
+        _ = try check(unsafe shim_unlink(path), "remove", path)
+    }
+
+    public func synchronizeFolder(_ path: String) throws(SystemError) {
+        let fd = try check(unsafe shim_open_file(path, SHIM_OPEN_FOLDER, 0), "open", path)
+        let descriptor = OwnedDescriptor(adopting: fd)
+        _ = try check(shim_fsync(descriptor.number), "synchronize folder", path)
+    }
+
+    public func createFolder(_ path: String) throws(SystemError) {
+        _ = try check(unsafe shim_mkdir(path, Self.folderMode), "create folder", path)
+    }
+
+    public func removeFolder(_ path: String) throws(SystemError) {
+        _ = try check(unsafe shim_rmdir(path), "remove folder", path)
+    }
+
+    public func exists(_ path: String) throws(SystemError) -> Bool { try status(of: path) != nil }
+
+    public func isFolder(_ path: String) throws(SystemError) -> Bool {
+        guard let status = try status(of: path) else { return false }
+        return status.mode & 0o170000 == 0o040000
+    }
+
+    private func status(of path: String) throws(SystemError) -> shim_stat? {
+        var status = shim_stat()
+        let result = unsafe shim_stat(path, &status)
+        if result == -Errno.noSuchFileOrDirectory.rawValue || result == -Errno.notDirectory.rawValue { return nil }
+        _ = try check(result, "examine", path)
+        return status
+    }
+
+    public func list(_ path: String) throws(SystemError) -> [String] {
+        var capacity = 64 << 10
+        while true {
+            var names = [UInt8]()
+            var result: Int64 = 0
+            unsafe names = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, initialized in
+                unsafe result = shim_list(path, buffer.baseAddress, UInt64(capacity))
+                initialized = max(0, Int(result))
+            }
+            if result == -Int64(Errno.outOfRange.rawValue), capacity < Self.listBytesMax {
+                capacity *= 4
+                continue
+            }
+            _ = try check(result, "list", path)
+            return names.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }.sorted()
+        }
+    }
+
+    public func space(at path: String) throws(SystemError) -> SpaceInfo {
+        var free: UInt64 = 0
+        var total: UInt64 = 0
+        var type: UInt64 = 0
+        _ = try check(unsafe shim_statfs(path, &free, &total, &type), "examine the file system of", path)
+        return SpaceInfo(freeBytes: free, totalBytes: total)
+    }
+
+    public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
+        while true {
+            let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE
+            let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
+            let descriptor = OwnedDescriptor(adopting: fd)
+            let result = shim_flock(descriptor.number, 1, wait ? 1 : 0)
+            if result == -Errno.wouldBlock.rawValue { return nil }
+            _ = try check(result, "lock", path)
+            // Whoever waited may now hold the lock of a file that was removed or replaced meanwhile.
+            var held = shim_stat()
+            _ = try check(unsafe shim_fstat(descriptor.number, &held), "examine", path)
+            if let named = try status(of: path), named.device == held.device, named.inode == held.inode {
+                return LinuxLock(descriptor: descriptor)
+            }
+        }
+    }
+
+    public func resolve(_ path: String) throws(SystemError) -> String {
+        var bytes = [UInt8](repeating: 0, count: 4097)
+        let result = unsafe bytes.withUnsafeMutableBytes { buffer in
+            unsafe shim_realpath(path, buffer.baseAddress?.assumingMemoryBound(to: CChar.self), UInt64(buffer.count))
+        }
+        _ = try check(result, "resolve", path)
+        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+    }
+}
+
+/// A lock held through an open file description.
+private final class LinuxLock: HeldLock {
+    private let descriptor: OwnedDescriptor
+    init(descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+}
