@@ -1,0 +1,37 @@
+/// Why an agent's operation failed: for programs (`code`) and for people (`message`: what, where, what to do).
+public struct AgentError: Error, Hashable, Sendable, CustomStringConvertible {
+    public enum Code: String, Hashable, Sendable, Codable {
+        /// What was asked makes no sense.
+        case invalid
+        case notFound
+        /// Another process owns the disk.
+        case inUse
+        /// The disk is not attached, or not mounted.
+        case notAttached
+        /// Attached or mounted already.
+        case alreadyAttached
+        /// Something else is going on with the disk.
+        case busy
+        /// A freeze or a pause ended by itself before the work was done.
+        case expired
+        /// This host can't.
+        case unsupported
+        case outOfSpace
+        case io
+        /// A server or a tool did not answer in time.
+        case timeout
+        /// A hook or a tool ended with an error.
+        case commandFailed
+        /// The other process broke the protocol.
+        case protocolViolation
+    }
+    public var code: Code
+    public var message: String
+
+    public init(_ code: Code, _ message: String) {
+        self.code = code
+        self.message = message
+    }
+
+    public var description: String { message }
+}

@@ -1,0 +1,67 @@
+/// How a disk is attached.
+public struct AttachOptions: Hashable, Sendable {
+    public var readOnly = false
+    /// Bypass the host's page cache where its file system allows it.
+    public var direct = true
+    /// How long the server may take to open the disk; repairing a large one after a crash takes a while.
+    public var startSeconds: UInt64 = 600
+    public init() {}
+}
+
+/// How an attached disk's file system is mounted.
+public struct MountOptions: Hashable, Sendable {
+    /// As in mount(8): `nil` lets the kernel's prober choose.
+    public var fileSystem: String?
+    /// As in mount(8) `-o`.
+    public var options: String?
+    /// 1 or more: a partition; `nil`: the whole disk.
+    public var partition: Int?
+    public var readOnly = false
+    /// Make the device only, for mkfs or for a guest; nothing is mounted.
+    public var deviceOnly = false
+    public init() {}
+}
+
+/// A disk that a server of its own holds open. Stored as `attach.json` in the disk's run folder.
+public struct AttachedDisk: Codable, Hashable, Sendable {
+    /// The disk's folder or image, with symbolic links resolved.
+    public var disk: String
+    public var server: ProcessMark
+    public var controlSocket: String
+    public var nbdSocket: String
+    public var readOnly: Bool
+    public var device: BlockDevice?
+    public var mountpoint: String?
+    /// A damaged or uncleanly closed image was repaired when the server opened it.
+    public var repairedOnOpen: Bool
+
+    /// For NBD clients.
+    public var uri: String { "nbd+unix:///?socket=\(nbdSocket)" }
+}
+
+/// A process that can be told from a later one of the same number.
+public struct ProcessMark: Codable, Hashable, Sendable {
+    public var pid: Int32
+    /// Clock ticks from boot to the process's start.
+    public var startTicks: UInt64
+}
+
+/// The kernel's block device of an attached disk.
+public struct BlockDevice: Codable, Hashable, Sendable {
+    public enum Way: String, Codable, Hashable, Sendable {
+        /// The kernel's NBD client.
+        case nbd
+        /// A FUSE file with a loop device on it.
+        case fuseLoop
+    }
+    public var way: Way
+    /// `/dev/nbd0` or `/dev/loop0`.
+    public var path: String
+    /// The partition's device, when one was asked for.
+    public var partitionPath: String?
+    /// nbdfuse, with ``Way/fuseLoop``.
+    public var fuse: ProcessMark?
+
+    /// What is mounted.
+    public var mounted: String { partitionPath ?? path }
+}
