@@ -35,24 +35,8 @@ public struct Configuration: Hashable, Sendable {
         public var store: String?
         /// Disks of one group are frozen at one instant.
         public var group: String?
-        public var hooks: Hooks
-    }
-
-    /// Programs run around a freeze and a migration, each as `PROGRAM EVENT DISK`.
-    public struct Hooks: Hashable, Sendable {
-        /// Before the file system is frozen: bring the application to a state of its liking.
-        public var beforeFreeze: String?
-        /// After it was thawed, also when the snapshot failed.
-        public var afterThaw: String?
-        /// Stops the guest for the last step of a migration.
-        public var stop: String?
-        /// Starts the guest again at the source, after a migration that failed behind `stop`.
-        public var resume: String?
-        /// Starts the guest at the target.
-        public var start: String?
-        /// How long each may take.
-        public var timeoutMilliseconds: UInt64 = 30_000
-        public init() {}
+        /// The file's hooks, with the disk's own in their place.
+        public var hooks: [HookMoment: Hook]
     }
 
     public struct Limits: Hashable, Sendable {
@@ -65,7 +49,8 @@ public struct Configuration: Hashable, Sendable {
 
     public var stores: [Store] = []
     public var disks: [Disk] = []
-    public var hooks = Hooks()
+    /// Hooks of disks that have none of their own, and of disks that the file does not name.
+    public var hooks: [HookMoment: Hook] = [:]
     public var limits = Limits()
 
     public static let defaultPath = "/etc/godwit/godwit.toml"
@@ -89,7 +74,7 @@ public struct Configuration: Hashable, Sendable {
             }
             stores.append(store)
         }
-        hooks = try Self.hooks(table.table("hooks"), inheriting: Hooks())
+        hooks = try Self.hooks(table.table("hooks"), inheriting: [:])
         if let entry = try table.table("limits") {
             try entry.allow(["freeze", "max-downtime"])
             limits.freezeMilliseconds = try entry.duration("freeze", in: 100...300_000) ?? limits.freezeMilliseconds
@@ -143,17 +128,17 @@ public struct Configuration: Hashable, Sendable {
     }
 
     private static func hooks(
-        _ entry: ConfigurationTable?, inheriting base: Hooks
-    ) throws(ConfigurationError) -> Hooks {
+        _ entry: ConfigurationTable?, inheriting base: [HookMoment: Hook]
+    ) throws(ConfigurationError) -> [HookMoment: Hook] {
         guard let entry else { return base }
-        try entry.allow(["before-freeze", "after-thaw", "stop", "resume", "start", "timeout"])
+        try entry.allow(HookMoment.allCases.map(\.rawValue) + ["timeout"])
         var hooks = base
-        hooks.beforeFreeze = try entry.program("before-freeze") ?? base.beforeFreeze
-        hooks.afterThaw = try entry.program("after-thaw") ?? base.afterThaw
-        hooks.stop = try entry.program("stop") ?? base.stop
-        hooks.resume = try entry.program("resume") ?? base.resume
-        hooks.start = try entry.program("start") ?? base.start
-        hooks.timeoutMilliseconds = try entry.duration("timeout", in: 1...3_600_000) ?? base.timeoutMilliseconds
+        for moment in HookMoment.allCases {
+            if let command = try entry.string(moment.rawValue) { hooks[moment] = Hook(command: command) }
+        }
+        if let milliseconds = try entry.duration("timeout", in: 1000...3_600_000) {
+            for moment in hooks.keys { hooks[moment]?.limitSeconds = milliseconds / 1000 }
+        }
         return hooks
     }
 }

@@ -46,13 +46,6 @@ struct ConfigurationTable {
         return text
     }
 
-    /// The absolute path of a program.
-    func program(_ key: String) throws(ConfigurationError) -> String? {
-        guard let path = try string(key) else { return nil }
-        guard path.hasPrefix("/") else { throw error("\(key) is not an absolute path: \(path)", at: key) }
-        return path
-    }
-
     /// Milliseconds.
     func duration(_ key: String, in range: ClosedRange<UInt64>) throws(ConfigurationError) -> UInt64? {
         guard let text = try string(key) else { return nil }

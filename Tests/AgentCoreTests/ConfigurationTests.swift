@@ -23,8 +23,8 @@ import Testing
         #expect(full.disks.map(\.name) == ["web", "db", "shop-root", "shop-data"])
         #expect(full.disk("web")?.store == "/var/backups/godwit")
         #expect(full.disk("/srv/disks/db")?.store == "ssh://backup@vault.example/srv/godwit")
-        #expect(full.disk("shop-data")?.hooks.beforeFreeze == "/etc/godwit/hooks/shop-checkpoint")
-        #expect(full.disk("shop-data")?.hooks.afterThaw == "/etc/godwit/hooks/after-thaw")
+        #expect(full.disk("shop-data")?.hooks[.preFreeze]?.command == "/etc/godwit/hooks/shop-checkpoint")
+        #expect(full.disk("shop-data")?.hooks[.postThaw] == Hook(command: "/etc/godwit/hooks/log-thaw", limitSeconds: 60))
         #expect(full.disk("shop-root")?.group == "shop")
     }
 
@@ -42,7 +42,7 @@ import Testing
         ("[store]\nname = \"a\"", 1, "two brackets"),
         ("disk = 4", 1, "two brackets"),
         ("hooks = 1979-05-27", 1, "not a table"),
-        ("[hooks]\nstop = \"stop.sh\"", 2, "not an absolute path"),
+        ("[hooks]\nstop = \"\"", 2, "text in quotes"),
         ("[[disk]]\nname=\"a\"\npath=\"/a\"\n[[disk]]\nname=\"a\"\npath=\"/b\"", 4, "two disks"),
         ("[hooks\n", 1, "Error"),
         ("a = \"\u{0}\"", 1, "Error"),
