@@ -336,6 +336,51 @@ int32_t shim_mount(const char *source, const char *target, const char *type, uin
 
 int32_t shim_umount(const char *target, int32_t flags) { return umount2(target, flags) < 0 ? -errno : 0; }
 
+struct thread_start {
+	void (*body)(void *);
+	void *context;
+	char name[16];
+};
+
+static void *thread_main(void *argument)
+{
+	struct thread_start start = *(struct thread_start *)argument;
+
+	free(argument);
+	pthread_setname_np(pthread_self(), start.name);
+	start.body(start.context);
+	return NULL;
+}
+
+int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_bytes, const char *name, uint64_t *handle)
+{
+	struct thread_start *start = malloc(sizeof(*start));
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int error;
+
+	_Static_assert(sizeof(thread) <= sizeof(*handle), "a handle holds a pthread_t");
+	if (!start)
+		return -ENOMEM;
+	start->body = body;
+	start->context = context;
+	snprintf(start->name, sizeof(start->name), "%s", name);
+	pthread_attr_init(&attributes);
+	error = pthread_attr_setstacksize(&attributes, stack_bytes);
+	if (!error)
+		error = pthread_create(&thread, &attributes, thread_main, start);
+	pthread_attr_destroy(&attributes);
+	if (error) {
+		free(start);
+		return -error;
+	}
+	*handle = (uint64_t)thread;
+	return 0;
+}
+
+int32_t shim_thread_join(uint64_t handle) { return -pthread_join((pthread_t)handle, NULL); }
+int32_t shim_thread_detach(uint64_t handle) { return -pthread_detach((pthread_t)handle); }
+
 static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec ts;

@@ -105,6 +105,11 @@ int32_t shim_peer_uid(int32_t fd, uint32_t *uid);
 int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options);
 int32_t shim_umount(const char *target, int32_t flags);
 
+// Threads. The handle is for one join or one detach.
+int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_bytes, const char *name, uint64_t *handle);
+int32_t shim_thread_join(uint64_t handle);
+int32_t shim_thread_detach(uint64_t handle);
+
 // Time and chance.
 uint64_t shim_monotonic_ns(void);
 uint64_t shim_realtime_ns(void);

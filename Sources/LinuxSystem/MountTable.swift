@@ -1,0 +1,89 @@
+internal import CSystemShims
+internal import SystemPackage
+
+/// One mounted file system, as the kernel lists it.
+public struct Mount: Hashable, Sendable {
+    public var identifier: Int
+    /// `major:minor` of the file system's device.
+    public var device: String
+    /// The folder of the file system that is mounted: `/` unless it is a bind mount.
+    public var root: String
+    public var mountPoint: String
+    public var type: String
+    /// What was mounted: mostly the path of a block device.
+    public var source: String
+    public var isReadOnly: Bool
+}
+
+/// What is mounted in this process's mount namespace, in the order in which it was mounted.
+public struct MountTable: Hashable, Sendable {
+    public var mounts: [Mount]
+    private static let tableBytesMax = 64 << 20
+
+    public static func current() throws(SystemError) -> MountTable {
+        let path = "/proc/self/mountinfo"
+        let descriptor = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, 0, 0), "open", path))
+        var text: [UInt8] = []
+        while true {
+            let part = try descriptor.readSome(upTo: 64 << 10)
+            if part.isEmpty { break }
+            text += part
+            guard text.count <= tableBytesMax else {
+                throw SystemError(errno: .fileTooLarge, operation: "read", subject: path)
+            }
+        }
+        return MountTable(parsing: String(decoding: text, as: UTF8.self))
+    }
+
+    /// The mounts in the kernel's text; lines that aren't mounts are left out.
+    public init(parsing text: String) {
+        mounts = text.split(separator: "\n").compactMap { Self.mount(parsing: $0) }
+    }
+
+    // 36 35 98:0 /root /mount\040point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue
+    private static func mount(parsing line: Substring) -> Mount? {
+        let fields = line.split(separator: " ", omittingEmptySubsequences: false)
+        guard let dash = fields.dropFirst(6).firstIndex(of: "-"), fields.count >= dash + 4, let identifier = Int(fields[0])
+        else { return nil }
+        let options = fields[5].split(separator: ",") + fields[dash + 3].split(separator: ",")
+        return Mount(
+            identifier: identifier, device: String(fields[2]), root: unescaped(fields[3]), mountPoint: unescaped(fields[4]),
+            type: unescaped(fields[dash + 1]), source: unescaped(fields[dash + 2]), isReadOnly: options.contains("ro"))
+    }
+
+    /// Undoes the kernel's `\040` for bytes that would end a field.
+    private static func unescaped(_ field: Substring) -> String {
+        var bytes: [UInt8] = []
+        var rest = Substring(field).utf8
+        while let byte = rest.popFirst() {
+            let digits = rest.prefix(3)
+            if byte == UInt8(ascii: "\\"), digits.count == 3, let code = UInt8(String(Substring(digits)), radix: 8) {
+                bytes.append(code)
+                rest = rest.dropFirst(3)
+            } else {
+                bytes.append(byte)
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// The mounts of a device or whatever else was mounted.
+    public func mounts(of source: String) -> [Mount] { mounts.filter { $0.source == source } }
+
+    /// What is mounted at a path: the last mount there hides the others.
+    public func mount(at mountPoint: String) -> Mount? { mounts.last { $0.mountPoint == mountPoint } }
+}
+
+/// Mounts what `source` holds at the folder `target`.
+public func mountFileSystem(
+    _ source: String, at target: String, type: String, isReadOnly: Bool = false, options: String = ""
+) throws(SystemError) {
+    let readOnlyFlag: UInt64 = 1
+    let result = unsafe shim_mount(source, target, type, isReadOnly ? readOnlyFlag : 0, options)
+    _ = try check(result, "mount", "\(source) at \(target)")
+}
+
+/// Takes the file system at `target` away. - Throws: EBUSY while something in it is in use.
+public func unmountFileSystem(at target: String) throws(SystemError) {
+    _ = try check(unsafe shim_umount(target, 0), "unmount", target)
+}
