@@ -152,7 +152,7 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
         let granules = 70_000
         let map = try bitmap(UInt64(granules) * 4 * KiB, 4 * KiB, budget: 4096 * 2)
         let values = Values(count: granules)
-        let finished = Atomic<Int>(0)
+        let finished = Counter()
         let seen = await withTaskGroup(of: [Int]?.self) { group in
             for writer in 0..<3 {
                 group.addTask {
@@ -162,7 +162,7 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
                         values.increment(granule)
                         map.mark(ByteRange(offset: UInt64(granule) * 4 * KiB, count: 4 * KiB))
                     }
-                    finished.add(1, ordering: .acquiringAndReleasing)
+                    finished.value.add(1, ordering: .acquiringAndReleasing)
                     return nil
                 }
             }
@@ -170,7 +170,7 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
                 var seen = [Int](repeating: 0, count: granules)
                 var last = false
                 while true {
-                    let done = finished.load(ordering: .acquiring) == 3
+                    let done = finished.value.load(ordering: .acquiring) == 3
                     for run in takeAll(map, limit: 7) {
                         for granule in Int(run.offset / (4 * KiB))..<Int(run.end / (4 * KiB)) {
                             seen[granule] = values.value(granule)
@@ -186,6 +186,10 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
         #expect(seen == (0..<granules).map { values.value($0) })
         #expect(map.dirtyBytes == 0)
     }
+}
+
+private final class Counter: Sendable {
+    let value = Atomic<Int>(0)
 }
 
 private final class Values: Sendable {
