@@ -5,6 +5,9 @@
 
 #include <stdint.h>
 
+#include "monitor.h"
+#include "stream.h"
+
 struct shim_stat {
 	uint64_t size;
 	uint64_t allocated_bytes;

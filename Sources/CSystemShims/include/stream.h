@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// What byte streams need beyond files.
+#ifndef GODWIT_STREAM_H
+#define GODWIT_STREAM_H
+
+#include <stdint.h>
+
+// Makes calls on the descriptor return -EAGAIN instead of blocking, or not. Returns whether it was so before.
+int32_t shim_set_nonblocking(int32_t fd, int32_t nonblocking);
+// A non-blocking counter to wake a poll with: writing 8 bytes adds, reading 8 bytes clears.
+int32_t shim_eventfd(void);
+
+#endif
