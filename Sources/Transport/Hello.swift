@@ -6,6 +6,12 @@ public struct PeerInfo: Hashable, Sendable {
     public var product: String
     /// Features that both sides have.
     public var features: UInt64
+
+    public init(version: UInt16, product: String, features: UInt64) {
+        self.version = version
+        self.product = product
+        self.features = features
+    }
 }
 
 /// The first message of each side. Its form and the bytes before it stay the same in all versions of the protocol.
