@@ -19,3 +19,11 @@ public func processEnvironment() -> [String: String] {
     }
     return variables
 }
+
+/// Whether the descriptor is a terminal.
+public func isTerminal(_ descriptor: CInt) -> Bool { shim_isatty(descriptor) == 1 }
+
+/// Ends the process at once: nothing is flushed, no exit handler runs.
+public func endProcess(_ status: CInt) -> Never {
+    shim_exit_now(status)
+}

@@ -1,1 +1,8 @@
-print("godwit")
+internal import ControlCLI
+internal import SystemPackage
+
+#if canImport(Glibc)
+    internal import Glibc
+#endif
+
+exit(Program.run(Array(CommandLine.arguments.dropFirst())))

@@ -84,6 +84,8 @@ int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int
 int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code);
 int32_t shim_kill(int32_t pid, int32_t signal);
 int32_t shim_getpid(void);
+// Ends the process without running exit handlers.
+_Noreturn void shim_exit_now(int32_t status);
 int32_t shim_pidfd_open(int32_t pid);
 int32_t shim_pipe(int32_t fds[2]);
 int32_t shim_readlink(const char *path, char *target, uint64_t capacity);

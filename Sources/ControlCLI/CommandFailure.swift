@@ -1,0 +1,110 @@
+internal import AgentAPI
+internal import AgentCore
+internal import DiskImage
+internal import Geometry
+internal import LinuxSystem
+internal import SystemPackage
+internal import Transport
+
+/// Why a command failed: what ends up on standard error and as the exit status.
+struct CommandFailure: Error, Hashable {
+    var status: ExitStatus
+    /// What is wrong, where, and what to do; one line.
+    var message: String
+
+    init(_ status: ExitStatus, _ message: String) {
+        self.status = status
+        self.message = message
+    }
+
+    /// Translates a module's error.
+    init(_ error: any Error) {
+        switch error {
+        case let error as CommandFailure: self = error
+        case let error as DiskError: self.init(Self.status(error.code), error.message)
+        case let error as AgentError: self.init(Self.status(error.code), error.message)
+        case let error as ControlError: self.init(Self.status(control: error.code), error.message)
+        case let error as ConfigurationError: self.init(.configuration, error.description)
+        case let error as TransportError: self.init(Self.status(error.code), error.message)
+        case let error as SystemError: self.init(Self.status(error.errno), error.description)
+        default: self.init(.failure, "\(error)")
+        }
+    }
+
+    private static func status(_ code: AgentError.Code) -> ExitStatus {
+        switch code {
+        case .invalid: .usage
+        case .notFound: .notFound
+        case .inUse: .inUse
+        case .notAttached: .notAttached
+        case .alreadyAttached: .alreadyAttached
+        case .busy: .busy
+        case .expired: .expired
+        case .unsupported: .unsupported
+        case .outOfSpace: .noSpace
+        case .io: .inputOutput
+        case .timeout: .timeout
+        case .commandFailed: .command
+        case .protocolViolation: .peerProtocol
+        }
+    }
+
+    private static func status(_ code: DiskError.Code) -> ExitStatus {
+        switch code {
+        case .notADisk: .notADisk
+        case .unsupported: .unsupported
+        case .corrupt: .corrupt
+        case .inUse: .inUse
+        case .exists: .exists
+        case .notFound: .notFound
+        case .outOfSpace: .noSpace
+        case .io: .inputOutput
+        case .outOfBounds, .invalid: .usage
+        case .readOnly: .readOnly
+        case .busy: .busy
+        }
+    }
+
+    private static func status(_ code: TransportError.Code) -> ExitStatus {
+        switch code {
+        case .unreachable, .closed: .connection
+        case .hostKeyUnknown, .hostKeyChanged: .hostKey
+        case .authenticationFailed: .authentication
+        case .commandFailed: .remote
+        case .timedOut: .timeout
+        case .protocolViolation: .peerProtocol
+        case .versionMismatch: .version
+        case .system: .inputOutput
+        }
+    }
+
+    private static func status(_ errno: Errno) -> ExitStatus {
+        switch errno {
+        case .noSuchFileOrDirectory: .notFound
+        case .fileExists: .exists
+        case .noSpace, .diskQuotaExceeded: .noSpace
+        case .readOnlyFileSystem: .readOnly
+        case .resourceBusy: .busy
+        default: .inputOutput
+        }
+    }
+
+    /// The owner of a disk names its errors as text; the names are those of the other modules' codes.
+    private static func status(control code: String) -> ExitStatus {
+        switch code {
+        case ControlError.unreachable: .notAttached
+        case ControlError.protocolViolation: .peerProtocol
+        case ControlError.stopped: .interrupted
+        case ControlError.released: .inUse
+        case "outOfSpace": .noSpace
+        case "io": .inputOutput
+        case "invalid", "outOfBounds": .usage
+        default: ExitStatus.allCases.first { $0.name == code } ?? .failure
+        }
+    }
+}
+
+/// Runs `body`, whose errors may be any module's.
+func translated<R: ~Copyable>(_ body: () throws -> R) throws(CommandFailure) -> R {
+    do { return try body() } catch { throw CommandFailure(error) }
+}

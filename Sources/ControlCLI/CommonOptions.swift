@@ -1,0 +1,38 @@
+internal import AgentCore
+internal import ArgumentParser
+internal import BlockIO
+internal import LinuxSystem
+internal import SystemPackage
+
+/// What every command understands.
+struct CommonOptions: ParsableArguments {
+    @Flag(help: "Report in JSON: one object on standard output, errors as an object on standard error.")
+    var json = false
+
+    @Flag(name: .shortAndLong, help: "Report errors only.")
+    var quiet = false
+
+    @Flag(name: .shortAndLong, help: "Tell more about what is done.")
+    var verbose = false
+
+    @Option(help: ArgumentHelp("The configuration file.", valueName: "file"))
+    var config: String?
+
+    func validate() throws {
+        if quiet && verbose { throw ValidationError("--quiet and --verbose exclude each other: give one of them") }
+    }
+
+    /// The configuration: of `--config`, `$GODWIT_CONFIG`, or /etc/godwit/godwit.toml, which alone may be missing.
+    func configuration() throws(CommandFailure) -> Configuration {
+        let named = config ?? environmentVariable("GODWIT_CONFIG")
+        let path = named ?? Configuration.defaultPath
+        let bytes: [UInt8]
+        do {
+            bytes = try LinuxFileSystem().contents(of: path, limit: Configuration.sizeMax)
+        } catch {
+            if named == nil, error.errno == .noSuchFileOrDirectory { return Configuration() }
+            throw CommandFailure(.configuration, "\(error.description): name another file with --config")
+        }
+        return try translated { try Configuration(parsing: String(decoding: bytes, as: UTF8.self), file: path) }
+    }
+}

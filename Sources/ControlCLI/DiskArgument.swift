@@ -1,0 +1,34 @@
+internal import AgentCore
+internal import BlockIO
+
+/// What the user calls a disk: a path when it has a slash or exists, else a name of the configuration.
+struct DiskArgument {
+    var path: String
+    /// What the configuration says of it, if it does.
+    var entry: Configuration.Disk?
+
+    init(_ text: String, _ configuration: Configuration) throws(CommandFailure) {
+        let files = LinuxFileSystem()
+        let exists = try translated { try files.exists(text) }
+        if !exists, !text.contains("/"), let disk = configuration.disk(text) {
+            (path, entry) = (disk.path, disk)
+            return
+        }
+        path = text
+        let resolved = exists ? try translated { try files.resolve(text) } : text
+        entry = configuration.disks.first { $0.path == resolved || (try? files.resolve($0.path)) == resolved }
+    }
+
+    /// A disk that has to be there.
+    static func existing(_ text: String, _ configuration: Configuration) throws(CommandFailure) -> DiskArgument {
+        let disk = try DiskArgument(text, configuration)
+        guard try translated({ try LinuxFileSystem().exists(disk.path) }) else {
+            throw CommandFailure(
+                .notFound, "there is no disk \(disk.path): check the path, or create it with 'godwit disk create'")
+        }
+        return disk
+    }
+
+    /// The hooks to run for it.
+    func hooks(_ configuration: Configuration) -> HookRunner { HookRunner(hooks: entry?.hooks ?? configuration.hooks) }
+}

@@ -1,0 +1,22 @@
+internal import AgentCore
+internal import ArgumentParser
+
+struct DiskDetach: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "detach", abstract: "Unmount a disk, close it and end its server.",
+        discussion: "Also clears up after a server that died.")
+
+    @Argument(help: .image) var disk: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let disk = try DiskArgument(disk, common.configuration())
+        try DeviceAttachments().detach(disk.path)
+        try Report(common).result(DoneReport(disk: disk.path), ["\(disk.path) is detached"])
+    }
+}
+
+/// What commands tell in JSON that only do something.
+struct DoneReport: Encodable {
+    var disk: String
+}

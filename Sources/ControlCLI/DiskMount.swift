@@ -1,0 +1,47 @@
+internal import AgentCore
+internal import ArgumentParser
+
+struct DiskMount: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mount", abstract: "Mount the file system on a disk; attaches the disk first if needed.")
+
+    @Argument(help: .image) var disk: String
+    @Argument(help: "An existing folder.", completion: .directory) var mountpoint: String
+    @Option(name: [.customShort("t"), .long], help: ArgumentHelp("The file system, as in mount(8).", valueName: "type"))
+    var type: String?
+    @Option(name: [.customShort("o"), .long], help: ArgumentHelp("Mount options, as in mount(8).", valueName: "list"))
+    var options: String?
+    @Option(help: ArgumentHelp("A partition, from 1; without it the whole disk.", valueName: "number"))
+    var partition: Int?
+    @Flag(help: "Nothing may be written.") var readOnly = false
+    @OptionGroup var common: CommonOptions
+
+    func validate() throws {
+        if let partition, partition < 1 { throw ValidationError("--partition counts from 1, not \(partition)") }
+    }
+
+    func run() throws {
+        let disk = try DiskArgument.existing(disk, common.configuration())
+        let attachments = DeviceAttachments()
+        let wasAttached = try attachments.attached(disk.path) != nil
+        if !wasAttached {
+            var attach = AttachOptions()
+            attach.readOnly = readOnly
+            _ = try attachments.attach(disk.path, options: attach)
+        }
+        var mount = MountOptions()
+        mount.fileSystem = type
+        mount.options = options
+        mount.partition = partition
+        mount.readOnly = readOnly
+        let attached: AttachedDisk
+        do throws(AgentError) {
+            attached = try attachments.mount(disk.path, at: mountpoint, options: mount)
+        } catch {
+            // What was not there before is not left behind.
+            if !wasAttached { try? attachments.detach(disk.path) }
+            throw error
+        }
+        try Report(common).result(AttachedReport(attached), AttachedReport(attached).lines)
+    }
+}

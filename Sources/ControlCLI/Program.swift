@@ -1,0 +1,91 @@
+internal import ArgumentParser
+internal import LinuxSystem
+internal import SystemPackage
+
+/// The program `godwit`: everything but `main`.
+public enum Program {
+    public static let version = "0.1.0"
+
+    /// Runs the command that the arguments name. - Returns: the exit status.
+    public static func run(_ arguments: [String]) -> Int32 {
+        Interruption.watch()
+        var parsed: (any ParsableCommand)?
+        do {
+            var command = try GodwitCommand.parseAsRoot(arguments)
+            parsed = command
+            try command.run()
+            return ExitStatus.success.rawValue
+        } catch let failure as CommandFailure {
+            return report(failure, arguments)
+        } catch {
+            let code = GodwitCommand.exitCode(for: error)
+            if code.isSuccess {
+                Report.write(GodwitCommand.fullMessage(for: error) + "\n", to: .standardOutput)
+                return ExitStatus.success.rawValue
+            }
+            guard parsed == nil || code == .validationFailure else { return report(CommandFailure(error), arguments) }
+            return report(usageFailure(error), arguments)
+        }
+    }
+
+    /// A usage error in one line, with the way to the help.
+    private static func usageFailure(_ error: any Error) -> CommandFailure {
+        let message = GodwitCommand.message(for: error)
+        let lines = message.split(separator: "\n").map { $0.trimmed() }.filter { !$0.isEmpty }
+        let sentence = lines.joined(separator: " ").trimmed(of: ".")
+        let help = helpCommand(GodwitCommand.fullMessage(for: error))
+        return CommandFailure(.usage, sentence.contains("--help") ? sentence : "\(sentence): see '\(help)'")
+    }
+
+    /// The parser's full message ends with the way to the help of the command it means; only the command is taken.
+    private static func helpCommand(_ full: String) -> String {
+        guard let start = full.range(ofText: "See '"), let end = full[start...].firstIndex(of: "'") else {
+            return "godwit --help"
+        }
+        return String(full[start..<end])
+    }
+
+    private static func report(_ failure: CommandFailure, _ arguments: [String]) -> Int32 {
+        let status = Interruption.status(for: failure.status)
+        let message = failure.message.split(whereSeparator: \.isNewline).joined(separator: " ")
+        if arguments.contains("--json"), let text = try? Report.json(ErrorObject(status: status, message: message)) {
+            Report.write(text + "\n", to: .standardError)
+        } else {
+            Report.write("godwit: \(message)\n", to: .standardError)
+        }
+        return status.rawValue
+    }
+
+    private struct ErrorObject: Encodable {
+        struct Detail: Encodable {
+            var code: String
+            var exitStatus: Int32
+            var message: String
+        }
+        var error: Detail
+
+        init(status: ExitStatus, message: String) {
+            error = Detail(code: status.name, exitStatus: status.rawValue, message: message)
+        }
+    }
+}
+
+extension StringProtocol {
+    fileprivate func trimmed() -> String {
+        String(drop { $0.isWhitespace }.reversed().drop { $0.isWhitespace }.reversed())
+    }
+
+    fileprivate func trimmed(of last: Character) -> String {
+        self.last == last ? String(dropLast()) : String(self)
+    }
+
+    /// Where the text behind the first occurrence of `prefix` starts.
+    fileprivate func range(ofText prefix: String) -> Index? {
+        var position = startIndex
+        while position < endIndex {
+            if self[position...].hasPrefix(prefix) { return index(position, offsetBy: prefix.count) }
+            position = index(after: position)
+        }
+        return nil
+    }
+}

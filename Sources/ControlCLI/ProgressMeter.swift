@@ -1,0 +1,38 @@
+internal import Geometry
+
+/// Turns counts into lines of progress; a pure value, so that tests script the time.
+struct ProgressMeter {
+    /// What is going on: `reading`, `merging`.
+    let label: String
+    /// Nanoseconds between two lines.
+    let interval: UInt64
+    private var start: UInt64?
+    private var first: UInt64 = 0
+    private var shown: UInt64 = 0
+
+    init(_ label: String, interval: UInt64) {
+        self.label = label
+        self.interval = interval
+    }
+
+    /// The line to show now, or `nil` when the last one is too young. Counts are bytes.
+    mutating func line(done: UInt64, total: UInt64, at now: UInt64) -> String? {
+        guard let start else {
+            (start, first, shown) = (now, done, now)
+            return nil
+        }
+        guard now - shown >= interval else { return nil }
+        shown = now
+        let elapsed = max(now - start, 1)
+        let moved = done >= first ? done - first : 0
+        let rate = UInt64(Double(moved) * 1e9 / Double(elapsed))
+        guard total > 0 else { return "\(label): \(SizeText.format(done)), \(SizeText.format(rate))/s" }
+        let percent = UInt64(Double(min(done, total)) * 100 / Double(total))
+        var text = "\(label): \(percent) %, \(SizeText.format(done)) of \(SizeText.format(total)), \(SizeText.format(rate))/s"
+        if rate > 0, done < total {
+            let left = Double(total - done) * 1e9 / Double(rate)
+            if left < 1e18 { text += ", \(DurationText.format(nanoseconds: UInt64(left))) left" }
+        }
+        return text
+    }
+}

@@ -1,0 +1,34 @@
+internal import AgentCore
+internal import ArgumentParser
+internal import Geometry
+
+struct SnapshotCreate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "create", abstract: "Freeze the state of disks, all at one instant.",
+        discussion: "Mounted file systems are frozen for the switch, so that the state is as after a clean sync.")
+
+    @Argument(help: .disk) var disks: [String]
+    @Option(help: ArgumentHelp("The file systems thaw by themselves after this time.", valueName: "duration"))
+    var freezeDeadline: DurationArgument?
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let configuration = try common.configuration()
+        var paths: [String] = []
+        var hooks: HookRunner?
+        for text in disks {
+            let disk = try DiskArgument.existing(text, configuration)
+            paths.append(disk.path)
+            hooks = hooks ?? disk.hooks(configuration)
+        }
+        let results = try SnapshotCoordinator(hooks: hooks).snapshot(
+            paths, freezeDeadlineMilliseconds: freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds)
+        let lines = results.map { result in
+            let frozen = DurationText.format(nanoseconds: result.freezeNanoseconds)
+            let switched = DurationText.format(nanoseconds: result.switchNanoseconds)
+            return "\(result.disk): snapshot \(result.guid), frozen for \(frozen), writes held for \(switched)"
+                + (result.consistent ? "" : ", state as after a power cut")
+        }
+        try Report(common).result(["snapshots": results], lines)
+    }
+}

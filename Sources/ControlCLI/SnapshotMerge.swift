@@ -1,0 +1,30 @@
+internal import ArgumentParser
+
+struct SnapshotMerge: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "merge", abstract: "Drop all states below the current one, so that a single image is left.",
+        discussion: "The disk may be in use. When interrupted, the same command goes on where it stopped.")
+
+    @Argument(help: .disk) var disk: String
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let disk = try DiskArgument.existing(disk, common.configuration())
+        var merged: [String] = []
+        // Youngest first: each merge moves only what one delta holds, and the chain gets shorter from its busy end.
+        let doomed = try SnapshotChain(DiskStates.list(disk.path)).belowTop
+        for guid in doomed {
+            let progress = ProgressDisplay("merging \(merged.count + 1) of \(doomed.count)", common)
+            defer { progress.finish() }
+            try Interruption.withCleanEnd {
+                guard try DiskStates.delete(disk.path, guid, progress: progress.update) else {
+                    throw CommandFailure(.interrupted, "the merge of \(guid) was stopped: run the command again to go on")
+                }
+            }
+            merged.append(guid)
+        }
+        try Report(common).result(
+            SnapshotReport(disk: disk.path, snapshots: merged),
+            ["\(disk.path): \(merged.count) snapshots merged, one image is left"])
+    }
+}
