@@ -1,0 +1,175 @@
+public import BlockIO
+public import ImageFormat
+internal import LinuxSystem
+internal import Synchronization
+internal import SystemPackage
+
+/// What a path names: a disk's folder, or a file that is an image by itself.
+public enum DiskLocation: Sendable {
+    case folder(DiskFolder)
+    /// An image without a descriptor; the path is resolved.
+    case image(String)
+
+    /// - Parameter path: a folder with a descriptor, the descriptor, or any other file.
+    /// - Throws: `.notFound` for nothing, `.notADisk` for a folder without a descriptor.
+    public static func find(_ path: String, in fs: any FileSystem) throws(DiskError) -> DiskLocation {
+        let there = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
+        guard there else { throw DiskError(.notFound, "\(path): there is no such disk", path: path) }
+        let resolved = try withPath(path) { () throws(SystemError) in try fs.resolve(path) }
+        let isFolder = try withPath(path) { () throws(SystemError) in try fs.isFolder(resolved) }
+        if isFolder {
+            let folder = DiskFolder(resolvedPath: resolved, fs: fs)
+            let hasDescriptor = try withPath(path) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
+            guard hasDescriptor else {
+                throw DiskError(.notADisk, "\(path): no disk, the folder has no \(DiskDescriptor.fileName)", path: path)
+            }
+            return .folder(folder)
+        }
+        if resolved.hasSuffix("/\(DiskDescriptor.fileName)") {
+            return .folder(DiskFolder(resolvedPath: folderPart(of: resolved), fs: fs))
+        }
+        return .image(resolved)
+    }
+}
+
+/// The folder part of an absolute path.
+func folderPart(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+}
+
+/// A disk's folder: its descriptor, the files that it names, and the locks.
+public struct DiskFolder: Sendable {
+    /// The lock of the disk's owner: held while the disk is open for writing.
+    public static let ownerLockName = "godwit.lock"
+    /// The lock of the descriptor, which ploop's tools take too: held while it is changed.
+    static let descriptorLockName = DiskDescriptor.fileName + ".lck"
+    private static let lockWaitMilliseconds = 60_000
+
+    /// Absolute, without symbolic links.
+    public let path: String
+    public let fs: any FileSystem
+
+    /// - Parameter path: absolute, without symbolic links; see ``DiskLocation/find(_:in:)``.
+    public init(resolvedPath path: String, fs: any FileSystem) {
+        self.path = path
+        self.fs = fs
+    }
+
+    public var descriptorPath: String { "\(path)/\(DiskDescriptor.fileName)" }
+
+    /// Where an image's file is.
+    public func path(of image: DiskDescriptor.Image) -> String { path(ofFile: image.file) }
+    /// Where a file is that the descriptor names.
+    public func path(ofFile file: String) -> String { file.hasPrefix("/") ? file : "\(path)/\(file)" }
+
+    /// Reads the descriptor.
+    public func load() throws(DiskError) -> DiskDescriptor {
+        let limit = DiskDescriptor.byteCountMax
+        let bytes = try withPath(descriptorPath) { () throws(SystemError) in
+            try fs.contents(of: descriptorPath, limit: limit)
+        }
+        return try parsing(descriptorPath) { () throws(ImageError) in try DiskDescriptor(parsing: bytes) }
+    }
+
+    /// Replaces the descriptor; durable when this returns. After a crash there is the old one or the new one, whole.
+    /// The caller holds the descriptor's lock.
+    public func store(_ descriptor: DiskDescriptor) throws(DiskError) {
+        let bytes = descriptor.encode()
+        try withPath(descriptorPath) { () throws(SystemError) in
+            try fs.replaceContents(of: descriptorPath, with: bytes)
+        }
+    }
+
+    /// Makes created and removed names durable: those in the folder, and those beside `files` elsewhere.
+    public func synchronizeNames(besides files: [String] = []) throws(DiskError) {
+        for folder in Set(files.map { folderPart(of: path(ofFile: $0)) }).union([path]).sorted() {
+            try withPath(folder) { () throws(SystemError) in try fs.synchronizeFolder(folder) }
+        }
+    }
+
+    /// Takes the disk as its owner.
+    /// - Throws: `.inUse` when somebody else has it.
+    public func lockOwner() throws(DiskError) -> any HeldLock {
+        let name = "\(path)/\(Self.ownerLockName)"
+        let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
+        guard let lock else {
+            throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
+        }
+        return lock
+    }
+
+    /// Runs `body` with the descriptor locked against others that change it, ploop's tools included.
+    /// - Throws: `.busy` when the lock is not to be had within a minute.
+    public func withDescriptorLock<R>(_ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        let name = "\(path)/\(Self.descriptorLockName)"
+        let lock = try withPath(name) { () throws(SystemError) in
+            try PatientLock.take(name, in: fs, deadlineMilliseconds: Self.lockWaitMilliseconds)
+        }
+        guard let lock else {
+            throw DiskError(.busy, "\(path): another program keeps the descriptor locked; try again later", path: path)
+        }
+        defer { withExtendedLifetime(lock) {} }
+        return try body()
+    }
+
+    /// Loads the descriptor, changes it, stores it: with the lock held.
+    public func updateDescriptor<R>(_ change: (inout DiskDescriptor) throws(ImageError) -> R) throws(DiskError) -> R {
+        try withDescriptorLock { () throws(DiskError) in
+            var descriptor = try load()
+            let result = try parsing(path) { () throws(ImageError) in try change(&descriptor) }
+            try store(descriptor)
+            return result
+        }
+    }
+}
+
+/// Takes the lock of an image that has no descriptor: that of its file itself.
+func lockBareImage(_ path: String, in fs: any FileSystem) throws(DiskError) -> any HeldLock {
+    let lock = try withPath(path) { () throws(SystemError) in try fs.lock(path, wait: false) }
+    guard let lock else { throw DiskError(.inUse, "\(path): another process uses the image", path: path) }
+    return lock
+}
+
+/// Waits for a lock with a bound. The kernel has no such call: a thread waits without one, and when nobody waits for it
+/// any more it drops what it got.
+private final class PatientLock: Sendable {
+    private enum State: Sendable {
+        case waiting
+        case done(Result<(any HeldLock)?, SystemError>)
+        case abandoned
+    }
+    private let state = Mutex(State.waiting)
+    // Both ends live as long as either side: nobody writes into a pipe without a reader.
+    private let wake: Pipe
+
+    private init() throws(SystemError) { wake = try Pipe() }
+
+    static func take(
+        _ path: String, in fs: any FileSystem, deadlineMilliseconds: Int
+    ) throws(SystemError) -> (any HeldLock)? {
+        if let lock = try fs.lock(path, wait: false) { return lock }
+        let pending = try PatientLock()
+        _ = try OwnThread(name: "descriptor lock") { pending.wait(path, in: fs) }
+        var entries = [PollEntry(pending.wake.reading.number, .readable)]
+        _ = try pollDescriptors(&entries, deadlineMilliseconds: deadlineMilliseconds)
+        return try pending.collect()
+    }
+
+    private func wait(_ path: String, in fs: any FileSystem) {
+        let result: Result<(any HeldLock)?, SystemError>
+        do throws(SystemError) { result = .success(try fs.lock(path, wait: true)) } catch { result = .failure(error) }
+        state.withLock { if case .waiting = $0 { $0 = .done(result) } }
+        // One byte into an empty pipe: it can't fail.
+        try? wake.writing.writeAll([0])
+    }
+
+    private func collect() throws(SystemError) -> (any HeldLock)? {
+        let end = state.withLock { state in
+            defer { state = .abandoned }
+            return state
+        }
+        guard case .done(let result) = end else { return nil }
+        return try result.get()
+    }
+}
