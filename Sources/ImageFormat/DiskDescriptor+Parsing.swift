@@ -22,6 +22,9 @@ extension DiskDescriptor {
         }
         clusterSectors = sectors
         sectorCount = parameters.first("Disk_size").flatMap { CNumber.parse($0.text) } ?? 0
+        guard sectorCount <= ImageVersion.v2.sectorCountMax(clusterSectors: sectors) else {
+            throw ImageError(.corrupt, "a device of \(sectorCount) sectors is too large", at: parameters.offset)
+        }
         isPreallocated = try Self.preallocated(storage)
         images = try Self.images(in: storage)
         if isPreallocated, images.contains(where: { $0.kind == .raw }) {

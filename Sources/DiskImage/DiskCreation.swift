@@ -1,0 +1,184 @@
+public import BlockIO
+public import Geometry
+public import ImageFormat
+internal import LinuxSystem
+internal import SystemPackage
+
+/// What a new disk is like.
+public struct CreateOptions: Hashable, Sendable {
+    /// Size of the device in bytes; rounded up to whole clusters.
+    public var byteCount: UInt64
+    public var clusterSize: ClusterSize
+    public var version: ImageVersion
+    /// All clusters are allocated, and their space is reserved, from the start.
+    public var isPreallocated = false
+    /// The base is the plain content of the device, without a header.
+    public var isRaw = false
+
+    public init(byteCount: UInt64, clusterSize: ClusterSize = .standard, version: ImageVersion = .v2) {
+        self.byteCount = byteCount
+        self.clusterSize = clusterSize
+        self.version = version
+    }
+}
+
+/// The name of a new disk's only image.
+public let baseImageName = "root.hds"
+
+/// Makes a disk: `folder/DiskDescriptor.xml` and `folder/root.hds`. The folder may be there already if it holds neither.
+///
+/// The descriptor comes last: after a crash there is either no disk at `folder` or a whole one. After a failure nothing
+/// is left.
+/// - Throws: `.exists`, `.invalid` for a size that the version can't describe, `.outOfSpace`, `.io`.
+public func createDisk(at folder: String, options: CreateOptions, in fs: any FileSystem) throws(DiskError) {
+    let header = try newHeader(options, path: folder)
+    try withNewDisk(at: folder, in: fs) { (disk) throws(DiskError) in
+        let path = disk.path(ofFile: baseImageName)
+        let file = try withPath(path) { () throws(SystemError) in
+            try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+        }
+        try withPath(path) { () throws(SystemError) in
+            if options.isRaw {
+                try file.truncate(to: header.byteCount)
+                if options.isPreallocated { try NewImage.reserveOrWriteZeroes(0, header.byteCount, in: file) }
+            } else if options.isPreallocated {
+                try NewImage.writePreallocated(header, to: file)
+            } else {
+                try NewImage.writeEmpty(header, to: file)
+            }
+            try file.synchronize()
+        }
+        return DiskDescriptor(
+            header: header, file: baseImageName, kind: options.isRaw ? .raw : .expandable,
+            // ploop's tools hold preallocated and raw for a contradiction.
+            isPreallocated: options.isPreallocated && !options.isRaw)
+    }
+}
+
+extension DiskDescriptor {
+    /// The descriptor of a disk with one image.
+    init(header: ImageHeader, file: String, kind: ImageKind = .expandable, isPreallocated: Bool = false) {
+        self.init(
+            sectorCount: header.sectorCount, cylinders: header.fields.cylinders, heads: header.fields.heads,
+            clusterSectors: header.clusterSize.sectors, file: file, kind: kind, isPreallocated: isPreallocated)
+    }
+}
+
+/// The header of a disk that is to be made.
+func newHeader(_ options: CreateOptions, path: String) throws(DiskError) -> ImageHeader {
+    let sectors = options.byteCount.dividedRoundingUp(by: sectorBytes)
+    return try parsing(path) { () throws(ImageError) in
+        try ImageHeader(version: options.version, sectorCount: sectors, clusterSize: options.clusterSize)
+    }
+}
+
+/// Lets `fill` make the base image of a new disk, then stores the descriptor that `fill` returned. Removes all after a
+/// failure.
+func withNewDisk(
+    at folder: String, in fs: any FileSystem, _ fill: (DiskFolder) throws(DiskError) -> DiskDescriptor
+) throws(DiskError) {
+    let isNew = try makeFolder(folder, in: fs)
+    var resolved = folder
+    do throws(SystemError) { resolved = try fs.resolve(folder) } catch {
+        if isNew { try? fs.removeFolder(folder) }
+        throw DiskError(error, path: folder)
+    }
+    let disk = DiskFolder(resolvedPath: resolved, fs: fs)
+    let imagePath = disk.path(ofFile: baseImageName)
+    for name in [disk.descriptorPath, imagePath] {
+        let isTaken = try withPath(name) { () throws(SystemError) in try fs.exists(name) }
+        guard !isTaken else {
+            throw DiskError(.exists, "\(name) exists already; choose another folder or remove it", path: name)
+        }
+    }
+    do throws(DiskError) {
+        let descriptor = try fill(disk)
+        // The image's name first: a descriptor must never name what isn't there.
+        try disk.synchronizeNames()
+        try disk.store(descriptor)
+        if isNew {
+            let parent = folderPart(of: resolved)
+            try withPath(parent) { () throws(SystemError) in try fs.synchronizeFolder(parent) }
+        }
+    } catch {
+        // The first failure is the one to report; what can't be removed now is in the way of the next attempt, which says so.
+        for name in [disk.descriptorPath, disk.descriptorPath + ".tmp", imagePath] { try? fs.remove(name) }
+        try? fs.synchronizeFolder(resolved)
+        if isNew { try? fs.removeFolder(resolved) }
+        throw error
+    }
+}
+
+/// - Returns: whether the folder had to be made.
+private func makeFolder(_ path: String, in fs: any FileSystem) throws(DiskError) -> Bool {
+    do throws(SystemError) {
+        try fs.createFolder(path)
+        return true
+    } catch {
+        guard error.errno == .fileExists else { throw DiskError(error, path: path) }
+        let isFolder = try withPath(path) { () throws(SystemError) in try fs.isFolder(path) }
+        guard isFolder else { throw DiskError(.exists, "\(path) exists and is not a folder", path: path) }
+        return false
+    }
+}
+
+/// Writes the start of new image files.
+enum NewImage {
+    /// A block table of at most that many bytes is written out; a larger one is reserved, so that making a delta of a
+    /// huge disk takes no time. Its clusters are to be written in whole when they are first used, or settled on close.
+    static let tableBytesWritten: UInt64 = 4 << 20
+    private static let zeroes = 1 << 20
+
+    /// Makes an empty image in an empty file. The header is written last, but nothing is synchronised in between or
+    /// after: until the caller has done so, a crash may leave anything.
+    static func writeEmpty(_ header: ImageHeader, to file: any StorageFile) throws(SystemError) {
+        let cluster = header.clusterSize.bytes
+        let area = header.bat.areaBytes
+        let written = area <= tableBytesWritten ? area : cluster
+        try writeZeroes(0, written, in: file)
+        if area > written { try reserveOrWriteZeroes(written, area - written, in: file) }
+        try file.writeBytes(header.encode(), at: 0)
+    }
+
+    /// Makes an image in an empty file in which every cluster is allocated, in the order of the device.
+    static func writePreallocated(_ header: ImageHeader, to file: any StorageFile) throws(SystemError) {
+        let bat = header.bat
+        let end = header.clusterSize.offset(of: header.firstDataCluster + UInt64(header.clusterCount))
+        try reserveOrWriteZeroes(bat.areaBytes, end - bat.areaBytes, in: file)
+        try writeZeroes(0, bat.areaBytes, in: file)
+        var next: UInt32 = 0
+        while next < header.clusterCount {
+            let count = min(header.clusterCount - next, 1 << 18)
+            var entries: [UInt8] = []
+            entries.reserveCapacity(Int(count) * 4)
+            for cluster in next..<next + count {
+                // The header's limits on the device's size leave room for every cluster.
+                guard let raw = bat.encode(header.firstDataCluster + UInt64(cluster)) else {
+                    throw SystemError(errno: .fileTooLarge, operation: "allocate", subject: "cluster \(cluster)")
+                }
+                unsafe withUnsafeBytes(of: raw.littleEndian) { unsafe entries.append(contentsOf: $0) }
+            }
+            try file.writeBytes(entries, at: bat.byteOffset(ofEntry: next))
+            next += count
+        }
+        // The clusters were all allocated: ploop's own preallocated images say "empty" all the same, but that is a hint.
+        var full = header
+        full.flags.remove(.empty)
+        try file.writeBytes(full.encode(), at: 0)
+    }
+
+    static func reserveOrWriteZeroes(_ offset: UInt64, _ count: UInt64, in file: any StorageFile) throws(SystemError) {
+        if try !file.reserve(offset: offset, count: count) { try writeZeroes(offset, count, in: file) }
+    }
+
+    static func writeZeroes(_ offset: UInt64, _ count: UInt64, in file: any StorageFile) throws(SystemError) {
+        let memory = AlignedBuffer(byteCount: Int(min(count, UInt64(zeroes))))
+        var done: UInt64 = 0
+        while done < count {
+            let part = Int(min(count - done, UInt64(zeroes)))
+            try unsafe file.write(
+                at: offset + done, from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory.memory)[..<part]))
+            done += UInt64(part)
+        }
+    }
+}
