@@ -132,12 +132,16 @@ enum NewImage {
     /// Makes an empty image in an empty file. The header is written last, but nothing is synchronised in between or
     /// after: until the caller has done so, a crash may leave anything.
     static func writeEmpty(_ header: ImageHeader, to file: any StorageFile) throws(SystemError) {
-        let cluster = header.clusterSize.bytes
+        try writeTable(header, to: file)
+        try file.writeBytes(header.encode(), at: 0)
+    }
+
+    /// Fills the area of header and block table with zeros.
+    static func writeTable(_ header: ImageHeader, to file: any StorageFile) throws(SystemError) {
         let area = header.bat.areaBytes
-        let written = area <= tableBytesWritten ? area : cluster
+        let written = area <= tableBytesWritten ? area : header.clusterSize.bytes
         try writeZeroes(0, written, in: file)
         if area > written { try reserveOrWriteZeroes(written, area - written, in: file) }
-        try file.writeBytes(header.encode(), at: 0)
     }
 
     /// Makes an image in an empty file in which every cluster is allocated, in the order of the device.
