@@ -128,7 +128,7 @@ struct ChannelState {
     /// What to write now. The caller writes it before it asks again.
     mutating func nextStep() -> Step {
         if failure != nil || hasSaidBye { return .end }
-        guard peer != nil else { return isClosing ? .end : .wait }
+        guard peer != nil else { return isClosing && outbox.isEmpty && farewell == nil ? .end : .wait }
         var batch: [Message] = []
         var size = 0
         func add(_ message: Message) {

@@ -205,6 +205,7 @@ extension MessageChannel {
                 }
                 throw TransportError(.closed, "the connection to \(peerName) ended without a goodbye")
             } catch {
+                state.change { $0.fail(error) }
                 // The peer shall see our hello also when we can't talk to it: it has a reason to print, too.
                 let deadline = time.monotonic() + 2_000_000_000
                 _ = state.wait(until: deadline) { $0.hasGreeted || $0.hasWriterEnded ? true : nil }
