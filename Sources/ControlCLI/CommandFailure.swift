@@ -74,6 +74,8 @@ struct CommandFailure: Error, Hashable {
         case .timedOut: .timeout
         case .protocolViolation: .peerProtocol
         case .versionMismatch: .version
+        case .invalidTarget: .usage
+        case .peerFailed: .remote
         case .system: .inputOutput
         }
     }
