@@ -116,7 +116,7 @@ public enum StoreLimits {
     /// Bytes in one read: fits in one message between peers.
     public static let readMax = 3 << 20
     /// Plain bytes of a frame.
-    public static let frameMax = 1 << 20
+    public static let frameMax = 2 << 20
     /// Length of a restore point's file.
     public static let pointMax = 64 << 10
 }

@@ -14,6 +14,26 @@ struct czstd_compressor *czstd_compressor_new(int32_t level)
 	return (struct czstd_compressor *)context;
 }
 
+struct czstd_compressor *czstd_compressor_new_bulk(void)
+{
+	static const struct {
+		ZSTD_cParameter name;
+		int value;
+	} settings[] = {
+		{ ZSTD_c_compressionLevel, 3 }, { ZSTD_c_strategy, ZSTD_dfast }, { ZSTD_c_windowLog, 21 },
+		{ ZSTD_c_hashLog, 16 },		{ ZSTD_c_chainLog, 15 },	 { ZSTD_c_minMatch, 5 },
+	};
+	ZSTD_CCtx *context = ZSTD_createCCtx();
+
+	for (unsigned i = 0; context && i < sizeof(settings) / sizeof(settings[0]); i++) {
+		if (ZSTD_isError(ZSTD_CCtx_setParameter(context, settings[i].name, settings[i].value))) {
+			ZSTD_freeCCtx(context);
+			context = NULL;
+		}
+	}
+	return (struct czstd_compressor *)context;
+}
+
 void czstd_compressor_free(struct czstd_compressor *compressor) { ZSTD_freeCCtx((ZSTD_CCtx *)compressor); }
 uint64_t czstd_bound(uint64_t count) { return ZSTD_compressBound(count); }
 
