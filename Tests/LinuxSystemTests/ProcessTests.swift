@@ -53,13 +53,13 @@ import Testing
         let pipe = try Pipe()
         let child = try ChildProcess(
             "sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1000; done"],
-            output: .descriptor(pipe.writing.number), newGroup: true)
+            output: .descriptor(pipe.writing.number), errors: .null, newGroup: true)
         #expect(try pipe.reading.readSome(upTo: 10).count == 6)
         #expect(try child.wait(deadlineMilliseconds: 0) == nil)
         #expect(try child.stop(graceMilliseconds: 20) == 128 + Signal.kill)
         #expect(try child.wait() == 128 + Signal.kill)
         // The sleep it started is not our child: its group goes with it.
-        _ = try runTool("kill", "--", "-\(child.identifier)")
+        _ = try runTool("kill", "-9", "--", "-\(child.identifier)")
     }
 
     @Test func environmentAndArgumentsArriveAsTheyAre() throws {
