@@ -1,0 +1,163 @@
+internal import BlockIO
+internal import ChunkTree
+internal import Codecs
+internal import DeltaStream
+internal import Geometry
+
+/// What is to be copied next.
+enum CopyWork: Hashable, Sendable {
+    /// Ranges that may hold data, ascending, apart, at most ``CopyStages/batchBytes`` once widened to whole chunks.
+    case read([ByteRange])
+    /// A range that reads as zeros at the source.
+    case zeros(ByteRange)
+}
+
+/// Something for the stream.
+enum CopyItem: Hashable, Sendable {
+    case data(offset: UInt64, StreamPayload)
+    case zeros(ByteRange)
+    /// That much of the work is dealt with, sent or not.
+    case looked(UInt64)
+}
+
+/// The stages between the source's disk and the stream: read, then hash, compare and compress.
+///
+/// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration sends
+/// only what differs, and a granule that was written with what it held costs nothing.
+final class CopyStages: @unchecked Sendable {
+    // @unchecked: the tree, the compressor and the digests belong to whoever runs `process`, one thread at a time: the
+    // pass's worker while it runs, which is joined before the controller touches the tree again.
+    let source: any MigrationSource
+    let tree: HashTreeFile
+    private var compressor: PayloadCompressor
+    private let chunkBytes: UInt64
+    /// Whether dirty ranges are whole chunks. If not, a chunk's hash may already count bytes that are sent only in a
+    /// later round, so an equal hash proves nothing.
+    private let comparesHashes: Bool
+    /// Bytes that are read together.
+    static let batchBytes: UInt64 = 8 << 20
+    /// Most plain bytes in one data frame.
+    private static let frameBytes: UInt64 = 1 << 20
+
+    init(source: any MigrationSource, tree: HashTreeFile, granuleBytes: UInt64, level: Int32) {
+        self.source = source
+        self.tree = tree
+        compressor = PayloadCompressor(level: level)
+        chunkBytes = UInt64(tree.shape.chunkBytes)
+        comparesHashes = granuleBytes % chunkBytes == 0
+    }
+
+    /// Chunks' bytes as read, for ``process(_:_:_:)``.
+    struct Batch: Sendable {
+        /// What was asked for.
+        var pieces: [ByteRange]
+        /// Whole chunks around the pieces, one behind the other in the buffer.
+        var ranges: [ByteRange]
+        var buffer: AlignedBuffer
+    }
+
+    func read(_ pieces: [ByteRange]) throws(MigrationError) -> Batch {
+        let ranges = widened(pieces)
+        let count = ranges.reduce(0) { $0 + $1.count }
+        let buffer = AlignedBuffer(byteCount: Int(count))
+        try unsafe source.read(ranges, into: buffer.memory)
+        return Batch(pieces: pieces, ranges: ranges, buffer: buffer)
+    }
+
+    /// Whole chunks that cover the pieces, joined where they meet.
+    private func widened(_ pieces: [ByteRange]) -> [ByteRange] {
+        var ranges: [ByteRange] = []
+        for piece in pieces {
+            let wide = piece.alignedOutward(to: chunkBytes).intersection(ByteRange(offset: 0, count: source.byteCount))
+            if let last = ranges.last, last.end >= wide.offset {
+                ranges[ranges.count - 1] = ByteRange(offset: last.offset, count: max(last.end, wide.end) - last.offset)
+            } else {
+                ranges.append(wide)
+            }
+        }
+        return ranges
+    }
+
+    /// Hashes a batch, and gives on what the target does not have.
+    func process(_ batch: Batch, _ emit: (CopyItem) -> Bool) throws(MigrationError) {
+        var position: UInt64 = 0
+        var next = 0
+        for range in batch.ranges {
+            let bytes = unsafe UnsafeRawBufferPointer(
+                rebasing: batch.buffer.memory[Int(position)..<Int(position + range.count)])
+            var run = Run()
+            var offset = range.offset
+            while offset < range.end {
+                let chunk = ByteRange(offset: offset, count: min(chunkBytes, range.end - offset))
+                let start = Int(offset - range.offset)
+                let id = unsafe ChunkID.of(UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(chunk.count)]))
+                let isNew = try tree.setLeaf(offset / chunkBytes, id) || !comparesHashes
+                while next < batch.pieces.count, batch.pieces[next].end <= offset { next += 1 }
+                var index = next
+                while isNew, index < batch.pieces.count, batch.pieces[index].offset < chunk.end {
+                    // A chunk of zeros is one in whole: it need not be cut to what was asked for.
+                    let part = id.isZero ? chunk : batch.pieces[index].intersection(chunk)
+                    if !run.extend(part, isZero: id.isZero, max: Self.frameBytes) {
+                        guard unsafe finish(&run, bytes, of: range, emit) else { return }
+                        _ = run.extend(part, isZero: id.isZero, max: Self.frameBytes)
+                    }
+                    index += 1
+                }
+                offset = chunk.end
+            }
+            guard unsafe finish(&run, bytes, of: range, emit) else { return }
+            position += range.count
+        }
+        _ = emit(.looked(batch.pieces.reduce(0) { $0 + $1.count }))
+    }
+
+    /// Gives on that the whole chunks in the range read as zeros, wherever the target's do not.
+    func clear(_ range: ByteRange, _ emit: (CopyItem) -> Bool) throws(MigrationError) {
+        let last = range.end == source.byteCount ? tree.shape.chunkCount : range.end / chunkBytes
+        var index = range.offset.dividedRoundingUp(by: chunkBytes)
+        var run = Run()
+        while let found = try tree.nextContent(from: index), found < last {
+            try tree.setLeaf(found, .zero)
+            let start = found * chunkBytes
+            let chunk = ByteRange(offset: start, count: min(chunkBytes, source.byteCount - start))
+            if !run.extend(chunk, isZero: true, max: .max) {
+                guard emit(.zeros(run.range)) else { return }
+                run = Run()
+                _ = run.extend(chunk, isZero: true, max: .max)
+            }
+            index = found + 1
+        }
+        if !run.range.isEmpty { guard emit(.zeros(run.range)) else { return } }
+        _ = emit(.looked(range.count))
+    }
+
+    private func finish(
+        _ run: inout Run, _ bytes: UnsafeRawBufferPointer, of range: ByteRange, _ emit: (CopyItem) -> Bool
+    ) -> Bool {
+        defer { run = Run() }
+        guard !run.range.isEmpty else { return true }
+        if run.isZero { return emit(.zeros(run.range)) }
+        let start = Int(run.range.offset - range.offset)
+        let plain = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(run.range.count)])
+        return emit(.data(offset: run.range.offset, unsafe compressor.payload(plain)))
+    }
+
+    /// Neighbouring parts of one kind, to be sent in one frame.
+    private struct Run {
+        var range = ByteRange(offset: 0, count: 0)
+        var isZero = false
+
+        mutating func extend(_ part: ByteRange, isZero: Bool, max: UInt64) -> Bool {
+            if range.isEmpty {
+                range = part
+                self.isZero = isZero
+                return true
+            }
+            // A chunk of zeros may be met once for each of its pieces.
+            if isZero, self.isZero, range.contains(part) { return true }
+            guard self.isZero == isZero, range.end == part.offset, isZero || range.count + part.count <= max else { return false }
+            range = ByteRange(offset: range.offset, count: range.count + part.count)
+            return true
+        }
+    }
+}

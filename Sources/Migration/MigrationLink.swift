@@ -1,0 +1,121 @@
+internal import LinuxSystem
+internal import Transport
+
+/// The source's end of the conversation: requests one at a time, and the delta stream with its window. For one thread.
+final class MigrationLink {
+    private let peer: any MessagePeer
+    /// How messages to people name the target.
+    let name: String
+    private var nextID: UInt32 = 1
+    /// Bytes of the stream that were sent, and that the target has applied.
+    private(set) var sent: UInt64 = 0
+    private(set) var applied: UInt64 = 0
+    private var pending: [UInt8] = []
+    /// A message is sent when this much of the stream is together.
+    private static let messageBytes = 1 << 20
+
+    init(peer: any MessagePeer, name: String) {
+        self.peer = peer
+        self.name = name
+    }
+
+    /// Asks for the service at the target's `folder`.
+    func open(folder: String) throws(MigrationError) {
+        do throws(TransportError) {
+            _ = try peer.open(ServiceRequest(service: "migrate", path: folder, isReadOnly: false))
+        } catch {
+            throw MigrationError(error.code == .peerFailed ? .refused : .link, "\(name): \(error.message)")
+        }
+    }
+
+    func close() { peer.close() }
+
+    /// - Parameter onLeaves: gets what the target tells of its copy before it replies.
+    func call(
+        _ request: MigrationRequest, onLeaves: (([UInt8]) throws(MigrationError) -> Void)? = nil
+    ) throws(MigrationError) -> MigrationReply {
+        try flush()
+        let id = nextID
+        nextID &+= 1
+        try overLink { () throws(TransportError) in
+            try peer.send(Message(kind: MigrationMessage.request, id: id, payload: encodeJSON(request)))
+        }
+        while true {
+            let message = try receive()
+            switch message.kind {
+            case MigrationMessage.applied: try note(message)
+            case MigrationMessage.leaves:
+                guard let onLeaves else { throw violation("told of its copy unasked") }
+                try onLeaves(message.payload)
+            case MigrationMessage.reply where message.id == id:
+                guard let reply = decodeJSON(MigrationReply.self, message.payload) else { throw violation("sent an unknown reply") }
+                return reply
+            case ServiceFailure.kind where message.id == id: throw try failure(message)
+            default: throw violation("sent message kind \(message.kind) in the middle of a migration")
+            }
+        }
+    }
+
+    /// As ``call(_:onLeaves:)``, for requests whose reply says nothing.
+    func perform(_ request: MigrationRequest) throws(MigrationError) {
+        guard case .done = try call(request) else { throw violation("gave the wrong reply") }
+    }
+
+    /// Adds bytes to the stream; blocks while the target is too far behind.
+    func append(_ bytes: [UInt8]) throws(MigrationError) {
+        pending += bytes
+        if pending.count >= Self.messageBytes { try flush() }
+    }
+
+    /// Sends what is together, and waits until the target has applied all.
+    func drain() throws(MigrationError) {
+        try flush()
+        while applied < sent { try awaitApplied() }
+    }
+
+    private func flush() throws(MigrationError) {
+        var position = 0
+        while position < pending.count {
+            let count = min(pending.count - position, Message.payloadMax)
+            while sent + UInt64(count) > applied + MigrationMessage.windowBytes { try awaitApplied() }
+            let payload = Array(pending[position..<position + count])
+            try overLink { () throws(TransportError) in
+                try peer.send(Message(kind: MigrationMessage.stream, id: 0, payload: payload))
+            }
+            sent += UInt64(count)
+            position += count
+        }
+        pending.removeAll(keepingCapacity: true)
+    }
+
+    private func awaitApplied() throws(MigrationError) {
+        let message = try receive()
+        // A target that can't go on says so instead of what it has applied.
+        if message.kind == ServiceFailure.kind { throw try failure(message) }
+        guard message.kind == MigrationMessage.applied else { throw violation("sent kind \(message.kind) unasked") }
+        try note(message)
+    }
+
+    private func note(_ message: Message) throws(MigrationError) {
+        guard let count = decodeApplied(message.payload), count >= applied, count <= sent else {
+            throw violation("confirmed what was not sent")
+        }
+        applied = count
+    }
+
+    private func receive() throws(MigrationError) -> Message {
+        let message: Message?
+        do throws(TransportError) { message = try peer.receive() } catch {
+            throw MigrationError(error.code == .protocolViolation ? .protocolViolation : .link, "\(name): \(error.message)")
+        }
+        guard let message else { throw MigrationError(.link, "\(name) ended the conversation") }
+        return message
+    }
+
+    private func failure(_ message: Message) throws(MigrationError) -> MigrationError {
+        let failure = try overLink { () throws(TransportError) in try ServiceFailure(parsing: message) }
+        return MigrationError(MigrationError.Code(rawValue: failure.code) ?? .target, "\(name): \(failure.text)")
+    }
+
+    private func violation(_ what: String) -> MigrationError { MigrationError(.protocolViolation, "\(name) \(what)") }
+}

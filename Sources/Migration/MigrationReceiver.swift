@@ -1,0 +1,165 @@
+public import BlockIO
+internal import ChunkTree
+internal import Codecs
+internal import DeltaStream
+internal import DiskImage
+internal import Geometry
+public import LinuxSystem
+public import Transport
+
+/// What the target's host does once the disk is there.
+public protocol TargetGuest: Sendable {
+    /// Attaches the disk in `folder` and starts its guest. It may be called again after it failed, or succeeded.
+    /// - Parameter command: what the source wants run here; the implementation decides whether that is allowed.
+    func start(folder: String, command: String?) throws(MigrationError)
+}
+
+/// The target's side of a migration: the service `migrate`, godwit-stream(5).
+public struct MigrationReceiver: Sendable {
+    private let fs: any FileSystem
+    private let disks: any TargetDisks
+    private let guest: any TargetGuest
+    private let time: any TimeSource
+
+    public init(
+        fs: any FileSystem, disks: any TargetDisks, guest: any TargetGuest, time: any TimeSource = SystemTime()
+    ) {
+        self.fs = fs
+        self.disks = disks
+        self.guest = guest
+        self.time = time
+    }
+
+    /// Receives a disk to be put at `folder`, until the peer says goodbye. The service's request has been read.
+    /// - Throws: when the connection fails. What has arrived stays.
+    public func serve(_ peer: any MessagePeer, folder: String) throws(TransportError) {
+        let session = ReceiverSession(
+            place: TargetPlace(folder: folder, fs: fs, disks: disks), guest: guest, time: time, peer: peer)
+        defer { session.leave() }
+        try peer.send(Message(kind: ServiceRequest.openedKind, id: 0, payload: []))
+        while let message = try peer.receive() {
+            let answer: ReceiverSession.Answer?
+            do throws(MigrationError) { answer = try session.handle(message) } catch {
+                answer = .failure(message.kind == MigrationMessage.request ? message.id : 0, error)
+            }
+            if let answer { try peer.send(answer) }
+        }
+    }
+}
+
+extension MessagePeer {
+    fileprivate func send(_ reply: ReceiverSession.Answer) throws(TransportError) {
+        switch reply {
+        case .reply(let id, let reply):
+            try send(Message(kind: MigrationMessage.reply, id: id, payload: encodeJSON(reply)))
+        case .applied(let count): try send(Message(kind: MigrationMessage.applied, id: 0, payload: encodeApplied(count)))
+        case .failure(let id, let error):
+            try send(ServiceFailure(code: error.code.rawValue, text: error.message).message(id: id))
+        }
+    }
+}
+
+/// One connection of a source. For one thread.
+final class ReceiverSession {
+    enum Answer {
+        case reply(UInt32, MigrationReply)
+        case applied(UInt64)
+        case failure(UInt32, MigrationError)
+    }
+    private let place: TargetPlace
+    private let guest: any TargetGuest
+    private let time: any TimeSource
+    private let peer: any MessagePeer
+    private var copy: IncomingCopy?
+    /// Set by the first piece of a stream that can't be applied: what follows would be noise.
+    private var isBroken = false
+
+    init(place: TargetPlace, guest: any TargetGuest, time: any TimeSource, peer: any MessagePeer) {
+        self.place = place
+        self.guest = guest
+        self.time = time
+        self.peer = peer
+    }
+
+    /// The connection is over: what has arrived is closed properly, to be gone on with later.
+    func leave() {
+        try? copy?.close()
+        copy = nil
+    }
+
+    func handle(_ message: Message) throws(MigrationError) -> Answer? {
+        switch message.kind {
+        case MigrationMessage.request:
+            guard let request = decodeJSON(MigrationRequest.self, message.payload) else {
+                throw MigrationError(.protocolViolation, "a request that this version does not know")
+            }
+            return .reply(message.id, try answer(request))
+        case MigrationMessage.stream:
+            guard !isBroken else { return nil }
+            do throws(MigrationError) {
+                guard let copy else { throw MigrationError(.protocolViolation, "a stream before its beginning") }
+                return .applied(try copy.apply(message.payload))
+            } catch {
+                isBroken = true
+                throw error
+            }
+        default: throw MigrationError(.protocolViolation, "message kind \(message.kind) in a migration")
+        }
+    }
+
+    private func answer(_ request: MigrationRequest) throws(MigrationError) -> MigrationReply {
+        switch request {
+        case .ping: return .done
+        case .check(let offer):
+            let found = try at(.target) { () throws(SystemError) in try place.problems(offer) }
+            return .checked(problems: found.problems, partialBytes: found.partialBytes)
+        case .begin(let offer):
+            guard copy == nil else { throw MigrationError(.protocolViolation, "a second beginning") }
+            copy = try begin(offer)
+            return .begun
+        case .sync:
+            guard let copy else { throw MigrationError(.protocolViolation, "a sync before the beginning") }
+            return .synced(nanoseconds: try copy.sync(time))
+        case .prepare:
+            guard let copy, !isBroken else { throw MigrationError(.protocolViolation, "a prepare without a whole stream") }
+            let root = try copy.prepare()
+            try place.store(.prepared, copy.offer, root: root.description)
+            self.copy = nil
+            return .prepared(root: root.description)
+        case .abort:
+            try copy?.close()
+            copy = nil
+            return .done
+        case .commit(let identity, let command):
+            let start = time.monotonic()
+            try place.activate(identity: identity)
+            var failure: String?
+            do throws(MigrationError) { try guest.start(folder: place.folder, command: command) } catch {
+                failure = error.message
+            }
+            return .active(nanoseconds: time.monotonic() - start, startFailure: failure)
+        }
+    }
+
+    private func begin(_ offer: MigrationOffer) throws(MigrationError) -> IncomingCopy {
+        let found = try at(.target) { () throws(SystemError) in try place.problems(offer) }
+        guard found.problems.isEmpty else {
+            throw MigrationError(.refused, found.problems.joined(separator: "; "))
+        }
+        let (disk, isResumed) = try place.enter(offer)
+        guard disk.byteCount == offer.sizeBytes else {
+            throw MigrationError(.target, "a disk of \(offer.sizeBytes) bytes became one of \(disk.byteCount)")
+        }
+        let shape = TreeShape(byteCount: offer.sizeBytes, chunkBytes: offer.chunkBytes)
+        let copy = IncomingCopy(offer: offer, disk: disk, tree: HashTreeFile(try place.treeFile(), shape: shape))
+        if isResumed {
+            let peer = self.peer
+            try copy.rehash { run throws(MigrationError) in
+                try overLink { () throws(TransportError) in
+                    try peer.send(Message(kind: MigrationMessage.leaves, id: 0, payload: run.encoded()))
+                }
+            }
+        }
+        return copy
+    }
+}

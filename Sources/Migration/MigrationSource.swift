@@ -1,0 +1,49 @@
+public import Geometry
+
+/// The disk that is to move, on the host that has it. Calls block and come from one thread, except that ``read(_:into:)``
+/// comes from another one.
+public protocol MigrationSource: Sendable {
+    /// Size in bytes; does not change during the migration.
+    var byteCount: UInt64 { get }
+    /// Reads all ranges, one behind the other, into `memory`; they may be under way together.
+    func read(_ ranges: [ByteRange], into memory: UnsafeMutableRawBufferPointer) throws(MigrationError)
+    /// What may hold anything but zeros in `range`: runs ascending, complete up to `coveredTo`.
+    func dataRuns(in range: ByteRange) throws(MigrationError) -> (runs: [ByteRange], coveredTo: UInt64)
+    /// Makes durable what was written.
+    func flush() throws(MigrationError)
+
+    /// From here on changes are recorded.
+    func startTracking(granuleBytes: UInt64) throws(MigrationError)
+    /// Reads and clears: runs ascending, complete up to `coveredTo`.
+    func takeDirty(from offset: UInt64) throws(MigrationError) -> (runs: [ByteRange], coveredTo: UInt64)
+    func dirtyBytes() throws(MigrationError) -> UInt64
+    func stopTracking()
+
+    /// Holds writes back; when it returns, none is under way and all are durable and recorded.
+    func pause(deadlineMilliseconds: UInt64) throws(MigrationError)
+    /// Writes go on. Harmless when there is no pause.
+    func resume()
+    /// From here on the disk cannot be written on this host by its present owner.
+    /// - Throws: `.expired` when the pause has ended by itself; nothing has changed then.
+    func release() throws(MigrationError)
+    /// The disk is another host's now: ends whatever serves it here.
+    func retire() throws(MigrationError)
+}
+
+/// The guest on the source's host.
+public protocol GuestControl: Sendable {
+    /// Brings what the guest's system holds back to the disk, while it runs: the switch then has less to do.
+    func settle()
+    /// Stops the guest, or at least its writes.
+    func stop() throws(MigrationError)
+    /// Undoes ``stop()``, also a half done one; harmless without one.
+    func restart() throws(MigrationError)
+}
+
+/// No guest: a disk that nobody uses.
+public struct NoGuest: GuestControl {
+    public init() {}
+    public func settle() {}
+    public func stop() throws(MigrationError) {}
+    public func restart() throws(MigrationError) {}
+}
