@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define OUT_MAX (512u << 10)
 #define ERRORS_MAX 8192u
@@ -127,7 +128,9 @@ static int configure(struct cssh_connection *connection, const struct cssh_targe
 	ssh_options_set(session, SSH_OPTIONS_CIPHERS_S_C, ciphers);
 	// Read it here and now, so that what the caller names can overrule it.
 	ssh_options_set(session, SSH_OPTIONS_PROCESS_CONFIG, &off);
-	if (ssh_options_parse_config(session, target->config_file) < 0) {
+	// libssh takes a file that it can't open for an empty one.
+	if ((target->config_file && access(target->config_file, R_OK) < 0) ||
+	    ssh_options_parse_config(session, target->config_file) < 0) {
 		snprintf(report->detail, sizeof(report->detail), "cannot read the SSH configuration %s",
 			 target->config_file ? target->config_file : "~/.ssh/config");
 		return fail(connection, report, CSSH_BAD_CONFIG);

@@ -56,3 +56,22 @@ func waitForNothing(milliseconds: Int) throws {
     var none: [PollEntry] = []
     try pollDescriptors(&none, deadlineMilliseconds: milliseconds)
 }
+
+extension ByteStream {
+    /// `count` bytes, fewer at the end of the stream.
+    func readExactly(_ count: Int) throws(TransportError) -> [UInt8] {
+        var failure: TransportError?
+        let bytes = [UInt8](unsafeUninitializedCapacity: count) { memory, initialized in
+            do throws(TransportError) {
+                while initialized < count {
+                    let rest = UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(memory)[initialized...])
+                    let got = try read(into: rest)
+                    if got == 0 { return }
+                    initialized += got
+                }
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+}
