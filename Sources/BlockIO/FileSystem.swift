@@ -32,9 +32,12 @@ public protocol HeldLock: AnyObject, Sendable {}
 public struct SpaceInfo: Hashable, Sendable {
     public var freeBytes: UInt64
     public var totalBytes: UInt64
-    public init(freeBytes: UInt64, totalBytes: UInt64) {
+    /// The kernel's magic number of the file system's type; 0 when unknown.
+    public var typeMagic: UInt64
+    public init(freeBytes: UInt64, totalBytes: UInt64, typeMagic: UInt64 = 0) {
         self.freeBytes = freeBytes
         self.totalBytes = totalBytes
+        self.typeMagic = typeMagic
     }
 }
 

@@ -112,7 +112,7 @@ public struct LinuxFileSystem: FileSystem {
         var total: UInt64 = 0
         var type: UInt64 = 0
         _ = try check(unsafe shim_statfs(path, &free, &total, &type), "examine the file system of", path)
-        return SpaceInfo(freeBytes: free, totalBytes: total)
+        return SpaceInfo(freeBytes: free, totalBytes: total, typeMagic: type)
     }
 
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {

@@ -169,6 +169,8 @@ enum NewImage {
         var full = header
         full.flags.remove(.empty)
         try file.writeBytes(full.encode(), at: 0)
+        // A reservation comes in extents of the host's own sizes.
+        _ = try Sparseness(file: file, clusterSize: header.clusterSize).settle(below: end)
     }
 
     static func reserveOrWriteZeroes(_ offset: UInt64, _ count: UInt64, in file: any StorageFile) throws(SystemError) {

@@ -1,0 +1,147 @@
+public import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+internal import SystemPackage
+
+/// Checks a disk or a bare image, and repairs it if asked to. Memory is bounded whatever its size.
+///
+/// A repair loses nothing that was flushed: shared clusters are copied, and only entries that lead nowhere are cleared.
+/// The report tells what is left after it.
+/// - Throws: `.inUse` while another process owns the disk; `.notADisk`, `.corrupt` or `.unsupported` for a header or
+///   descriptor that can't be read.
+public func checkDisk(at path: String, repair: Bool = false, in fs: any FileSystem) throws(DiskError) -> CheckReport {
+    switch try DiskLocation.find(path, in: fs) {
+    case .image(let file):
+        let lock: (any HeldLock)? = repair ? try lockBareImage(file, in: fs) : nil
+        // An image that belongs to a disk has the disk's owner as well.
+        let folder = DiskFolder(resolvedPath: folderPart(of: file), fs: fs)
+        let belongs = repair ? try withPath(file) { () throws(SystemError) in try fs.exists(folder.descriptorPath) } : false
+        let ownerLock: (any HeldLock)? = belongs ? try folder.lockOwner() : nil
+        defer { withExtendedLifetime((lock, ownerLock)) {} }
+        var report = CheckReport(path: file)
+        report.images = [try checkImage(file, name: file, guid: "", repair: repair, report: &report, in: fs)]
+        return report
+    case .folder(let folder):
+        let lock = try ownerLock(of: folder, isNeeded: repair)
+        defer { withExtendedLifetime(lock) {} }
+        return try checkFolder(folder, repair: repair)
+    }
+}
+
+/// Where nothing can be written, nobody else owns the disk for writing either.
+private func ownerLock(of folder: DiskFolder, isNeeded: Bool) throws(DiskError) -> (any HeldLock)? {
+    do throws(DiskError) { return try folder.lockOwner() } catch {
+        guard error.code == .readOnly, !isNeeded else { throw error }
+        return nil
+    }
+}
+
+private func checkImage(
+    _ path: String, name: String, guid: String, repair: Bool, report: inout CheckReport, in fs: any FileSystem
+) throws(DiskError) -> ImageCheckReport {
+    let file = try withPath(path) { () throws(SystemError) in try fs.open(path, repair ? .update : .read) }
+    let sparse = Sparseness.matters(at: path, in: fs)
+    var check = try ImageCheck(path, file: file, guid: guid, name: name, checksSparseness: sparse)
+    try check.run()
+    // Leaks are legal, and giving them back is the engine's business.
+    let reasons = check.report.counts.filter { $0.key != CheckFinding.Kind.leak.rawValue }
+    guard repair, !reasons.isEmpty else { return check.report }
+    report.repaired.merge(reasons) { $0 + $1 }
+    var work = ImageRepair(check)
+    let done = try work.run()
+    var after = try ImageCheck(path, file: file, guid: guid, name: name, checksSparseness: sparse)
+    try after.run()
+    var result = after.report
+    result.repairs = done
+    return result
+}
+
+private func checkFolder(_ folder: DiskFolder, repair: Bool) throws(DiskError) -> CheckReport {
+    let descriptor = try folder.load()
+    var report = CheckReport(path: folder.path)
+    for image in descriptor.images {
+        let path = folder.path(of: image)
+        do throws(DiskError) {
+            if descriptor.kind(of: image.guid) == .raw {
+                report.images.append(try checkRaw(path, image, descriptor, in: folder.fs))
+            } else {
+                report.images.append(
+                    try checkImage(
+                        path, name: image.file, guid: image.guid.description, repair: repair, report: &report, in: folder.fs))
+            }
+        } catch {
+            guard [.notFound, .notADisk, .corrupt, .unsupported].contains(error.code) else { throw error }
+            report.findings.append(CheckFinding(.missingImage, "snapshot \(image.guid): \(error.message)"))
+        }
+    }
+    compare(descriptor, &report)
+    if repair, let top = report.images.first(where: { $0.guid == descriptor.top.description }), top.version != 0,
+        descriptor.sectorCount * sectorBytes != top.byteCount
+    {
+        try folder.updateDescriptor { (descriptor) throws(ImageError) in
+            descriptor.setSectorCount(top.byteCount / sectorBytes)
+        }
+        report.findings.removeAll { $0.message == sizeMessage(descriptor, top) }
+        report.repaired[CheckFinding.Kind.mismatch.rawValue, default: 0] += 1
+    }
+    try findStrays(folder, descriptor, &report)
+    return report
+}
+
+private func checkRaw(
+    _ path: String, _ image: DiskDescriptor.Image, _ descriptor: DiskDescriptor, in fs: any FileSystem
+) throws(DiskError) -> ImageCheckReport {
+    var report = ImageCheckReport(file: image.file, guid: image.guid.description)
+    let size = try withPath(path) { () throws(SystemError) in try fs.open(path, .read).size() }
+    report.fileBytes = size
+    report.byteCount = size
+    report.clusterBytes = UInt64(descriptor.clusterSectors) * sectorBytes
+    if size == 0 || size % report.clusterBytes != 0 {
+        report.add(.mismatch, "the raw base has \(size) bytes, which is not a multiple of the cluster")
+    }
+    return report
+}
+
+private func sizeMessage(_ descriptor: DiskDescriptor, _ top: ImageCheckReport) -> String {
+    "the descriptor says \(descriptor.sectorCount) sectors, the top image \(top.byteCount / sectorBytes)"
+}
+
+/// The rules between the images of a disk.
+private func compare(_ descriptor: DiskDescriptor, _ report: inout CheckReport) {
+    let byGUID = Dictionary(report.images.map { ($0.guid, $0) }, uniquingKeysWith: { first, _ in first })
+    func add(_ message: String) { report.findings.append(CheckFinding(.mismatch, message)) }
+    let clusterBytes = UInt64(descriptor.clusterSectors) * sectorBytes
+    for shot in descriptor.shots {
+        guard let image = byGUID[shot.guid.description] else { continue }
+        if image.clusterBytes != clusterBytes {
+            add("\(image.file) has clusters of \(image.clusterBytes) bytes, the descriptor says \(clusterBytes)")
+        }
+        guard let parent = byGUID[shot.parent.description] else { continue }
+        if parent.version != 0, image.version != parent.version {
+            add("\(image.file) is of version \(image.version), the delta below it of version \(parent.version)")
+        }
+        if image.byteCount < parent.byteCount { add("\(image.file) is smaller than the delta below it") }
+    }
+    if let top = byGUID[descriptor.top.description], top.byteCount != descriptor.sectorCount * sectorBytes {
+        var finding = CheckFinding(.mismatch, sizeMessage(descriptor, top))
+        // The image is what counts; a crash while growing leaves this.
+        finding.severity = .warning
+        report.findings.append(finding)
+    }
+}
+
+/// Files that look like a delta or a staging file of this disk and are named by nothing.
+private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ report: inout CheckReport) throws(DiskError) {
+    let names = try withPath(folder.path) { () throws(SystemError) in try folder.fs.list(folder.path) }
+    let known = Set(descriptor.images.map { folder.path(of: $0) })
+    for name in names where !known.contains(folder.path(ofFile: name)) {
+        let suffix = name.utf8.count > 39 ? String(name.suffix(38)) : ""
+        let isDelta = GUID(suffix) != nil && name.dropLast(38).hasSuffix(".")
+        let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp")
+        if isDelta || isStaging {
+            report.findings.append(
+                CheckFinding(.strayFile, "\(name) is not part of the disk; it was left by something that was interrupted"))
+        }
+    }
+}
