@@ -81,7 +81,8 @@ let package = Package(
 
         // Row 6: the executables, one file each.
         .executableTarget(name: "godwit", dependencies: ["ControlCLI"]),
-        .target(name: "GodwitPlugin", dependencies: ["DeviceServer", "CNBDKit", "Geometry"]),
+        .target(
+            name: "GodwitPlugin", dependencies: ["DeviceServer", "AgentAPI", "DiskImage", "CNBDKit", "LinuxSystem", "Geometry"]),
 
         // Tests.
         .target(name: "TestSupport", dependencies: ["BlockIO", "LinuxSystem", "Geometry", system], path: "Tests/TestSupport"),

@@ -318,6 +318,10 @@ int32_t shim_unix_listen(const char *path, int32_t backlog) { return unix_socket
 int32_t shim_unix_connect(const char *path) { return unix_socket(path, 0); }
 int32_t shim_unix_accept(int32_t fd) { RESULT(accept4(fd, NULL, NULL, SOCK_CLOEXEC)); }
 
+int32_t shim_shutdown(int32_t fd) { return shutdown(fd, SHUT_RDWR) < 0 ? -errno : 0; }
+
+uint32_t shim_effective_user(void) { return geteuid(); }
+
 int32_t shim_peer_uid(int32_t fd, uint32_t *uid)
 {
 	struct ucred peer;

@@ -105,6 +105,9 @@ int32_t shim_unix_listen(const char *path, int32_t backlog);
 int32_t shim_unix_accept(int32_t fd);
 int32_t shim_unix_connect(const char *path);
 int32_t shim_peer_uid(int32_t fd, uint32_t *uid);
+// Ends both directions, also for threads that wait in a read, a write or an accept.
+int32_t shim_shutdown(int32_t fd);
+uint32_t shim_effective_user(void);
 
 // Mounts and loop devices.
 int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options);

@@ -1,0 +1,202 @@
+internal import AgentAPI
+internal import DiskImage
+internal import Geometry
+internal import LinuxSystem
+
+/// One control connection: answers its requests, and undoes at its end what would outlive it. Used by one thread.
+final class ControlSession {
+    private static let trackersMax = 8
+    /// So that a reply stays below ``LineChannel/lineBytesMax``.
+    static let dirtyRunsMax = 16_384
+    private static let progressInterval: UInt64 = 100_000_000
+
+    private let identifier: UInt64
+    private let server: DeviceServer
+    private let time: any TimeSource
+    private var trackers: [UInt32: DirtyTracker] = [:]
+    private var lastTracker: UInt32 = 0
+    private var prepared: PreparedSnapshot?
+    /// The disk is closed: after the reply the process ends.
+    private var isShutDown = false
+
+    init(identifier: UInt64, server: DeviceServer, time: any TimeSource = SystemTime()) {
+        self.identifier = identifier
+        self.server = server
+        self.time = time
+    }
+
+    /// Serves the connection to its end.
+    func run(_ channel: LineChannel) {
+        do throws(ControlError) {
+            while !isShutDown, let request = try channel.receive(ControlRequest.self) {
+                var lastSent = time.monotonic()
+                try channel.send(
+                    answer(request) { done, total in
+                        // A caller that has gone away has no use for the rest.
+                        guard !channel.isHungUp else { return false }
+                        guard time.monotonic() - lastSent >= Self.progressInterval else { return true }
+                        lastSent = time.monotonic()
+                        return (try? channel.send(ControlReply.progress(done: done, total: total))) != nil
+                    })
+            }
+        } catch {
+            try? channel.send(ControlReply.failed(code: error.code, message: error.message))
+        }
+        end()
+        if isShutDown { server.finishShutdown() }
+    }
+
+    /// Undoes what belongs to the connection. Later calls do nothing.
+    func end() {
+        // A closed disk has no trackers, and keeps no prepared delta.
+        _ = server.gate.pass {
+            for tracker in trackers.values { server.disk.stopTracking(tracker) }
+            if let prepared { server.disk.abandonSnapshot(prepared) }
+        }
+        trackers = [:]
+        prepared = nil
+        _ = server.pause.end(holder: identifier)
+    }
+
+    /// - Parameter progress: for long requests; `false` stops them.
+    func answer(
+        _ request: ControlRequest, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
+    ) -> ControlReply {
+        do throws(ControlError) {
+            return try reply(to: request, progress: progress)
+        } catch {
+            return .failed(code: error.code, message: error.message)
+        }
+    }
+
+    private func reply(
+        to request: ControlRequest, progress: (UInt64, UInt64) -> Bool
+    ) throws(ControlError) -> ControlReply {
+        switch request {
+        case .status: return .status(try server.status())
+        case .prepareSnapshot:
+            guard prepared == nil else { throw Self.invalid("this connection has prepared a snapshot already") }
+            prepared = try withDisk { disk throws(DiskError) in try disk.prepareSnapshot(guid: nil) }
+        case .commitSnapshot: return try commitSnapshot()
+        case .abandonSnapshot:
+            guard let prepared else { throw Self.invalid("no snapshot is prepared on this connection") }
+            self.prepared = nil
+            try withDisk { disk in disk.abandonSnapshot(prepared) }
+        case .deleteSnapshot(let guid): try deleteSnapshot(guid, progress)
+        case .listSnapshots:
+            return .snapshots(
+                try withDisk { disk throws(DiskError) in try disk.snapshots() }.map { SnapshotStatus($0) })
+        case .grow(let bytes): try withDisk { disk throws(DiskError) in try disk.grow(to: bytes) }
+        case .startTracking(let granuleBytes): return try startTracking(granuleBytes)
+        case .takeDirty(let number, let offset, let count, let limit):
+            return try takeDirty(number, offset, count, limit)
+        case .countDirty(let number): return .dirtyBytes(try tracker(number).dirtyBytes)
+        case .stopTracking(let number):
+            let tracker = try tracker(number)
+            trackers[number] = nil
+            try withDisk { disk in disk.stopTracking(tracker) }
+        case .pause(let milliseconds): try server.pause.begin(holder: identifier, milliseconds: milliseconds)
+        case .resume:
+            guard server.pause.end(holder: identifier) else { throw WritePause.expired }
+        case .release: try server.pause.release(holder: identifier) { server.disk.release() }
+        case .shutdown:
+            do throws(DiskError) { try server.closeDisk() } catch { throw ControlError(error) }
+            isShutDown = true
+        }
+        return .done
+    }
+
+    /// Runs `body` unless the disk is closed or belongs to another host.
+    private func withDisk<R>(_ body: (Disk) throws(DiskError) -> R) throws(ControlError) -> R {
+        guard !server.pause.isReleased else { throw WritePause.released }
+        let result: R?
+        do throws(DiskError) {
+            result = try server.gate.pass { () throws(DiskError) in try body(server.disk) }
+        } catch {
+            throw ControlError(error)
+        }
+        guard let result else { throw ControlError(code: ControlError.unreachable, message: "the disk is closed") }
+        return result
+    }
+
+    private func commitSnapshot() throws(ControlError) -> ControlReply {
+        guard let prepared else { throw Self.invalid("no snapshot is prepared on this connection") }
+        let committed = try withDisk { disk throws(DiskError) in try disk.commitSnapshot(prepared) }
+        self.prepared = nil
+        return .snapshot(guid: committed.guid, switchNanoseconds: committed.switchNanoseconds)
+    }
+
+    private func deleteSnapshot(_ guid: String, _ progress: (UInt64, UInt64) -> Bool) throws(ControlError) {
+        let isFinished = try withDisk { disk throws(DiskError) in
+            try disk.deleteSnapshot(guid) { done, total in !server.gate.isClosed && progress(done, total) }
+        }
+        guard isFinished else {
+            throw ControlError(
+                code: ControlError.stopped, message: "the merge of \(guid) was stopped; delete it again to go on")
+        }
+    }
+
+    private func startTracking(_ granuleBytes: UInt64) throws(ControlError) -> ControlReply {
+        guard trackers.count < Self.trackersMax else {
+            throw ControlError(
+                code: ControlError.busy, message: "a connection can have \(Self.trackersMax) dirty maps; stop one first")
+        }
+        let tracker = try withDisk { disk throws(DiskError) in try disk.startTracking(granuleBytes: granuleBytes) }
+        lastTracker += 1
+        trackers[lastTracker] = tracker
+        return .tracker(lastTracker)
+    }
+
+    private func takeDirty(
+        _ number: UInt32, _ offset: UInt64, _ count: UInt64, _ limit: Int
+    ) throws(ControlError) -> ControlReply {
+        guard let range = ByteRange(checking: offset, count: count) else { throw Self.invalid("the range ends beyond 2^64") }
+        guard limit > 0 else { throw Self.invalid("a limit of \(limit) runs leaves nothing to answer") }
+        let taken = try tracker(number).take(in: range, limit: min(limit, Self.dirtyRunsMax))
+        return .dirty(
+            runs: taken.runs.map { Extent(offset: $0.offset, count: $0.count) }, coveredTo: taken.coveredTo)
+    }
+
+    private func tracker(_ number: UInt32) throws(ControlError) -> DirtyTracker {
+        guard let tracker = trackers[number] else { throw Self.invalid("no dirty map \(number) on this connection") }
+        return tracker
+    }
+
+    private static func invalid(_ message: String) -> ControlError {
+        ControlError(code: ControlError.invalid, message: message)
+    }
+}
+
+extension SnapshotStatus {
+    init(_ info: SnapshotInfo) {
+        self.init(
+            guid: info.guid, parent: info.parent, file: info.file, isTop: info.isTop, isTemporary: info.isTemporary,
+            allocatedBytes: info.allocatedBytes)
+    }
+}
+
+extension DeviceServer {
+    /// Also answered once the disk is released.
+    func status() throws(ControlError) -> DeviceStatus {
+        let answer = gate.pass {
+            let counters = disk.statistics()
+            var status = DeviceStatus(
+                folder: configuration.disk, pid: ownProcess(), sizeBytes: disk.byteCount,
+                clusterBytes: disk.clusterSize.bytes, deltas: disk.deltaCount)
+            status.readRequests = counters.readRequests
+            status.readBytes = counters.readBytes
+            status.writeRequests = counters.writeRequests
+            status.writeBytes = counters.writeBytes
+            status.flushes = counters.flushes
+            status.hostFlushes = counters.hostFlushes
+            status.discardedBytes = counters.discardedBytes
+            status.allocatedClusters = counters.allocatedClusters
+            status.repairedOnOpen = disk.repairedOnOpen
+            status.isPaused = pause.isPaused
+            status.isReleased = pause.isReleased
+            return status
+        }
+        guard let answer else { throw ControlError(code: ControlError.unreachable, message: "the disk is closed") }
+        return answer
+    }
+}

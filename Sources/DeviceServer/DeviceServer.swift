@@ -1,0 +1,172 @@
+internal import AgentAPI
+internal import BlockIO
+public import DiskImage
+internal import Geometry
+internal import LinuxSystem
+internal import Synchronization
+
+/// What a device server is started with.
+public struct DeviceConfiguration: Hashable, Sendable {
+    /// The disk's folder or image.
+    public var disk: String
+    /// Where to listen for ``ControlRequest``s; `nil`: nowhere.
+    public var controlSocket: String?
+    public var options: DiskOptions
+
+    public init(disk: String, controlSocket: String? = nil, options: DiskOptions = .standard) {
+        self.disk = disk
+        self.controlSocket = controlSocket
+        self.options = options
+    }
+}
+
+/// One disk behind a block device: what nbdkit's calls and the control socket do.
+///
+/// Requests come from any number of threads and block in them. All connections share one disk, so a flush on any of them
+/// covers what was written on all.
+public final class DeviceServer: Sendable {
+    let disk: Disk
+    let configuration: DeviceConfiguration
+    let pause: WritePause
+    let gate: RequestGate
+    private let listener = Mutex<ControlListener?>(nil)
+    private let onShutdown: @Sendable () -> Void
+
+    private init(
+        disk: Disk, configuration: DeviceConfiguration, gate: RequestGate, onShutdown: @escaping @Sendable () -> Void
+    ) {
+        self.disk = disk
+        self.configuration = configuration
+        self.gate = gate
+        self.onShutdown = onShutdown
+        pause = WritePause(
+            hold: { () throws(ControlError) in
+                do throws(DiskError) { try disk.pauseWrites() } catch { throw ControlError(error) }
+            },
+            letGo: { disk.resumeWrites() })
+    }
+
+    /// Opens the disk, repairing it when it was not closed, and begins to listen for control requests.
+    /// - Parameter onShutdown: called once the disk is closed after a `.shutdown` request: end the process.
+    public static func start(
+        _ configuration: DeviceConfiguration, onShutdown: @escaping @Sendable () -> Void = {}
+    ) throws(DiskError) -> DeviceServer {
+        ignoreBrokenPipes()
+        let disk = try Disk.open(configuration.disk, in: LinuxFileSystem(), options: configuration.options)
+        return try start(disk, configuration, onShutdown: onShutdown)
+    }
+
+    /// The same on a disk that is open already; it is closed by ``stop()``, or when this fails.
+    static func start(
+        _ disk: Disk, _ configuration: DeviceConfiguration, onShutdown: @escaping @Sendable () -> Void = {}
+    ) throws(DiskError) -> DeviceServer {
+        do {
+            let server = DeviceServer(
+                disk: disk, configuration: configuration, gate: try RequestGate(), onShutdown: onShutdown)
+            if let path = configuration.controlSocket {
+                let listener = try ControlListener.start(at: path, server: server)
+                server.listener.withLock { $0 = listener }
+            }
+            return server
+        } catch {
+            try? disk.close()
+            throw DiskError(error, path: configuration.controlSocket ?? configuration.disk)
+        }
+    }
+
+    /// Flushes and closes the disk, and ends all control connections. Later requests fail with ESHUTDOWN.
+    public func stop() throws(DiskError) {
+        let listener = listener.withLock { listener in
+            defer { listener = nil }
+            return listener
+        }
+        listener?.stop()
+        try closeDisk()
+    }
+
+    /// The same for a `.shutdown` request, whose own connection lives on until it is answered.
+    func closeDisk() throws(DiskError) {
+        pause.endAny()
+        guard gate.close() else { return }
+        guard !pause.isReleased else { return }
+        try disk.close()
+    }
+
+    func finishShutdown() { onShutdown() }
+
+    // MARK: what the block device asks
+
+    public var isReadOnly: Bool { configuration.options.readOnly }
+
+    public func byteCount() throws(DeviceFault) -> UInt64 { try serve { disk.byteCount } }
+
+    public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(DeviceFault) {
+        _ = try range(offset, UInt64(memory.count))
+        try serve { () throws(DiskError) in try unsafe disk.read(at: offset, into: memory) }
+    }
+
+    public func write(at offset: UInt64, from memory: UnsafeRawBufferPointer, durable: Bool) throws(DeviceFault) {
+        _ = try range(offset, UInt64(memory.count))
+        try serve { () throws(DiskError) in try unsafe disk.write(at: offset, from: memory, durable: durable) }
+    }
+
+    public func flush() throws(DeviceFault) {
+        // A reader's flush has nothing to do, and must not fail.
+        guard !isReadOnly else { return }
+        try serve { () throws(DiskError) in try disk.flush() }
+    }
+
+    /// A hint, so that a range that starts or ends within a sector is cut, not refused.
+    public func discard(at offset: UInt64, count: UInt64, durable: Bool) throws(DeviceFault) {
+        guard let range = ByteRange(checking: offset, count: count)?.alignedInward(to: sectorBytes) else {
+            throw DeviceFault(number: DeviceFault.invalidArgument, message: "discard beyond 2^64")
+        }
+        try serve { () throws(DiskError) in
+            try disk.discard(range)
+            if durable { try disk.flush() }
+        }
+    }
+
+    public func writeZeroes(
+        at offset: UInt64, count: UInt64, mayDiscard: Bool, durable: Bool
+    ) throws(DeviceFault) {
+        let range = try range(offset, count)
+        try serve { () throws(DiskError) in try disk.writeZeroes(range, mayDiscard: mayDiscard, durable: durable) }
+    }
+
+    /// At most `limit` runs from `offset` on.
+    public func extents(at offset: UInt64, count: UInt64, limit: Int) throws(DeviceFault) -> [DiskExtent] {
+        guard let range = ByteRange(checking: offset, count: count) else {
+            throw DeviceFault(number: DeviceFault.invalidArgument, message: "block status beyond 2^64")
+        }
+        return try serve { () throws(DiskError) in try disk.extents(in: range, limit: limit) }
+    }
+
+    /// Whole sectors only: a client that ignores the advertised block size is told so, instead of a slow and not atomic
+    /// read, change and write behind its back.
+    private func range(_ offset: UInt64, _ count: UInt64) throws(DeviceFault) -> ByteRange {
+        guard let range = ByteRange(checking: offset, count: count), (offset | count) % sectorBytes == 0 else {
+            throw DeviceFault(
+                number: DeviceFault.invalidArgument,
+                message: "request at \(offset) for \(count) bytes: not whole sectors of \(sectorBytes) bytes")
+        }
+        return range
+    }
+
+    private func serve<R>(_ body: () throws(DiskError) -> R) throws(DeviceFault) -> R {
+        let result: R?
+        do throws(DiskError) {
+            result = try gate.pass(body)
+        } catch {
+            throw pause.isReleased ? Self.releasedFault : DeviceFault(error)
+        }
+        guard let result else { throw DeviceFault.shutDown("the disk is closed") }
+        return result
+    }
+
+    private static let releasedFault = DeviceFault.shutDown("the disk belongs to another host")
+}
+
+extension ControlError {
+    init(_ error: DiskError) { self.init(code: error.code.rawValue, message: error.message) }
+}

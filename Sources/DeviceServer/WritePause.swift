@@ -1,0 +1,145 @@
+internal import AgentAPI
+internal import LinuxSystem
+internal import Synchronization
+
+/// Holds the guest's writes back for one connection at a time, and lets them go on at the deadline whatever happens to
+/// who asked.
+final class WritePause: Sendable {
+    private enum State {
+        case running
+        case paused(holder: UInt64, watch: Watch)
+        /// The deadline passed; kept until the holder asks or another one pauses.
+        case expired(holder: UInt64)
+        /// The disk has gone to another host: nothing is held back, everything fails.
+        case released
+    }
+
+    /// What the thread that waits for the deadline is woken by, when the pause ends before.
+    private final class Watch: Sendable {
+        let pipe: Pipe
+        init() throws(SystemError) { pipe = try Pipe() }
+    }
+
+    private let state = Mutex(State.running)
+    /// Held while a pause begins, so that a late one can't undo the next.
+    private let beginning = Mutex(())
+    private let hold: @Sendable () throws(ControlError) -> Void
+    private let letGo: @Sendable () -> Void
+
+    /// - Parameters:
+    ///   - hold: holds back new writes; returns when those in flight have ended and are durable. Undone by one `letGo`.
+    ///   - letGo: never blocks.
+    init(hold: @escaping @Sendable () throws(ControlError) -> Void, letGo: @escaping @Sendable () -> Void) {
+        self.hold = hold
+        self.letGo = letGo
+    }
+
+    var isPaused: Bool {
+        state.withLock { state in
+            if case .paused = state { true } else { false }
+        }
+    }
+
+    var isReleased: Bool {
+        state.withLock { state in
+            if case .released = state { true } else { false }
+        }
+    }
+
+    /// Starts a pause that belongs to `holder`. Its time runs from when the writes stand still.
+    func begin(holder: UInt64, milliseconds: UInt64) throws(ControlError) {
+        let result: Result<Void, ControlError> = beginning.withLock { _ in
+            do throws(ControlError) {
+                return .success(try beginInTurn(holder: holder, milliseconds: milliseconds))
+            } catch {
+                return .failure(error)
+            }
+        }
+        try result.get()
+    }
+
+    private func beginInTurn(holder: UInt64, milliseconds: UInt64) throws(ControlError) {
+        let refusal: ControlError? = state.withLock { state in
+            switch state {
+            case .running, .expired: nil
+            case .paused: ControlError(code: ControlError.busy, message: "the disk's writes are paused already")
+            case .released: Self.released
+            }
+        }
+        if let refusal { throw refusal }
+        let watch: Watch
+        do { watch = try Watch() } catch { throw ControlError(code: "io", message: "cannot watch a pause: \(error)") }
+        try hold()
+        state.withLock { $0 = .paused(holder: holder, watch: watch) }
+        do {
+            // Not joined: it ends by itself, at the latest at the deadline.
+            _ = try OwnThread(name: "pause-deadline") { [weak self] in
+                var entries = [PollEntry(watch.pipe.reading.number, .readable)]
+                let woken = (try? pollDescriptors(&entries, deadlineMilliseconds: Int(clamping: milliseconds))) ?? 0
+                if woken == 0 { self?.expire(watch) }
+            }
+        } catch {
+            _ = end(holder: holder)
+            throw ControlError(code: "io", message: "cannot watch a pause: \(error)")
+        }
+    }
+
+    /// Ends the pause of `holder`, if it has one. - Returns: `false` when it had ended by itself.
+    func end(holder: UInt64) -> Bool {
+        state.withLock { state in
+            switch state {
+            case .paused(holder, let watch):
+                state = .running
+                letGo()
+                try? watch.pipe.writing.writeAll([0])
+                return true
+            case .expired(holder):
+                state = .running
+                return false
+            default: return true
+            }
+        }
+    }
+
+    /// Ends whatever pause there is: the device closes.
+    func endAny() {
+        state.withLock { state in
+            guard case .paused(_, let watch) = state else { return }
+            state = .running
+            letGo()
+            try? watch.pipe.writing.writeAll([0])
+        }
+    }
+
+    func holds(_ holder: UInt64) -> Bool {
+        state.withLock { state in
+            if case .paused(holder, _) = state { true } else { false }
+        }
+    }
+
+    /// Turns the pause of `holder` into a release, which `body` makes lasting. No deadline applies from here on.
+    func release(holder: UInt64, _ body: () -> Void) throws(ControlError) {
+        let isDone: Bool = state.withLock { state in
+            guard case .paused(holder, let watch) = state else { return false }
+            // The deadline must not let writes go on between the two, so both are within the lock.
+            body()
+            state = .released
+            try? watch.pipe.writing.writeAll([0])
+            return true
+        }
+        if !isDone { throw Self.expired }
+    }
+
+    private func expire(_ watch: Watch) {
+        state.withLock { state in
+            guard case .paused(let holder, let current) = state, current === watch else { return }
+            state = .expired(holder: holder)
+            letGo()
+        }
+    }
+
+    static let expired = ControlError(
+        code: ControlError.expired, message: "the pause ended by itself at its deadline; writes have gone on since")
+    static let released = ControlError(
+        code: ControlError.released, message: "the disk belongs to another host; attach it there")
+}
