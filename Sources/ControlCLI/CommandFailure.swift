@@ -1,8 +1,10 @@
 internal import AgentAPI
 internal import AgentCore
+internal import BackupStore
 internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
+internal import Migration
 internal import SystemPackage
 internal import Transport
 
@@ -22,6 +24,8 @@ struct CommandFailure: Error, Hashable {
         switch error {
         case let error as CommandFailure: self = error
         case let error as DiskError: self.init(Self.status(error.code), error.message)
+        case let error as StoreError: self.init(Self.status(error.code), error.message)
+        case let error as MigrationError: self.init(Self.status(error.code), error.message)
         case let error as AgentError: self.init(Self.status(error.code), error.message)
         case let error as ControlError: self.init(Self.status(control: error.code), error.message)
         case let error as ConfigurationError: self.init(.configuration, error.description)
@@ -62,6 +66,36 @@ struct CommandFailure: Error, Hashable {
         case .outOfBounds, .invalid: .usage
         case .readOnly: .readOnly
         case .busy: .busy
+        }
+    }
+
+    private static func status(_ code: MigrationError.Code) -> ExitStatus {
+        switch code {
+        case .refused: .refused
+        case .notConverging: .notConverged
+        case .link: .connection
+        case .source: .inputOutput
+        case .target: .remote
+        case .digestMismatch: .verification
+        case .guest: .command
+        case .expired: .expired
+        case .cancelled: .interrupted
+        case .unconfirmed: .unconfirmed
+        case .migrated: .inUse
+        case .protocolViolation: .peerProtocol
+        }
+    }
+
+    private static func status(_ code: StoreError.Code) -> ExitStatus {
+        switch code {
+        case .notAStore: .notFound
+        case .unsupported: .unsupported
+        case .corrupt, .missing: .corrupt
+        case .exists: .exists
+        case .outOfSpace: .noSpace
+        case .io: .inputOutput
+        case .invalid: .usage
+        case .remote: .connection
         }
     }
 

@@ -36,6 +36,10 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case command = 31
     /// The migration can't reach its downtime limit.
     case notConverged = 32
+    /// Something on one of the sides is in the way of a migration; nothing was changed.
+    case refused = 33
+    /// A disk was handed over and the target has not confirmed it.
+    case unconfirmed = 34
     case usage = 64
     case configuration = 78
     case interrupted = 130

@@ -4,6 +4,6 @@ struct SnapshotCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "snapshot", abstract: "Freeze, list, drop and return to states of a disk.",
         subcommands: [
-            SnapshotCreate.self, SnapshotList.self, SnapshotDelete.self, SnapshotMerge.self,
+            SnapshotCreate.self, SnapshotList.self, SnapshotDelete.self, SnapshotMerge.self, SnapshotSwitch.self,
         ])
 }
