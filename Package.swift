@@ -72,6 +72,7 @@ let package = Package(
                 "Backup", "Migration", "AgentAPI", "NBDBridge", "DiskImage", "BackupStore", "Transport", "CToml", "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
+        // Row 6: the commands.
         .target(
             name: "ControlCLI",
             dependencies: [
@@ -79,7 +80,7 @@ let package = Package(
                 "LinuxSystem", "Geometry", arguments, system,
             ]),
 
-        // Row 6: the executables, one file each.
+        // Row 7: the executables, one file each.
         .executableTarget(name: "godwit", dependencies: ["ControlCLI"]),
         .target(
             name: "GodwitPlugin", dependencies: ["DeviceServer", "AgentAPI", "DiskImage", "CNBDKit", "LinuxSystem", "Geometry"]),
