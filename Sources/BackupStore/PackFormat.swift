@@ -148,7 +148,7 @@ public struct PackDirectory: Hashable, Sendable {
     }
 
     /// Where each object is, with its id.
-    func forEachLocation(pack: Digest, _ body: (Digest, Location) -> Void) {
+    public func forEachLocation(pack: Digest, _ body: (Digest, Location) -> Void) {
         for frame in frames {
             var offset: UInt32 = 0
             for object in frame.objects {

@@ -25,6 +25,9 @@ public final class PackWriter {
     private var upload: (any ObjectUpload)?
     private var directory = PackDirectory()
     private var end: UInt32 = 0
+    private var objects = 0
+    /// A pack is closed with that many objects, too: a directory is read in one piece.
+    private static let objectsMax = 100_000
     private let completed: (Digest, PackDirectory) throws(StoreError) -> Void
 
     /// Bytes in all packs that were completed, their directories included.
@@ -55,6 +58,7 @@ public final class PackWriter {
             self.upload = upload
             directory = PackDirectory()
             end = UInt32(PackDirectory.headerBytes)
+            objects = 0
             try append(PackDirectory.header, to: upload)
         }
         try unsafe upload.append(frame.bytes)
@@ -64,7 +68,8 @@ public final class PackWriter {
             objects: frame.objects)
         directory.frames.append(entry)
         end += entry.storedBytes
-        if Int(end) >= packBytesTarget { try finishPack() }
+        objects += entry.objects.count
+        if Int(end) >= packBytesTarget || objects >= Self.objectsMax { try finishPack() }
     }
 
     /// Makes the pack that is being written durable, if there is one.

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -421,6 +422,14 @@ uint64_t shim_peak_memory(void)
 	struct rusage usage;
 
 	return getrusage(RUSAGE_SELF, &usage) < 0 ? 0 : (uint64_t)usage.ru_maxrss * 1024;
+}
+
+int32_t shim_processors(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	return sched_getaffinity(0, sizeof(set), &set) < 0 || CPU_COUNT(&set) < 1 ? 1 : CPU_COUNT(&set);
 }
 
 void shim_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }

@@ -17,6 +17,9 @@ public struct SystemTime: TimeSource {
 /// The largest resident set of this process so far, in bytes.
 public func peakMemoryBytes() -> UInt64 { shim_peak_memory() }
 
+/// Processors that this process may use.
+public func processorCount() -> Int { max(1, Int(shim_processors())) }
+
 /// Bytes from the kernel's random source.
 public func randomBytes(_ count: Int) -> [UInt8] {
     unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in

@@ -126,6 +126,8 @@ int32_t shim_random(void *buffer, uint64_t count);
 int32_t shim_isatty(int32_t fd);
 // Largest resident set of this process so far, in bytes.
 uint64_t shim_peak_memory(void);
+// Processors that this process may use; at least 1.
+int32_t shim_processors(void);
 // Blocks SIGPIPE for the process, so that a closed peer is an EPIPE.
 void shim_ignore_sigpipe(void);
 // Routes these signals to a descriptor that becomes readable; returns the descriptor.
