@@ -60,7 +60,7 @@ let package = Package(
         .target(
             name: "Migration",
             dependencies: [
-                "DiskImage", "DeltaStream", "ChangeTracking", "ChunkTree", "Transport", "NBDBridge", "Codecs", "BlockIO",
+                "DiskImage", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "Transport", "NBDBridge", "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
 

@@ -7,8 +7,10 @@ internal import Synchronization
 /// the device and before the writer is told so: then whoever takes the mark first and reads the bytes second can't miss
 /// them.
 ///
-/// Memory: a directory of 8 bytes for each 32768 granules, and 4 KiB for each of those stretches that had a change, up to
-/// ``budgetBytes``. Beyond the budget a stretch is remembered as changed in whole: more is copied, nothing is missed. So
+/// Memory: a directory of 8 bytes for each 32768 granules, and 4 KiB for each of those stretches that had a change,
+/// up to
+/// ``budgetBytes``. Beyond the budget a stretch is remembered as changed in whole: more is copied, nothing is missed.
+/// So
 /// is one that was changed in whole by a single call.
 @safe public final class DirtyBitmap: Sendable {
     /// Size of the device in bytes; the last granule may end beyond it.
@@ -82,8 +84,10 @@ internal import Synchronization
     /// Reads and clears, atomically for each 64 granules, what is dirty in the granules that `range` touches.
     ///
     /// - Parameter limit: most runs to return, at least 1.
-    /// - Returns: the dirty runs, ascending and apart, none beyond the device; and up to where they cover the range: what
-    ///   is dirty from `coveredTo` on is still set. A stretch that is remembered in whole is cleared only by a call whose
+    /// - Returns: the dirty runs, ascending and apart, none beyond the device; and up to where they cover the range:
+    ///   what
+    ///   is dirty from `coveredTo` on is still set. A stretch that is remembered in whole is cleared only by a call
+    ///   whose
     ///   range covers all of it, so walk from 0 to the end with the limit, not in windows.
     public func take(in range: ByteRange, limit: Int) -> (runs: [ByteRange], coveredTo: UInt64) {
         let range = range.intersection(ByteRange(offset: 0, count: byteCount))
@@ -170,7 +174,8 @@ internal import Synchronization
         return true
     }
 
-    /// - Returns: `nil` when all of the page's part was taken, or the granule of the page at which the limit was reached.
+    /// - Returns: `nil` when all of the page's part was taken, or the granule of the page at which the limit was
+    ///   reached.
     private func take(page index: Int, from: Int, to: Int, into list: inout RunList) -> Int? {
         let start = UInt64(index) * Self.granulesPerPage
         let entry = unsafe directory[index].load(ordering: .acquiring)

@@ -44,7 +44,9 @@ public struct StreamDecoder: ~Copyable {
     /// - Throws: `.truncated` unless the end frame was there and nothing after it.
     public func finish() throws(StreamError) {
         if let failure { throw failure }
-        guard hasEnded else { throw StreamError(.truncated, "the delta stream ends after \(place) without its end frame") }
+        guard hasEnded else {
+            throw StreamError(.truncated, "the delta stream ends after \(place) without its end frame")
+        }
     }
 
     private var place: String { "byte \(consumed)" }
@@ -78,7 +80,8 @@ public struct StreamDecoder: ~Copyable {
         return try record(current, payload)
     }
 
-    private mutating func record(_ frame: FrameHeader, _ payload: ArraySlice<UInt8>) throws(StreamError) -> StreamRecord {
+    private mutating func record(_ frame: FrameHeader, _ payload: ArraySlice<UInt8>) throws(StreamError) -> StreamRecord
+    {
         switch frame.kind {
         case .stored:
             summary.count(data: frame.plainBytes)
@@ -143,7 +146,8 @@ extension StreamHeader {
         }
         guard found.0 == Self.version, found.1 == 0 else {
             throw StreamError(
-                .unsupported, "the delta stream has version \(found.0) and flags \(found.1); this program reads version 1")
+                .unsupported,
+                "the delta stream has version \(found.0) and flags \(found.1); this program reads version 1")
         }
         guard found.4 == 0, let header = StreamHeader(diskBytes: found.3, alignment: found.2) else {
             throw StreamError(.corrupt, "the header of the delta stream names an impossible disk")
@@ -170,7 +174,9 @@ extension FrameHeader {
         } catch {
             throw StreamError(.truncated, error.message)
         }
-        guard found.0 < 256, let kind = FrameKind(rawValue: UInt8(found.0)) else { throw corrupt("is of no known kind") }
+        guard found.0 < 256, let kind = FrameKind(rawValue: UInt8(found.0)) else {
+            throw corrupt("is of no known kind")
+        }
         guard found.4 == sequence else { throw corrupt("is number \(found.4) where \(sequence) was due") }
         self.init(kind: kind, payloadBytes: found.1, offset: found.2, plainBytes: found.3, sequence: found.4)
         if kind == .end {

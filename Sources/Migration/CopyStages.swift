@@ -22,7 +22,8 @@ enum CopyItem: Hashable, Sendable {
 
 /// The stages between the source's disk and the stream: read, then hash, compare and compress.
 ///
-/// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration sends
+/// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration
+/// sends
 /// only what differs, and a granule that was written with what it held costs nothing.
 final class CopyStages: @unchecked Sendable {
     // @unchecked: the tree, the compressor and the digests belong to whoever runs `process`, one thread at a time: the
@@ -155,7 +156,9 @@ final class CopyStages: @unchecked Sendable {
             }
             // A chunk of zeros may be met once for each of its pieces.
             if isZero, self.isZero, range.contains(part) { return true }
-            guard self.isZero == isZero, range.end == part.offset, isZero || range.count + part.count <= max else { return false }
+            guard self.isZero == isZero, range.end == part.offset, isZero || range.count + part.count <= max else {
+                return false
+            }
             range = ByteRange(offset: range.offset, count: range.count + part.count)
             return true
         }

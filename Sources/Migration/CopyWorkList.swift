@@ -48,7 +48,8 @@ final class CopyWorkList: Sendable {
     /// - Returns: up to where the work is known now.
     private func extend(_ cutter: inout WorkCutter, from position: UInt64) throws(MigrationError) -> UInt64 {
         switch kind {
-        case .everything: return try addData(in: ByteRange(offset: position, count: source.byteCount - position), to: &cutter)
+        case .everything:
+            return try addData(in: ByteRange(offset: position, count: source.byteCount - position), to: &cutter)
         case .dirty:
             let (runs, covered) = try source.takeDirty(from: position)
             for run in runs {
@@ -57,9 +58,13 @@ final class CopyWorkList: Sendable {
                     continue
                 }
                 var next = run.offset
-                while next < run.end { next = try addData(in: ByteRange(offset: next, count: run.end - next), to: &cutter) }
+                while next < run.end {
+                    next = try addData(in: ByteRange(offset: next, count: run.end - next), to: &cutter)
+                }
             }
-            guard covered > position else { throw MigrationError(.source, "the dirty map of the source does not go on") }
+            guard covered > position else {
+                throw MigrationError(.source, "the dirty map of the source does not go on")
+            }
             return covered
         }
     }

@@ -4,9 +4,11 @@ public import Codecs
 internal import Geometry
 internal import LinuxSystem
 
-/// The hash tree of a disk that changes, in a sparse file: never whole in memory, and only what changed is hashed again.
+/// The hash tree of a disk that changes, in a sparse file: never whole in memory, and only what changed is hashed
+/// again.
 ///
-/// Two copies of a disk are compared by it without reading either a second time. The file is working space: nothing in it
+/// Two copies of a disk are compared by it without reading either a second time. The file is working space: nothing
+/// in it
 /// has to survive a crash. For one thread at a time.
 public final class HashTreeFile {
     public let shape: TreeShape
@@ -80,11 +82,14 @@ public final class HashTreeFile {
         var slot = Int(index & 255)
         while parent < counts[0] {
             if let known = cache[Key(level: 1, index: parent)] {
-                if let found = known.children[slot...].firstIndex(where: { !$0.isZero }) { return parent << 8 | UInt64(found) }
+                if let found = known.children[slot...].firstIndex(where: { !$0.isZero }) {
+                    return parent << 8 | UInt64(found)
+                }
                 parent += 1
             } else {
                 guard let stored = try nextStored(from: parent) else { return nil }
-                if stored == parent, let found = try node(1, parent).children[slot...].firstIndex(where: { !$0.isZero }) {
+                if stored == parent, let found = try node(1, parent).children[slot...].firstIndex(where: { !$0.isZero })
+                {
                     return parent << 8 | UInt64(found)
                 }
                 parent = stored == parent ? parent + 1 : stored
@@ -156,7 +161,9 @@ public final class HashTreeFile {
         let data = try at(.source) { () throws(SystemError) in
             try file.nextData(from: offsets[0] + parent * Self.nodeBytes)
         }
-        let stored = data.map { max(parent, ($0.offset - offsets[0]) / Self.nodeBytes) }.flatMap { $0 < counts[0] ? $0 : nil }
+        let stored = data.map { max(parent, ($0.offset - offsets[0]) / Self.nodeBytes) }.flatMap {
+            $0 < counts[0] ? $0 : nil
+        }
         guard let stored else { return cached }
         return cached.map { min($0, stored) } ?? stored
     }

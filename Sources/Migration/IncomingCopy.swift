@@ -6,7 +6,8 @@ internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
 
-/// The copy as it grows: the disk, the stream that is applied to it, and the hashes of what was applied. For one thread.
+/// The copy as it grows: the disk, the stream that is applied to it, and the hashes of what was applied. For one
+/// thread.
 final class IncomingCopy {
     let offer: MigrationOffer
     private let disk: any TargetDisk
@@ -56,7 +57,8 @@ final class IncomingCopy {
     ) throws(MigrationError) {
         var position = range.offset / chunkBytes * chunkBytes
         while position < range.end {
-            let count = min(Self.readBytes, disk.byteCount - position, range.end.roundedUp(toMultipleOf: chunkBytes) - position)
+            let count = min(
+                Self.readBytes, disk.byteCount - position, range.end.roundedUp(toMultipleOf: chunkBytes) - position)
             let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.memory[..<Int(count)])
             try onDisk { () throws(DiskError) in try unsafe disk.read(at: position, into: memory) }
             var offset: UInt64 = 0
@@ -106,7 +108,9 @@ final class IncomingCopy {
     private func write(_ bytes: [UInt8], at offset: UInt64) throws(MigrationError) {
         var failure: DiskError?
         unsafe bytes.withUnsafeBytes { memory in
-            do throws(DiskError) { try unsafe disk.write(at: offset, from: memory, durable: false) } catch { failure = error }
+            do throws(DiskError) { try unsafe disk.write(at: offset, from: memory, durable: false) } catch {
+                failure = error
+            }
         }
         if let failure { throw MigrationError(.target, failure.message) }
         let range = ByteRange(offset: offset, count: UInt64(bytes.count))
@@ -164,7 +168,9 @@ final class IncomingCopy {
 
     /// Proves that the copy is whole, and closes it.
     func prepare() throws(MigrationError) -> Digest {
-        do throws(StreamError) { try decoder.finish() } catch { throw MigrationError(.protocolViolation, error.message) }
+        do throws(StreamError) { try decoder.finish() } catch {
+            throw MigrationError(.protocolViolation, error.message)
+        }
         guard let end else { throw MigrationError(.protocolViolation, "the stream has not ended") }
         try settle()
         let root = try tree.root()

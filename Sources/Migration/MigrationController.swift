@@ -6,8 +6,10 @@ public import LinuxSystem
 
 /// Moves one disk to another host: the source's side. ``PrecopyPlanner`` decides, this acts. For one thread.
 ///
-/// A failure before the source has given up the disk leaves its guest running here and at the target a partial copy that
-/// a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``MigrationRecovery`` the way.
+/// A failure before the source has given up the disk leaves its guest running here and at the target a partial copy
+/// that
+/// a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``MigrationRecovery`` the
+/// way.
 public final class MigrationController {
     let disk: MigratedDisk
     let target: MigrationTarget
@@ -79,7 +81,9 @@ public final class MigrationController {
         guard case .checked(let found, let partialBytes) = try link.call(.check(offer)) else {
             throw MigrationError(.protocolViolation, "\(link.name) gave the wrong reply to a check")
         }
-        let problems = try place.problems(sizeBytes: source.byteCount, usedBytes: disk.usedBytes) + found.map { "\(link.name): \($0)" }
+        let problems =
+            try place.problems(sizeBytes: source.byteCount, usedBytes: disk.usedBytes)
+            + found.map { "\(link.name): \($0)" }
         guard problems.isEmpty else { throw MigrationError(.refused, problems.joined(separator: "\n")) }
         tell(.checked)
         if partialBytes > 0 { tell(.resuming(bytes: partialBytes)) }
@@ -141,9 +145,16 @@ public final class MigrationController {
         let outgoing = try stream()
         let start = time.monotonic()
         let sentBefore = outgoing.link.sent
-        let bytes = try outgoing.copy(round == 1 ? .everything : .dirty, checking: { () throws(MigrationError) in
-            if self.shouldStop() { throw MigrationError(.cancelled, "the migration was stopped; the guest runs on here") }
-        }, progress: { done in self.tell(.copied(done: done, total: round == 1 ? max(self.disk.usedBytes, done) : done)) })
+        let bytes = try outgoing.copy(
+            round == 1 ? .everything : .dirty,
+            checking: { () throws(MigrationError) in
+                if self.shouldStop() {
+                    throw MigrationError(.cancelled, "the migration was stopped; the guest runs on here")
+                }
+            },
+            progress: { done in
+                self.tell(.copied(done: done, total: round == 1 ? max(self.disk.usedBytes, done) : done))
+            })
         let syncNanoseconds = try outgoing.sync()
         let copied = time.monotonic() - start
         // What the guest's system holds back would only come to light when it is stopped.
@@ -202,7 +213,9 @@ public final class MigrationController {
         guard root == report.sourceDigest else {
             throw MigrationError(
                 .digestMismatch,
-                "the copy at \(outgoing.link.name) has digest \(root), the disk here \(report.sourceDigest): not switched")
+                "the copy at \(outgoing.link.name) has digest \(root), the disk here "
+                    + "\(report.sourceDigest): not switched"
+            )
         }
         // All that can fail for want of space happens before anything is given up.
         try place.prepareToGiveUp(
@@ -244,12 +257,16 @@ public final class MigrationController {
     }
 
     private func hopeless(_ reason: PrecopyPlanner.Reason) -> MigrationError {
-        let rates = "it dirties \(SizeText.format(UInt64(planner.dirtyRate)))/s, the link carries "
+        let rates =
+            "it dirties \(SizeText.format(UInt64(planner.dirtyRate)))/s, the link carries "
             + "\(SizeText.format(UInt64(planner.goodput)))/s"
-        let why = reason == .tooManyRounds ? "\(options.limits.roundsMax) rounds were not enough" : "the guest writes too fast"
+        let why =
+            reason == .tooManyRounds
+            ? "\(options.limits.roundsMax) rounds were not enough" : "the guest writes too fast"
         return MigrationError(
             .notConverging,
-            "\(why) for a downtime of \(options.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). The guest runs on here; "
+            "\(why) for a downtime of \(options.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). "
+                + "The guest runs on here; "
                 + "try when it writes less, allow a longer --max-downtime, or switch in any case with --force-switch")
     }
 
@@ -263,8 +280,8 @@ public final class MigrationController {
                 place.forgetGivingUp()
                 throw MigrationError(
                     .source,
-                    "\(failure?.message ?? "the disk could not be given up"); it still belongs to this host, but its server has "
-                        + "let go of it: detach it and attach it again")
+                    "\(failure?.message ?? "the disk could not be given up"); it still belongs to this host, "
+                        + "but its server has let go of it: detach it and attach it again")
             }
             try note(reply, start)
         } catch {

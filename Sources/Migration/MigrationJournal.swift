@@ -29,7 +29,9 @@ public enum MigrationFiles {
     public static func obstacle(_ folder: String, in fs: any FileSystem) -> String? {
         guard let bytes = try? fs.contents(of: folder + "/" + migrated, limit: sizeMax) else { return nil }
         let target = decodeJSON(MigratedRecord.self, bytes)?.target ?? "another host"
-        return "\(folder) was migrated to \(target) and is no longer used here; `godwit migrate --recover \(folder)` tells more"
+        return
+            "\(folder) was migrated to \(target) and is no longer used here; "
+            + "`godwit migrate --recover \(folder)` tells more"
     }
 }
 

@@ -48,7 +48,9 @@ final class MigrationLink {
                 guard let onLeaves else { throw violation("told of its copy unasked") }
                 try onLeaves(message.payload)
             case MigrationMessage.reply where message.id == id:
-                guard let reply = decodeJSON(MigrationReply.self, message.payload) else { throw violation("sent an unknown reply") }
+                guard let reply = decodeJSON(MigrationReply.self, message.payload) else {
+                    throw violation("sent an unknown reply")
+                }
                 return reply
             case ServiceFailure.kind where message.id == id: throw try failure(message)
             default: throw violation("sent message kind \(message.kind) in the middle of a migration")
@@ -106,7 +108,8 @@ final class MigrationLink {
     private func receive() throws(MigrationError) -> Message {
         let message: Message?
         do throws(TransportError) { message = try peer.receive() } catch {
-            throw MigrationError(error.code == .protocolViolation ? .protocolViolation : .link, "\(name): \(error.message)")
+            throw MigrationError(
+                error.code == .protocolViolation ? .protocolViolation : .link, "\(name): \(error.message)")
         }
         guard let message else { throw MigrationError(.link, "\(name) ended the conversation") }
         return message

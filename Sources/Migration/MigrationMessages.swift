@@ -87,7 +87,9 @@ struct LeafRun: Hashable, Sendable {
     /// `nil` unless there are 1 to 4096 whole leaves of a tree with `chunkCount`.
     init?(parsing bytes: [UInt8], chunkCount: UInt64) {
         let count = (bytes.count - 8) / Digest.byteCount
-        guard bytes.count > 8, (bytes.count - 8) % Digest.byteCount == 0, count <= MigrationMessage.leavesMax else { return nil }
+        guard bytes.count > 8, (bytes.count - 8) % Digest.byteCount == 0, count <= MigrationMessage.leavesMax else {
+            return nil
+        }
         let first = (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[$1]) << UInt64(8 * $1) }
         guard first < chunkCount, UInt64(count) <= chunkCount - first else { return nil }
         self.first = first

@@ -52,7 +52,8 @@ extension MessagePeer {
         switch reply {
         case .reply(let id, let reply):
             try send(Message(kind: MigrationMessage.reply, id: id, payload: encodeJSON(reply)))
-        case .applied(let count): try send(Message(kind: MigrationMessage.applied, id: 0, payload: encodeApplied(count)))
+        case .applied(let count):
+            try send(Message(kind: MigrationMessage.applied, id: 0, payload: encodeApplied(count)))
         case .failure(let id, let error):
             try send(ServiceFailure(code: error.code.rawValue, text: error.message).message(id: id))
         }
@@ -121,7 +122,9 @@ final class ReceiverSession {
             guard let copy else { throw MigrationError(.protocolViolation, "a sync before the beginning") }
             return .synced(nanoseconds: try copy.sync(time))
         case .prepare:
-            guard let copy, !isBroken else { throw MigrationError(.protocolViolation, "a prepare without a whole stream") }
+            guard let copy, !isBroken else {
+                throw MigrationError(.protocolViolation, "a prepare without a whole stream")
+            }
             let root = try copy.prepare()
             try place.store(.prepared, copy.offer, root: root.description)
             self.copy = nil

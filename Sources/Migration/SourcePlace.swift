@@ -31,7 +31,10 @@ struct SourcePlace: Sendable {
         // 32 bytes for each chunk that holds data.
         let needed = usedBytes / 2048 + Self.spareBytes
         if space.freeBytes < needed {
-            problems.append("\(folder) has \(SizeText.format(space.freeBytes)) free, a migration needs \(SizeText.format(needed)) there")
+            problems.append(
+                "\(folder) has \(SizeText.format(space.freeBytes)) free, "
+                    + "a migration needs \(SizeText.format(needed)) there"
+            )
         }
         let probe = path("godwit-migration.probe")
         do throws(SystemError) {
@@ -110,7 +113,9 @@ struct SourcePlace: Sendable {
     private func removeAll() throws(MigrationError) {
         try at(.source) { () throws(SystemError) in
             let names = try fs.list(folder)
-            for name in names where name != MigrationFiles.migrated && name != "godwit.lock" { try fs.remove(path(name)) }
+            for name in names where name != MigrationFiles.migrated && name != "godwit.lock" {
+                try fs.remove(path(name))
+            }
             try fs.synchronizeFolder(folder)
             for name in [MigrationFiles.migrated, "godwit.lock"] { try fs.removeIfThere(path(name)) }
             try fs.removeFolder(folder)

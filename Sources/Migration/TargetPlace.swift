@@ -33,7 +33,8 @@ struct TargetPlace: Sendable {
     func problems(_ offer: MigrationOffer) throws(SystemError) -> (problems: [String], partialBytes: UInt64) {
         var problems: [String] = []
         if offer.protocolVersion != 1 {
-            problems.append("the migration's messages have version \(offer.protocolVersion), this host's have 1: update")
+            problems.append(
+                "the migration's messages have version \(offer.protocolVersion), this host's have 1: update")
         }
         if offer.sizeBytes == 0 || offer.sizeBytes > HashTreeFile.byteCountMax || !offer.hasChunks {
             problems.append("a disk of \(offer.sizeBytes) bytes cannot be migrated")
@@ -61,7 +62,9 @@ struct TargetPlace: Sendable {
         let needed = offer.usedBytes + Self.spareBytes
         if space.freeBytes + partialBytes < needed {
             problems.append(
-                "\(parent) has \(SizeText.format(space.freeBytes)) free, the disk needs \(SizeText.format(needed - partialBytes))")
+                "\(parent) has \(SizeText.format(space.freeBytes)) free, "
+                    + "the disk needs \(SizeText.format(needed - partialBytes))"
+            )
         }
         if let problem = writeProblem() { problems.append(problem) }
         return (problems, partialBytes)
@@ -104,7 +107,8 @@ struct TargetPlace: Sendable {
         try self.disk { () throws(DiskError) in try disks.create(offer.shape, in: partial) }
         try at(.target) { () throws(SystemError) in
             // Nobody shall take an incomplete copy for a disk.
-            try fs.rename("\(partial)/\(MigrationFiles.descriptor)", to: "\(partial)/\(MigrationFiles.descriptorPartial)")
+            try fs.rename(
+                "\(partial)/\(MigrationFiles.descriptor)", to: "\(partial)/\(MigrationFiles.descriptorPartial)")
             try fs.synchronizeFolder(partial)
         }
         return (try self.disk { () throws(DiskError) in try disks.open(image: image) }, false)
@@ -156,7 +160,9 @@ struct TargetPlace: Sendable {
             guard var record = try fs.record(IncomingRecord.self, at: incoming), record.identity == identity,
                 record.state != .receiving
             else {
-                throw SystemError(errno: .noSuchFileOrDirectory, operation: "commit a migration that was not prepared in", subject: partial)
+                throw SystemError(
+                    errno: .noSuchFileOrDirectory, operation: "commit a migration that was not prepared in",
+                    subject: partial)
             }
             if record.state == .prepared {
                 record.state = .active

@@ -99,7 +99,9 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
             #expect(runs.count <= limit)
             let clipped = range.intersection(ByteRange(offset: 0, count: size))
             let reached = max(covered, clipped.offset)
-            #expect(runs == model.take(ByteRange(offset: clipped.offset, count: reached - clipped.offset)), "seed \(seed) step \(step)")
+            #expect(
+                runs == model.take(ByteRange(offset: clipped.offset, count: reached - clipped.offset)),
+                "seed \(seed) step \(step)")
             if runs.count < limit, !clipped.isEmpty { #expect(covered >= clipped.end) }
             #expect(map.dirtyBytes == min(UInt64(model.dirty.count) * 4 * KiB, size))
         }
@@ -138,10 +140,11 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
         b.mark(ByteRange(offset: 3 << 30, count: 5000))
         b.mark(ByteRange(offset: 1 << 20, count: 512 * KiB))
         a.formUnion(b)
-        #expect(takeAll(a) == [
-            ByteRange(offset: 0, count: 64 * KiB), ByteRange(offset: 1 << 20, count: 512 * KiB),
-            ByteRange(offset: 3 << 30, count: 64 * KiB),
-        ])
+        #expect(
+            takeAll(a) == [
+                ByteRange(offset: 0, count: 64 * KiB), ByteRange(offset: 1 << 20, count: 512 * KiB),
+                ByteRange(offset: 3 << 30, count: 64 * KiB),
+            ])
         #expect(takeAll(b).count == 2)
     }
 

@@ -6,7 +6,9 @@ import Testing
 private let alignment: UInt32 = 4096
 private let diskBytes: UInt64 = 1 << 20
 
-private func header() throws -> StreamHeader { try #require(StreamHeader(diskBytes: diskBytes + 512, alignment: alignment)) }
+private func header() throws -> StreamHeader {
+    try #require(StreamHeader(diskBytes: diskBytes + 512, alignment: alignment))
+}
 
 /// A small stream with each kind of frame.
 private func sample() throws -> (bytes: [UInt8], records: [StreamRecord]) {
@@ -29,10 +31,13 @@ private func sample() throws -> (bytes: [UInt8], records: [StreamRecord]) {
     summary.zeroFrames = 1
     summary.dataBytes = 8192 + 4096
     summary.zeroBytes = diskBytes + 512 - 8192
-    return (bytes, [
-        .data(offset: 4096, bytes: text), .zeros(ByteRange(offset: 8192, count: diskBytes + 512 - 8192)),
-        .data(offset: 0, bytes: noise), .end(summary),
-    ])
+    return (
+        bytes,
+        [
+            .data(offset: 4096, bytes: text), .zeros(ByteRange(offset: 8192, count: diskBytes + 512 - 8192)),
+            .data(offset: 0, bytes: noise), .end(summary),
+        ]
+    )
 }
 
 /// All records of a stream fed in pieces; throws what the decoder throws, at the latest at the end.
@@ -94,19 +99,26 @@ private func code(_ bytes: [UInt8]) -> StreamError.Code? {
             position += length
         }
         #expect(frames.count == 4)
-        func stream(_ order: [Int]) -> [UInt8] { Array(bytes.prefix(StreamHeader.byteCount)) + order.flatMap { frames[$0] } }
+        func stream(_ order: [Int]) -> [UInt8] {
+            Array(bytes.prefix(StreamHeader.byteCount)) + order.flatMap { frames[$0] }
+        }
         #expect(code(stream([0, 1, 2, 3])) == nil)
-        for order in [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 0, 1, 2, 3], [1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3, 3], [3]] {
+        for order in [
+            [1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 0, 1, 2, 3], [1, 0, 2, 3], [0, 2, 1, 3], [0, 1, 2, 3, 3], [3],
+        ] {
             #expect(code(stream(order)) == .corrupt, "\(order)")
         }
         #expect(code(stream([0, 1, 2, 3]) + [0]) == .corrupt)
         #expect(code(bytes + bytes) == .corrupt)
     }
 
-    @Test("a frame that names a giant length is refused from its header alone", arguments: [
-        (1, UInt32.max, UInt64(1 << 20)), (2, UInt32.max, UInt64.max), (1, UInt32(2 << 20), UInt64(2 << 20)),
-        (2, UInt32(100), UInt64(2 << 20)), (3, UInt32(1), UInt64(4096)), (4, UInt32.max, UInt64(0)), (9, UInt32(0), UInt64(4096)),
-    ])
+    @Test(
+        "a frame that names a giant length is refused from its header alone",
+        arguments: [
+            (1, UInt32.max, UInt64(1 << 20)), (2, UInt32.max, UInt64.max), (1, UInt32(2 << 20), UInt64(2 << 20)),
+            (2, UInt32(100), UInt64(2 << 20)), (3, UInt32(1), UInt64(4096)), (4, UInt32.max, UInt64(0)),
+            (9, UInt32(0), UInt64(4096)),
+        ])
     func giants(kind: Int, payload: UInt32, plain: UInt64) throws {
         var bytes: [UInt8] = []
         _ = StreamEncoder(try #require(StreamHeader(diskBytes: 1 << 40, alignment: 512)), to: &bytes)

@@ -52,7 +52,9 @@ import Testing
         let folder = try TemporaryFolder()
         let file = try LinuxFileSystem().open(folder.file("tree"), OpenMode(writable: true, creation: .exclusive))
         let tree = HashTreeFile(file, shape: TreeShape(byteCount: 64 << 40), cachedMax: 2)
-        for index in [0, 1 << 20, 1 << 29, (1 << 30) - 1] as [UInt64] { try tree.setLeaf(index, Digest.hash([UInt8(index % 251)])) }
+        for index in [0, 1 << 20, 1 << 29, (1 << 30) - 1] as [UInt64] {
+            try tree.setLeaf(index, Digest.hash([UInt8(index % 251)]))
+        }
         _ = try tree.root()
         #expect(try file.allocatedBytes() < 1 << 20)
         #expect(try tree.nextContent(from: 2) == 1 << 20)

@@ -22,7 +22,8 @@ private struct World {
         here = temporary.file("here")
         try fs.createFolder(here)
         try fs.createFolder(temporary.file("there"))
-        try fs.open(here + "/DiskDescriptor.xml", OpenMode(writable: true, creation: .exclusive)).writeBytes([60], at: 0)
+        try fs.open(here + "/DiskDescriptor.xml", OpenMode(writable: true, creation: .exclusive)).writeBytes(
+            [60], at: 0)
         host = TargetHost(fs: fs, folder: temporary.file("there/disk"), cutAfter: count)
         source = ScriptedSource(bytes)
     }
@@ -31,7 +32,8 @@ private struct World {
         tell: @escaping (MigrationProgress) -> Void = { _ in }, shouldStop: @escaping () -> Bool = { false }
     ) -> MigrationController {
         MigrationController(
-            disk: MigratedDisk(folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: source.byteCount), target: host.target,
+            disk: MigratedDisk(folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: source.byteCount),
+            target: host.target,
             source: source, guest: guest, options: options, fs: fs, tell: tell, shouldStop: shouldStop)
     }
 
@@ -53,7 +55,11 @@ private struct World {
         let looks = Mutex(0)
         world.source.onLook.withLock {
             $0 = { source in
-                guard looks.withLock({ $0 += 1; return $0 }) < 40 else { return }
+                guard
+                    looks.withLock({
+                        $0 += 1; return $0
+                    }) < 40
+                else { return }
                 random.withLock { random in
                     for _ in 0..<4 {
                         let count = random.oneIn(3) ? random.below(200_000) + 1 : 4096
@@ -69,7 +75,11 @@ private struct World {
         let rounds = Mutex(0)
         let source = world.source
         let report = try world.controller(tell: { event in
-            if case .round = event, rounds.withLock({ $0 += 1; return $0 }) < 4 {
+            if case .round = event,
+                rounds.withLock({
+                    $0 += 1; return $0
+                }) < 4
+            {
                 source.guestWrites([UInt8](repeating: 7, count: 3 << 20), at: 1 << 20)
             }
         }).run()
@@ -101,7 +111,8 @@ private struct World {
         let world = try World(sampleDisk(1 << 20))
         try world.fs.createFolder(world.host.folder)
         try world.fs.createFolder(world.host.folder + ".godwit-partial")
-        try world.fs.open(world.host.folder + ".godwit-partial/x", OpenMode(writable: true, creation: .exclusive)).writeBytes([1], at: 0)
+        try world.fs.open(world.host.folder + ".godwit-partial/x", OpenMode(writable: true, creation: .exclusive))
+            .writeBytes([1], at: 0)
         #expect {
             try world.controller().run()
         } throws: { error in
@@ -167,7 +178,9 @@ private struct World {
     @Test("the user can stop it")
     func cancelled() throws {
         let world = try World(sampleDisk(4 << 20))
-        #expect { try world.controller(shouldStop: { true }).run() } throws: { ($0 as? MigrationError)?.code == .cancelled }
+        #expect { try world.controller(shouldStop: { true }).run() } throws: {
+            ($0 as? MigrationError)?.code == .cancelled
+        }
         world.host.settle()
         #expect(world.isOwnedHere && world.source.guestWrites([1], at: 0))
     }
@@ -213,7 +226,9 @@ private struct World {
                 let host = world.host
                 let outcome = try MigrationRecovery.run(
                     folder: world.here, fs: world.fs, reach: { _ in host.target }, retire: {})
-                guard case .ownedThere = outcome else { throw MigrationError(.source, "owned by \(outcome) after \(count)") }
+                guard case .ownedThere = outcome else {
+                    throw MigrationError(.source, "owned by \(outcome) after \(count)")
+                }
             }
             world.host.settle()
             #expect(!world.isOwnedHere && world.isInPlaceThere)

@@ -8,7 +8,8 @@ private func round(_ bytes: UInt64, seconds: Double = 1, dirty: UInt64, fixed: U
     let nanoseconds = UInt64(seconds * 1e9)
     return .roundEnded(
         RoundResult(
-            bytes: bytes, nanoseconds: nanoseconds, intervalNanoseconds: nanoseconds, dirtyBytes: dirty, fixedNanoseconds: fixed))
+            bytes: bytes, nanoseconds: nanoseconds, intervalNanoseconds: nanoseconds, dirtyBytes: dirty,
+            fixedNanoseconds: fixed))
 }
 
 private func planner(_ change: (inout PrecopyLimits) -> Void = { _ in }) -> PrecopyPlanner {
@@ -97,7 +98,8 @@ private func planner(_ change: (inout PrecopyLimits) -> Void = { _ in }) -> Prec
         for count in 0..<events.count {
             var planner = planner()
             for event in events.prefix(count) { _ = planner.handle(event) }
-            #expect(planner.handle(.failed) == (count < 6 ? [.rollBack(.failure)] : [.recover]), "after \(count) events")
+            #expect(
+                planner.handle(.failed) == (count < 6 ? [.rollBack(.failure)] : [.recover]), "after \(count) events")
             for event in events + [.failed] { #expect(planner.handle(event) == []) }
         }
     }
@@ -105,7 +107,8 @@ private func planner(_ change: (inout PrecopyLimits) -> Void = { _ in }) -> Prec
     @Test("no order of events makes it record without verify and release before, or act after the end")
     func anyOrder() {
         let events: [PrecopyPlanner.Event] = [
-            .started, round(10 * MiB, dirty: 0), round(10 * MiB, dirty: 900 * MiB), .stopped, .finalSent, .verified, .released,
+            .started, round(10 * MiB, dirty: 0), round(10 * MiB, dirty: 900 * MiB), .stopped, .finalSent, .verified,
+            .released,
             .recorded, .committed, .failed,
         ]
         var state: UInt64 = 42

@@ -29,7 +29,9 @@ struct RawDisks: TargetDisks {
         }
     }
     func open(image path: String) throws(DiskError) -> any TargetDisk {
-        do throws(SystemError) { return try RawDisk(fs.open(path, .update)) } catch { throw DiskError(error, path: path) }
+        do throws(SystemError) { return try RawDisk(fs.open(path, .update)) } catch {
+            throw DiskError(error, path: path)
+        }
     }
 }
 

@@ -1,0 +1,47 @@
+public import BlockIO
+public import DiskImage
+internal import Geometry
+internal import ImageFormat
+
+/// The target's disks as they are in earnest: ploop images.
+public struct DiskFolders: TargetDisks {
+    private let fs: any FileSystem
+    private let options: DiskOptions
+
+    public init(fs: any FileSystem, options: DiskOptions = .standard) {
+        self.fs = fs
+        self.options = options
+    }
+
+    public func objection(to shape: TargetDiskShape) -> String? {
+        createOptions(shape) == nil
+            ? "a disk of \(shape.sizeBytes) bytes has no place in an image of version \(shape.imageVersion); "
+                + "grow it to a multiple of \(SizeText.format(ClusterSize.smallest.bytes)) first"
+            : nil
+    }
+
+    public func create(_ shape: TargetDiskShape, in folder: String) throws(DiskError) {
+        guard let options = createOptions(shape) else {
+            throw DiskError(.invalid, objection(to: shape) ?? "no such disk can be made", path: folder)
+        }
+        try createDisk(at: folder, options: options, in: fs)
+    }
+
+    public func open(image path: String) throws(DiskError) -> any TargetDisk {
+        try Disk.open(path, in: fs, options: options)
+    }
+
+    /// Like the source's, with the largest cluster size up to the source's that the disk's size is a multiple of: a
+    /// copy
+    /// has exactly the source's size.
+    private func createOptions(_ shape: TargetDiskShape) -> CreateOptions? {
+        guard var size = Optional(ClusterSize(bytes: shape.clusterBytes) ?? .standard),
+            let version = ImageVersion(rawValue: shape.imageVersion)
+        else { return nil }
+        while shape.sizeBytes % size.bytes != 0 {
+            guard let smaller = ClusterSize(bytes: size.bytes / 2) else { return nil }
+            size = smaller
+        }
+        return CreateOptions(byteCount: shape.sizeBytes, clusterSize: size, version: version)
+    }
+}
