@@ -21,6 +21,7 @@ public enum DiskLocation: Sendable {
             let folder = DiskFolder(resolvedPath: resolved, fs: fs)
             let hasDescriptor = try withPath(path) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
             guard hasDescriptor else {
+                try folder.refuseIfMigrated()
                 throw DiskError(.notADisk, "\(path): no disk, the folder has no \(DiskDescriptor.fileName)", path: path)
             }
             return .folder(folder)
@@ -42,6 +43,8 @@ func folderPart(of path: String) -> String {
 public struct DiskFolder: Sendable {
     /// The lock of the disk's owner: held while the disk is open for writing.
     public static let ownerLockName = "godwit.lock"
+    /// In the folder of a disk that belongs to another host now: the migration's record, godwit-stream(5).
+    public static let migratedMarkName = "godwit-migrated.json"
     /// The lock of the descriptor, which ploop's tools take too: held while it is changed.
     static let descriptorLockName = DiskDescriptor.fileName + ".lck"
     private static let lockWaitMilliseconds = 60_000
@@ -88,9 +91,19 @@ public struct DiskFolder: Sendable {
         }
     }
 
+    /// - Throws: `.inUse` when the disk has moved to another host.
+    func refuseIfMigrated() throws(DiskError) {
+        let isMigrated = try withPath(path) { () throws(SystemError) in try fs.exists("\(path)/\(Self.migratedMarkName)") }
+        guard isMigrated else { return }
+        throw DiskError(
+            .inUse, "\(path): the disk was migrated to another host; 'godwit migrate --recover \(path)' tells where",
+            path: path)
+    }
+
     /// Takes the disk as its owner.
-    /// - Throws: `.inUse` when somebody else has it.
+    /// - Throws: `.inUse` when somebody else has it, on this host or another.
     public func lockOwner() throws(DiskError) -> any HeldLock {
+        try refuseIfMigrated()
         let name = "\(path)/\(Self.ownerLockName)"
         let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
         guard let lock else {

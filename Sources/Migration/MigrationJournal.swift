@@ -1,4 +1,5 @@
 public import BlockIO
+internal import DiskImage
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -10,7 +11,7 @@ public enum MigrationFiles {
     /// In the source's folder: a migration is under way, or failed. The source owns.
     public static let outgoing = "godwit-migration.json"
     /// In the source's folder: the disk belongs to another host.
-    public static let migrated = "godwit-migrated.json"
+    public static let migrated = DiskFolder.migratedMarkName
     static let migratedPending = "godwit-migrated.json.pending"
     /// In the target's partial folder.
     public static let incoming = "godwit-incoming.json"

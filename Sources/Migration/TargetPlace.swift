@@ -51,7 +51,7 @@ struct TargetPlace: Sendable {
                 let names = try fs.list(partial)
                 if record?.identity == offer.identity {
                     partialBytes = try fs.exists(image) ? fs.open(image, .read).allocatedBytes() : 0
-                } else if !names.isEmpty {
+                } else if record != nil || names.contains(where: { !$0.hasPrefix(MigrationFiles.incoming) }) {
                     problems.append("\(partial) holds a part of another disk; remove it")
                 }
             } catch {
@@ -74,7 +74,8 @@ struct TargetPlace: Sendable {
     private func writeProblem() -> String? {
         let probe = partial + ".probe"
         do throws(SystemError) {
-            try fs.createFolder(probe)
+            // One may be left of a process that died between these two.
+            if try !fs.exists(probe) { try fs.createFolder(probe) }
             try fs.removeFolder(probe)
             return nil
         } catch {
