@@ -17,6 +17,12 @@ public struct FormatExtension: Hashable, Sendable {
         public var flags: UInt64
         public var data: [UInt8]
 
+        public init(magic: UInt64, flags: UInt64, data: [UInt8]) {
+            self.magic = magic
+            self.flags = flags
+            self.data = data
+        }
+
         /// An image with a section of this kind must not be changed by software that can't load it.
         public var isNecessary: Bool { flags & 1 != 0 }
         /// Software that does not know the section keeps it.

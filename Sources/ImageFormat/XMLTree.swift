@@ -17,8 +17,18 @@ struct XMLElement: Hashable, Sendable {
     var name: String
     var attributes: [Attribute] = []
     var children: [XMLNode] = []
-    /// Byte in the parsed document; 0 for new ones.
+    /// Byte in the parsed document; 0 for new ones. No part of the value.
     var offset = 0
+
+    static func == (a: XMLElement, b: XMLElement) -> Bool {
+        a.name == b.name && a.attributes == b.attributes && a.children == b.children
+    }
+
+    func hash(into hasher: inout Hasher) {
+        hasher.combine(name)
+        hasher.combine(attributes)
+        hasher.combine(children)
+    }
 
     init(_ name: String, _ children: [XMLElement] = []) {
         self.name = name
@@ -41,6 +51,24 @@ struct XMLElement: Hashable, Sendable {
             let others = children.filter { if case .text = $0 { false } else { true } }
             children = others + [.text(newValue)]
         }
+    }
+
+    private var hasText: Bool {
+        children.contains { if case .text(let text) = $0 { !text.trimmingXMLSpace.isEmpty } else { false } }
+    }
+
+    /// Without the white space that only makes a document look good. Inside an element with text it may mean something.
+    var withoutIndentation: XMLElement {
+        guard !hasText else { return self }
+        var result = self
+        result.children = children.compactMap {
+            switch $0 {
+            case .text: nil
+            case .element(let element): .element(element.withoutIndentation)
+            case .comment, .instruction: $0
+            }
+        }
+        return result
     }
 
     func elements(_ name: String) -> [XMLElement] {
@@ -132,7 +160,7 @@ struct XMLDocument: Hashable, Sendable {
             position += 9 + length
         }
         guard let root = builder.root else { throw ImageError(.corrupt, "the descriptor has no root element") }
-        self.root = root
+        self.root = root.withoutIndentation
         before = builder.before
         after = builder.after
     }
@@ -217,13 +245,10 @@ private struct XMLWriter {
         for attribute in element.attributes {
             put(" \(attribute.name)=\"\(Self.escape(attribute.value, inAttribute: true))\"")
         }
-        let hasText = element.children.contains { if case .text(let text) = $0 { !text.trimmingXMLSpace.isEmpty } else { false } }
-        // Inside an element with text, white space may mean something.
-        let indentsChildren = indented && !hasText
-        let children = indentsChildren ? element.children.filter { if case .text = $0 { false } else { true } } : element.children
-        guard !children.isEmpty else { return put("/>") }
+        guard !element.children.isEmpty else { return put("/>") }
+        let indentsChildren = indented && !element.children.contains { if case .text = $0 { true } else { false } }
         put(indentsChildren ? ">\n" : ">")
-        for child in children { write(child, depth: depth + 1, indented: indentsChildren) }
+        for child in element.children { write(child, depth: depth + 1, indented: indentsChildren) }
         if indentsChildren { bytes.append(contentsOf: repeatElement(32, count: 2 * depth)) }
         put("</\(element.name)>")
     }
