@@ -15,6 +15,9 @@ public struct StoreService: Sendable {
         request.service == StoreMessage.service || request.service == StoreMessage.creationService
     }
 
+    /// Whether `request` can be one that changes nothing.
+    public static func canBeReadOnly(_ request: ServiceRequest) -> Bool { request.service == StoreMessage.service }
+
     /// Serves until the peer says goodbye. The request has been read, its path been allowed.
     /// - Parameter folder: the store's folder on this host.
     /// - Throws: when the connection fails or the peer makes no sense. What was committed is there, nothing else.

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 int32_t shim_set_nonblocking(int32_t fd, int32_t nonblocking)
 {
@@ -21,3 +22,12 @@ int32_t shim_eventfd(void)
 
 	return fd < 0 ? -errno : fd;
 }
+
+int32_t shim_duplicate(int32_t fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+	return copy < 0 ? -errno : copy;
+}
+
+int32_t shim_redirect(int32_t target, int32_t fd) { return dup2(fd, target) < 0 ? -errno : 0; }

@@ -28,6 +28,17 @@ public func setNonblocking(_ descriptor: CInt, _ nonblocking: Bool) throws(Syste
     try check(shim_set_nonblocking(descriptor, nonblocking ? 1 : 0), "set the mode of", "descriptor \(descriptor)") != 0
 }
 
+/// Takes standard input and output away for a conversation: returns descriptors of their own for both, while from now on
+/// reading standard input finds nothing and what is printed goes to standard error, this process's children included.
+public func takeStandardStreams() throws(SystemError) -> (input: CInt, output: CInt) {
+    let input = try check(shim_duplicate(0), "take", "standard input")
+    let output = try check(shim_duplicate(1), "take", "standard output")
+    let null = OwnedDescriptor(adopting: try check(unsafe shim_open("/dev/null", 0, 0), "open", "/dev/null"))
+    _ = try check(shim_redirect(0, null.number), "replace", "standard input")
+    _ = try check(shim_redirect(1, 2), "replace", "standard output")
+    return (input, output)
+}
+
 /// Reads what there is from a borrowed descriptor. - Returns: 0 at the end. - Throws: EAGAIN when it is non-blocking and
 /// there is nothing.
 public func readDescriptor(_ descriptor: CInt, into memory: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {

@@ -11,9 +11,14 @@ public final class PipeStream: ByteStream {
     private let closing: WakeEvent
     private let isClosed = Atomic(false)
 
-    /// Descriptors 0 and 1, which nothing else must use from now on: a stray `print` would damage the stream.
+    /// What were this process's standard input and output. From now on both are something else, so that neither a stray
+    /// `print` nor a child's output damages the stream.
     public static func standard(silenceMilliseconds: Int = 30_000) throws(TransportError) -> PipeStream {
-        try PipeStream(input: 0, output: 1, silenceMilliseconds: silenceMilliseconds)
+        let streams: (input: CInt, output: CInt)
+        do throws(SystemError) { streams = try takeStandardStreams() } catch {
+            throw TransportError(.system, error.description)
+        }
+        return try PipeStream(input: streams.input, output: streams.output, silenceMilliseconds: silenceMilliseconds)
     }
 
     /// Borrows both descriptors, which may be the same, for the life of this.

@@ -1,0 +1,133 @@
+internal import Backup
+public import BlockIO
+internal import LinuxSystem
+public import Migration
+internal import SystemPackage
+public import Transport
+
+/// What a peer may do here. Set by the agent's options, which a forced command in authorized_keys fixes.
+public struct PeerLimits: Hashable, Sendable {
+    /// Stores only in this folder or below it.
+    public var storeFolder: String?
+    /// Stores and disks only below this folder.
+    public var rootFolder: String?
+    /// Nothing may be changed.
+    public var isReadOnly = false
+
+    public init() {}
+}
+
+/// `godwit agent --stdio`: one conversation with a peer, about one folder of this host, godwit-peer(5).
+public struct PeerAgent: Sendable {
+    private let fs: any FileSystem
+    private let limits: PeerLimits
+    private let product: String
+    private let receiver: MigrationReceiver?
+
+    /// - Parameters:
+    ///   - product: this version, which the peer is told.
+    ///   - receiver: takes disks that are moved here; `nil`: none are taken.
+    public init(fs: any FileSystem, limits: PeerLimits = PeerLimits(), product: String, receiver: MigrationReceiver?) {
+        self.fs = fs
+        self.limits = limits
+        self.product = product
+        self.receiver = receiver
+    }
+
+    /// Talks over this process's standard input and output, until the peer is done or gone.
+    /// - Throws: why the conversation ended early; nothing half-written is visible then.
+    public func serveStandardStreams() throws(TransportError) {
+        ignoreBrokenPipes()
+        try serve(try PipeStream.standard(), peerName: "the client")
+    }
+
+    public func serve(_ stream: any ByteStream, peerName: String) throws(TransportError) {
+        var options = ChannelOptions()
+        options.product = product
+        let channel = try MessageChannel(stream: stream, peerName: peerName, options: options)
+        do throws(TransportError) {
+            try serve(channel)
+        } catch {
+            // A peer that is still there shall know why.
+            if error.code == .protocolViolation {
+                channel.fail(code: "protocolViolation", message: error.message)
+            } else {
+                channel.close()
+            }
+            throw error
+        }
+        channel.close()
+    }
+
+    /// Reads what service is asked for, and serves it.
+    public func serve(_ peer: any MessagePeer) throws(TransportError) {
+        // One that only looked whether we are here says goodbye at once.
+        guard let message = try peer.receive() else { return }
+        let request = try ServiceRequest(parsing: message)
+        switch admit(request) {
+        case .failure(let refusal): try peer.send(refusal.message(id: 0))
+        case .success(let folder):
+            if StoreService.handles(request) {
+                try StoreService(fs: fs).serve(peer, request: request, folder: folder)
+            } else if let receiver {
+                try receiver.serve(peer, folder: folder)
+            }
+        }
+    }
+
+    /// - Returns: the folder that the request is about, or why it is refused.
+    func admit(_ request: ServiceRequest) -> Result<String, ServiceRefusal> {
+        let isStore = StoreService.handles(request)
+        guard isStore || request.service == "migrate" && receiver != nil else {
+            return .failure(ServiceRefusal("unsupported", "this godwit does not offer the service '\(request.service)'"))
+        }
+        let changes = !request.isReadOnly || !StoreService.canBeReadOnly(request)
+        if limits.isReadOnly && changes {
+            return .failure(ServiceRefusal("readOnly", "this login may only read: \(request.service) of \(request.path) is refused"))
+        }
+        guard !request.path.isEmpty, !request.path.utf8.contains(0) else {
+            return .failure(ServiceRefusal("invalid", "the request names no folder"))
+        }
+        if limits.storeFolder != nil && limits.rootFolder == nil && !isStore {
+            return .failure(ServiceRefusal("forbidden", "this login is for stores only"))
+        }
+        let allowed = isStore ? [limits.storeFolder, limits.rootFolder].compactMap { $0 } : [limits.rootFolder].compactMap { $0 }
+        guard let first = allowed.first else { return .success(request.path) }
+        let path = request.path.hasPrefix("/") ? request.path : first + "/" + request.path
+        do throws(SystemError) {
+            let place = try resolveNew(path)
+            for folder in allowed {
+                let root = try fs.resolve(folder)
+                if place == root && isStore || place.hasPrefix(root == "/" ? "/" : root + "/") { return .success(place) }
+            }
+            return .failure(
+                ServiceRefusal("forbidden", "\(request.path) is outside of what this login may use: \(allowed.joined(separator: ", "))"))
+        } catch {
+            return .failure(ServiceRefusal("notFound", error.description))
+        }
+    }
+
+    /// Where `path` leads, symbolic links followed, also when its last parts do not exist yet.
+    private func resolveNew(_ path: String) throws(SystemError) -> String {
+        do throws(SystemError) { return try fs.resolve(path) } catch {
+            guard error.errno == .noSuchFileOrDirectory else { throw error }
+            var parent = path[...]
+            while parent.count > 1, parent.last == "/" { parent.removeLast() }
+            guard let slash = parent.lastIndex(of: "/") else { throw error }
+            let name = parent[parent.index(after: slash)...]
+            // What does not exist has no parent to go up to.
+            guard !name.isEmpty, name != ".", name != ".." else { throw error }
+            let folder = try resolveNew(slash == parent.startIndex ? "/" : String(parent[..<slash]))
+            // A link to what does not exist would be followed when that is made.
+            guard try !fs.list(folder).contains(String(name)) else { throw error }
+            return folder == "/" ? "/\(name)" : "\(folder)/\(name)"
+        }
+    }
+}
+
+/// Why a request for a service is refused.
+struct ServiceRefusal: Error, Hashable {
+    var failure: ServiceFailure
+    init(_ code: String, _ text: String) { failure = ServiceFailure(code: code, text: text) }
+    func message(id: UInt32) -> Message { failure.message(id: id) }
+}
