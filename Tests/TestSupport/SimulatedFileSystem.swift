@@ -1,0 +1,234 @@
+public import BlockIO
+import Geometry
+public import LinuxSystem
+import Synchronization
+public import SystemPackage
+
+/// A file system in memory with a volatile cache, which can lose its power or fail at any call.
+///
+/// Writes are durable after their file's ``StorageFile/synchronize()``, names after their folder's
+/// ``FileSystem/synchronizeFolder(_:)``, nothing is before. ``afterPowerCut(_:)`` shows what a new start would find.
+/// Relative paths start at its root; it has no symbolic links.
+public final class SimulatedFileSystem: FileSystem {
+    /// What every call throws once the power is off: no error a real file system has.
+    public static let powerCut = Errno(rawValue: 133)
+
+    let world: Mutex<SimulatedWorld>
+
+    /// - Parameters:
+    ///   - capacityBytes: how much fits; `nil`: any amount.
+    ///   - directAlignment: what files opened for direct I/O must be aligned to, and are checked for; 1: there is none.
+    public convenience init(capacityBytes: UInt64? = nil, directAlignment: Int = 4096) {
+        let pages = capacityBytes.map { Int($0 / UInt64(SimulatedContent.pageBytes)) }
+        self.init(world: SimulatedWorld(capacityPages: pages, directAlignment: directAlignment))
+    }
+
+    private init(world: SimulatedWorld) { self.world = Mutex(world) }
+
+    // MARK: Faults
+
+    /// What goes wrong from now on; counting begins anew.
+    public func setPlan(_ plan: FaultPlan?) {
+        world.withLock { world in
+            world.plan = plan
+            world.planCount = 0
+        }
+    }
+
+    /// How much fits from now on; what is over stays.
+    public func setCapacity(_ bytes: UInt64?) {
+        world.withLock { $0.capacityPages = bytes.map { Int($0 / UInt64(SimulatedContent.pageBytes)) } }
+    }
+
+    /// Whether the plan's power cut has come.
+    public var isStopped: Bool { world.withLock { $0.isStopped } }
+    /// How often each call was made.
+    public var counts: [FaultPlan.Call: Int] { world.withLock { $0.counts } }
+    /// How many calls that change something were made: the numbers worth stopping at.
+    public var changeCount: Int { counts.filter { $0.key != .read }.values.reduce(0, +) }
+    public var usedBytes: UInt64 { world.withLock { UInt64($0.usedPages * SimulatedContent.pageBytes) } }
+
+    /// From now on keeps a line for each call, for the report of a failed test.
+    public func trace() { world.withLock { $0.isTraced = true } }
+    public var history: [String] { world.withLock { $0.history } }
+
+    /// The file system that a new start finds when the power goes now. This one has no power any more: all its calls fail.
+    public func afterPowerCut(_ survival: Survival) -> SimulatedFileSystem {
+        let next = world.withLock { world in
+            world.isStopped = true
+            return world.afterPowerCut(survival)
+        }
+        return SimulatedFileSystem(world: next)
+    }
+
+    /// A copy of what is there now, as if all of it were durable: to begin many runs at one state. This one goes on.
+    public func duplicate() -> SimulatedFileSystem {
+        SimulatedFileSystem(world: world.withLock { $0.afterPowerCut(.everything) })
+    }
+
+    // MARK: FileSystem
+
+    public func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile {
+        let (node, alignment) = try world.withLock { world throws(SystemError) in
+            (try world.open(path, mode), mode.direct ? world.directAlignment : 1)
+        }
+        return SimulatedFile(self, node: node, path: path, isWritable: mode.writable, alignment: alignment)
+    }
+
+    public func rename(_ source: String, to target: String) throws(SystemError) {
+        try world.withLock { world throws(SystemError) in
+            let subject = "\(source) to \(target)"
+            let node = try world.require(source, "rename")
+            let from = try world.place(source, "rename")
+            let to = try world.place(target, "rename")
+            let replaced = world.folder(to.folder)?.live[to.name]
+            if let replaced, replaced != node {
+                switch (world.folder(node), world.folder(replaced)) {
+                case (nil, .some): throw SystemError(errno: .isDirectory, operation: "rename", subject: subject)
+                case (.some, nil): throw SystemError(errno: .notDirectory, operation: "rename", subject: subject)
+                case (.some, .some(let folder)) where !folder.live.isEmpty:
+                    throw SystemError(errno: .directoryNotEmpty, operation: "rename", subject: subject)
+                default: break
+                }
+            }
+            let stops = try world.enterWhole(.rename, subject)
+            if replaced != node {
+                world.edit([
+                    .init(folder: from.folder, name: from.name, node: nil), .init(folder: to.folder, name: to.name, node: node),
+                ])
+                if let replaced { world.releaseSpace(of: replaced) }
+            }
+            try world.leave(stops, .rename, subject)
+        }
+    }
+
+    public func remove(_ path: String) throws(SystemError) { try remove(path, .remove) }
+    public func removeFolder(_ path: String) throws(SystemError) { try remove(path, .removeFolder) }
+
+    private func remove(_ path: String, _ call: FaultPlan.Call) throws(SystemError) {
+        try world.withLock { world throws(SystemError) in
+            let node = try world.require(path, call.rawValue)
+            let place = try world.place(path, call.rawValue)
+            switch (world.folder(node), call) {
+            case (.some(let folder), .removeFolder):
+                guard folder.live.isEmpty else {
+                    throw SystemError(errno: .directoryNotEmpty, operation: "remove folder", subject: path)
+                }
+            case (.some, _): throw SystemError(errno: .isDirectory, operation: "remove", subject: path)
+            case (nil, .removeFolder): throw SystemError(errno: .notDirectory, operation: "remove folder", subject: path)
+            case (nil, _): break
+            }
+            let stops = try world.enterWhole(call, path)
+            world.edit([.init(folder: place.folder, name: place.name, node: nil)])
+            world.releaseSpace(of: node)
+            try world.leave(stops, call, path)
+        }
+    }
+
+    public func synchronizeFolder(_ path: String) throws(SystemError) {
+        try world.withLock { world throws(SystemError) in
+            let node = try world.require(path, "synchronize folder")
+            guard world.folder(node) != nil else {
+                throw SystemError(errno: .notDirectory, operation: "synchronize folder", subject: path)
+            }
+            let stops = try world.enterWhole(.synchronizeFolder, path)
+            try world.leave(stops, .synchronizeFolder, path)
+            world.makeNamesDurable(node)
+        }
+    }
+
+    public func createFolder(_ path: String) throws(SystemError) {
+        try world.withLock { world throws(SystemError) in
+            guard try world.find(path, "create folder") == nil else {
+                throw SystemError(errno: .fileExists, operation: "create folder", subject: path)
+            }
+            let place = try world.place(path, "create folder")
+            let stops = try world.enterWhole(.createFolder, path)
+            let node = world.add(.folder(.init()))
+            world.edit([.init(folder: place.folder, name: place.name, node: node)])
+            try world.leave(stops, .createFolder, path)
+        }
+    }
+
+    public func exists(_ path: String) throws(SystemError) -> Bool {
+        try world.withLock { world throws(SystemError) in try world.find(path, "examine") != nil }
+    }
+
+    public func isFolder(_ path: String) throws(SystemError) -> Bool {
+        try world.withLock { world throws(SystemError) in
+            guard let node = try world.find(path, "examine") else { return false }
+            return world.folder(node) != nil
+        }
+    }
+
+    public func list(_ path: String) throws(SystemError) -> [String] {
+        try world.withLock { world throws(SystemError) in
+            guard let folder = world.folder(try world.require(path, "list")) else {
+                throw SystemError(errno: .notDirectory, operation: "list", subject: path)
+            }
+            return folder.live.keys.sorted()
+        }
+    }
+
+    public func space(at path: String) throws(SystemError) -> SpaceInfo {
+        try world.withLock { world throws(SystemError) in
+            _ = try world.require(path, "examine the file system of")
+            let total = world.capacityPages ?? 1 << 38
+            let unit = UInt64(SimulatedContent.pageBytes)
+            return SpaceInfo(freeBytes: UInt64(max(0, total - world.usedPages)) * unit, totalBytes: UInt64(total) * unit)
+        }
+    }
+
+    /// Never waits: a test that would wait for a lock hangs, so it fails with EDEADLK instead.
+    public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
+        let name = "/" + SimulatedWorld.components(path).joined(separator: "/")
+        let isTaken = try world.withLock { world throws(SystemError) in
+            _ = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
+            return !world.locks.insert(name).inserted
+        }
+        guard isTaken else { return SimulatedLock(self, name: name) }
+        if wait { throw SystemError(errno: .deadlock, operation: "lock", subject: path) }
+        return nil
+    }
+
+    public func resolve(_ path: String) throws(SystemError) -> String {
+        try world.withLock { world throws(SystemError) in _ = try world.require(path, "resolve") }
+        return "/" + SimulatedWorld.components(path).joined(separator: "/")
+    }
+}
+
+private final class SimulatedLock: HeldLock {
+    private let owner: SimulatedFileSystem
+    private let name: String
+    init(_ owner: SimulatedFileSystem, name: String) {
+        self.owner = owner
+        self.name = name
+    }
+    deinit { owner.world.withLock { world in _ = world.locks.remove(name) } }
+}
+
+extension SimulatedWorld {
+    mutating func open(_ path: String, _ mode: OpenMode, countsHandle: Bool = true) throws(SystemError) -> Int {
+        if let node = try find(path, "open") {
+            guard mode.creation != .exclusive else { throw SystemError(errno: .fileExists, operation: "open", subject: path) }
+            guard folder(node) == nil else { throw SystemError(errno: .isDirectory, operation: "open", subject: path) }
+            if countsHandle { withFile(node) { $0.handles += 1 } }
+            if mode.creation == .replace, file(node).live.size > 0 {
+                let stops = try enterWhole(.truncate, path)
+                change(node, .truncate(0))
+                try leave(stops, .truncate, path)
+            }
+            return node
+        }
+        guard mode.creation != .never else {
+            throw SystemError(errno: .noSuchFileOrDirectory, operation: "open", subject: path)
+        }
+        let place = try place(path, "open")
+        let stops = try enterWhole(.create, path)
+        let node = add(.file(File()))
+        edit([.init(folder: place.folder, name: place.name, node: node)])
+        if countsHandle { withFile(node) { $0.handles += 1 } }
+        try leave(stops, .create, path)
+        return node
+    }
+}
