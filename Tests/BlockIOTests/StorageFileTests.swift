@@ -1,0 +1,171 @@
+import BlockIO
+import Geometry
+import LinuxSystem
+import SystemPackage
+import TestSupport
+import Testing
+
+/// What every kind of file must do.
+@Suite struct StorageFileTests {
+    private static let unit = 4096
+
+    @Test("what was written is read, and beyond the end there are zeros", arguments: Backend.allCases)
+    func readsWrites(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        #expect(try file.size() == 0)
+        #expect(try file.take(at: 0, count: Self.unit) == [UInt8](repeating: 0, count: Self.unit))
+        var random = SeededRandom("read writes \(backend)")
+        let bytes = random.bytes(3 * Self.unit)
+        try file.put(bytes, at: UInt64(5 * Self.unit))
+        #expect(try file.size() == UInt64(8 * Self.unit))
+        #expect(try file.take(at: UInt64(4 * Self.unit), count: 6 * Self.unit)
+            == [UInt8](repeating: 0, count: Self.unit) + bytes + [UInt8](repeating: 0, count: 2 * Self.unit))
+        try file.synchronize()
+    }
+
+    @Test("a size between blocks reads as zeros up to the end of the block", arguments: Backend.allCases)
+    func oddSize(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        try file.put([UInt8](repeating: 7, count: 2 * Self.unit), at: 0)
+        try file.truncate(to: 5000)
+        #expect(try file.size() == 5000)
+        let read = try file.take(at: 0, count: 3 * Self.unit)
+        #expect(read == [UInt8](repeating: 7, count: 5000) + [UInt8](repeating: 0, count: 3 * Self.unit - 5000))
+        // What was cut off does not come back.
+        try file.truncate(to: UInt64(3 * Self.unit))
+        #expect(try file.take(at: 0, count: 3 * Self.unit) == read)
+    }
+
+    @Test("a batch does all its transfers", arguments: Backend.allCases, [1, 2, 7, 64, 300])
+    func batches(_ backend: Backend, count: Int) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        var random = SeededRandom("batch \(backend) \(count)")
+        let source = AlignedBuffer(byteCount: count * Self.unit)
+        let target = AlignedBuffer(byteCount: count * Self.unit)
+        source.memory.copyBytes(from: random.bytes(count * Self.unit))
+        let places = (0..<count).shuffled(using: &random)
+        func transfers(_ operation: Transfer.Operation, _ buffer: AlignedBuffer) -> [Transfer] {
+            places.map { place in
+                let part = UnsafeMutableRawBufferPointer(
+                    rebasing: buffer.memory[place * Self.unit..<(place + 1) * Self.unit])
+                return Transfer(operation, at: UInt64(3 * place * Self.unit), memory: part)
+            }
+        }
+        try file.perform(transfers(.write, source))
+        try file.perform(transfers(.read, target))
+        #expect(source.memory.elementsEqual(target.memory))
+        // Reads and writes in one batch, each at a place of its own.
+        try file.perform(transfers(.read, target) + [
+            Transfer(.write, at: UInt64(Self.unit), memory: UnsafeMutableRawBufferPointer(rebasing: source.memory[..<Self.unit]))
+        ])
+        #expect(source.memory.elementsEqual(target.memory))
+        try file.perform([])
+    }
+
+    @Test("any sequence of calls leaves what a plain array would hold", arguments: Backend.allCases)
+    func model(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        var random = SeededRandom("file model \(backend)")
+        var model: [UInt8] = []
+        let unit = bench.backend.isDirect ? Self.unit : 1
+        let span = 40 * Self.unit
+        for step in 0..<400 {
+            let offset = random.below(span / unit) * unit
+            let count = (1 + random.below(12 * Self.unit / unit)) * unit
+            func grow() { model += [UInt8](repeating: 0, count: max(0, offset + count - model.count)) }
+            func clear() {
+                let end = min(offset + count, model.count)
+                if offset < end { model.replaceSubrange(offset..<end, with: [UInt8](repeating: 0, count: end - offset)) }
+            }
+            switch random.below(10) {
+            case 0...3:
+                let bytes = random.bytes(count)
+                try file.put(bytes, at: UInt64(offset))
+                grow()
+                model.replaceSubrange(offset..<offset + count, with: bytes)
+            case 4: if try file.punch(offset: UInt64(offset), count: UInt64(count)) { clear() }
+            case 5: if try file.zero(offset: UInt64(offset), count: UInt64(count)) { clear() }
+            case 6: if try file.reserve(offset: UInt64(offset), count: UInt64(count)) { grow() }
+            case 7 where random.oneIn(4):
+                try file.truncate(to: UInt64(offset))
+                model = model.count > offset ? Array(model[..<offset]) : model + [UInt8](repeating: 0, count: offset - model.count)
+            case 8: try file.synchronize()
+            default:
+                let read = try file.take(at: UInt64(offset), count: count)
+                let inFile = offset < model.count ? model[offset..<min(model.count, offset + count)] : []
+                #expect(read.prefix(inFile.count).elementsEqual(inFile), "step \(step)")
+                #expect(read.dropFirst(inFile.count).allSatisfy { $0 == 0 }, "step \(step)")
+            }
+            #expect(try file.size() == UInt64(model.count), "step \(step)")
+        }
+        // Everything that is not zero lies in what counts as data.
+        var (position, dataBytes): (UInt64, Set<Int>) = (0, [])
+        while let run = try file.nextData(from: position) {
+            #expect(run.offset >= position && run.count > 0 && run.offset + run.count <= UInt64(model.count))
+            dataBytes.formUnion(Int(run.offset)..<Int(run.offset + run.count))
+            position = run.offset + run.count
+        }
+        #expect(model.indices.allSatisfy { model[$0] == 0 || dataBytes.contains($0) })
+    }
+
+    @Test("reserved space counts, reads as zeros and is told from written", arguments: Backend.allCases)
+    func reservations(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        let unit = UInt64(Self.unit)
+        guard try file.reserve(offset: 0, count: 16 * unit) else { return }
+        #expect(try file.size() == 16 * unit)
+        #expect(try file.allocatedBytes() >= 16 * unit)
+        #expect(try file.nextData(from: 0) == nil)
+        try file.put([UInt8](repeating: 1, count: 2 * Self.unit), at: 4 * unit)
+        try file.synchronize()
+        let whole = ByteRange(offset: 0, count: 16 * unit)
+        guard let unwritten = try file.unwrittenRanges(in: whole) else { return }
+        #expect(unwritten == [ByteRange(offset: 0, count: 4 * unit), ByteRange(offset: 6 * unit, count: 10 * unit)])
+        #expect(try file.unwrittenRanges(in: ByteRange(offset: unit, count: unit)) == [ByteRange(offset: unit, count: unit)])
+        let data = try #require(try file.nextData(from: 0))
+        #expect(data == (4 * unit, 2 * unit))
+        guard try file.punch(offset: 8 * unit, count: 8 * unit) else { return }
+        #expect(try file.allocatedBytes() < 16 * unit)
+        #expect(try file.unwrittenRanges(in: whole) == [ByteRange(offset: 0, count: 4 * unit), ByteRange(offset: 6 * unit, count: 2 * unit)])
+    }
+
+    @Test("threads may use one file at a time", arguments: Backend.allCases)
+    func threads(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        let threads = try (0..<4).map { number in
+            try OwnThread(name: "writer") {
+                for round in 0..<20 {
+                    let place = UInt64((round * 4 + number) * 2 * Self.unit)
+                    let bytes = [UInt8](repeating: UInt8(round * 4 + number), count: 2 * Self.unit)
+                    #expect(throws: Never.self) {
+                        try file.put(bytes, at: place)
+                        #expect(try file.take(at: place, count: bytes.count) == bytes)
+                    }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        #expect(try file.take(at: UInt64(79 * 2 * Self.unit), count: 2 * Self.unit) == [UInt8](repeating: 79, count: 2 * Self.unit))
+    }
+
+    @Test("direct files refuse what is not aligned", arguments: [Backend.linuxDirect, .simulatedDirect])
+    func alignment(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        guard file.alignment > 1 else { return }
+        let memory = AlignedBuffer(byteCount: 3 * Self.unit).memory
+        let half = file.alignment / 2
+        for transfer in [
+            Transfer(.write, at: UInt64(half), memory: UnsafeMutableRawBufferPointer(rebasing: memory[..<Self.unit])),
+            Transfer(.write, at: 0, memory: UnsafeMutableRawBufferPointer(rebasing: memory[..<(Self.unit + half)])),
+        ] {
+            #expect(throws: SystemError.self) { try file.perform([transfer]) }
+        }
+    }
+}
