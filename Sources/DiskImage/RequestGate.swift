@@ -1,0 +1,91 @@
+internal import LinuxSystem
+
+/// Lets requests in and out, so that the stack under them can be changed while none is inside. Holds the current chain.
+///
+/// A request that is inside does not enter a second time: it would wait for a change that waits for it.
+final class RequestGate: Sendable {
+    private struct State {
+        var chain: Chain
+        var readers = 0
+        var writers = 0
+        /// How many hold writes back.
+        var pauses = 0
+        /// Somebody changes the chain and lets nobody in.
+        var isClosed = false
+        /// Every request fails with it.
+        var ended: DiskError?
+        /// Every change fails with it: an earlier one was lost.
+        var failed: DiskError?
+    }
+
+    private let state: Monitor<State>
+
+    init(chain: Chain) { state = Monitor(State(chain: chain)) }
+
+    /// For looks from outside a request, and from inside.
+    var chain: Chain { state.withLock { $0.chain } }
+    var failure: DiskError? { state.withLock { $0.ended ?? $0.failed } }
+
+    func enterRead() throws(DiskError) -> Chain {
+        try state.wait { state throws(DiskError) in
+            if let ended = state.ended { throw ended }
+            guard !state.isClosed else { return nil }
+            state.readers += 1
+            return state.chain
+        }
+    }
+
+    /// Waits while writes are held back.
+    func enterWrite() throws(DiskError) -> Chain {
+        try state.wait { state throws(DiskError) in
+            if let failure = state.ended ?? state.failed { throw failure }
+            guard !state.isClosed, state.pauses == 0 else { return nil }
+            state.writers += 1
+            return state.chain
+        }
+    }
+
+    func leaveRead() { state.change { $0.readers -= 1 } }
+    func leaveWrite() { state.change { $0.writers -= 1 } }
+
+    /// Holds new writes back and waits until none is inside.
+    func pauseWrites() throws(DiskError) {
+        state.withLock { $0.pauses += 1 }
+        do throws(DiskError) {
+            try state.wait { state throws(DiskError) -> Void? in
+                if let ended = state.ended { throw ended }
+                return state.writers == 0 ? () : nil
+            }
+        } catch {
+            resumeWrites()
+            throw error
+        }
+    }
+
+    func resumeWrites() { state.change { $0.pauses -= 1 } }
+
+    /// Puts another chain on. Only for who holds writes back, and for a chain in which the old one's levels stay true.
+    func replace(_ change: (Chain) -> Chain) { state.withLock { $0.chain = change($0.chain) } }
+
+    /// Waits until nobody is inside, runs `body` with nobody getting in, and puts its chain on.
+    func exclusively(_ body: (Chain) throws(DiskError) -> Chain) throws(DiskError) {
+        let chain = state.wait { state -> Chain? in
+            guard !state.isClosed else { return nil }
+            state.isClosed = true
+            return state.chain
+        }
+        defer { state.change { $0.isClosed = false } }
+        state.wait { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
+        let changed = try body(chain)
+        state.withLock { $0.chain = changed }
+    }
+
+    /// From now on every change fails with `error`; the first one counts.
+    func fail(_ error: DiskError) { state.change { if $0.failed == nil { $0.failed = error } } }
+
+    /// From now on every request fails with `error`; returns when nobody is inside.
+    func end(_ error: DiskError) {
+        state.change { if $0.ended == nil { $0.ended = error } }
+        state.wait { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
+    }
+}
