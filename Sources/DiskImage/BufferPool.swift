@@ -46,14 +46,14 @@ enum ZeroMemory {
 extension UnsafeRawBufferPointer {
     /// Whether all bytes are zero.
     var isAllZero: Bool {
-        let words = unsafe count / 8
+        let words = count / 8
         var index = 0
         // The first word that isn't ends it, which is almost always the first one.
         while index < words {
             if unsafe loadUnaligned(fromByteOffset: index * 8, as: UInt64.self) != 0 { return false }
             index += 1
         }
-        for index in unsafe words * 8..<count where unsafe self[index] != 0 { return false }
+        for index in words * 8..<count where unsafe self[index] != 0 { return false }
         return true
     }
 }

@@ -1,3 +1,4 @@
+internal import BlockIO
 internal import Geometry
 internal import ImageFormat
 

@@ -2,6 +2,7 @@ internal import BlockIO
 internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
+internal import SystemPackage
 
 /// Hands out the clusters of one writable file.
 ///
@@ -57,9 +58,10 @@ final class ClusterAllocator: Sendable {
                 do throws(SystemError) {
                     let offset = delta.clusterSize.offset(of: cluster)
                     // A hole becomes zeros again; what could not be punched keeps its bytes.
-                    let isHole = try state.canReserve
-                        && delta.file.punch(offset: offset, count: delta.clusterSize.bytes)
-                    let isZero = try isHole && delta.file.reserve(offset: offset, count: delta.clusterSize.bytes)
+                    var isZero = false
+                    if state.canReserve, try delta.file.punch(offset: offset, count: delta.clusterSize.bytes) {
+                        isZero = try delta.file.reserve(offset: offset, count: delta.clusterSize.bytes)
+                    }
                     state.allocated += 1
                     return Allocation(cluster: cluster, isZero: isZero)
                 } catch {

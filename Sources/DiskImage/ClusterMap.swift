@@ -189,7 +189,7 @@ final class ClusterMap: Sendable {
     }
 
     private func load(_ number: UInt64, _ chain: Chain) throws(DiskError) -> [MapEntry] {
-        try pool.withBuffer(DeltaFile.pageBytes) { memory throws(DiskError) in
+        try unsafe pool.withBuffer(DeltaFile.pageBytes) { memory throws(DiskError) in
             try unsafe PageLoader.load(number, chain.deltas, through: memory)
         }
     }

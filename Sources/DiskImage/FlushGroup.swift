@@ -23,7 +23,7 @@ final class FlushGroup: Sendable {
     /// Returns when a flush that started after this call has succeeded.
     func flush(_ body: () throws(DiskError) -> Void) throws(DiskError) {
         let wanted = state.withLock { $0.next }
-        let turn = state.wait { state -> Turn? in
+        let turn = state.await { state -> Turn? in
             // A later one covers all that an earlier one does.
             if state.succeeded >= wanted { return .over(nil) }
             if state.ended >= wanted { return .over(state.error) }

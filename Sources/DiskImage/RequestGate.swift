@@ -27,7 +27,7 @@ final class RequestGate: Sendable {
     var failure: DiskError? { state.withLock { $0.ended ?? $0.failed } }
 
     func enterRead() throws(DiskError) -> Chain {
-        try state.wait { state throws(DiskError) in
+        try state.await { state throws(DiskError) in
             if let ended = state.ended { throw ended }
             guard !state.isClosed else { return nil }
             state.readers += 1
@@ -37,7 +37,7 @@ final class RequestGate: Sendable {
 
     /// Waits while writes are held back.
     func enterWrite() throws(DiskError) -> Chain {
-        try state.wait { state throws(DiskError) in
+        try state.await { state throws(DiskError) in
             if let failure = state.ended ?? state.failed { throw failure }
             guard !state.isClosed, state.pauses == 0 else { return nil }
             state.writers += 1
@@ -52,7 +52,7 @@ final class RequestGate: Sendable {
     func pauseWrites() throws(DiskError) {
         state.withLock { $0.pauses += 1 }
         do throws(DiskError) {
-            try state.wait { state throws(DiskError) -> Void? in
+            try state.await { state throws(DiskError) -> Void? in
                 if let ended = state.ended { throw ended }
                 return state.writers == 0 ? () : nil
             }
@@ -69,13 +69,13 @@ final class RequestGate: Sendable {
 
     /// Waits until nobody is inside, runs `body` with nobody getting in, and puts its chain on.
     func exclusively(_ body: (Chain) throws(DiskError) -> Chain) throws(DiskError) {
-        let chain = state.wait { state -> Chain? in
+        let chain = state.await { state -> Chain? in
             guard !state.isClosed else { return nil }
             state.isClosed = true
             return state.chain
         }
         defer { state.change { $0.isClosed = false } }
-        state.wait { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
+        state.await { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
         let changed = try body(chain)
         state.withLock { $0.chain = changed }
     }
@@ -86,6 +86,6 @@ final class RequestGate: Sendable {
     /// From now on every request fails with `error`; returns when nobody is inside.
     func end(_ error: DiskError) {
         state.change { if $0.ended == nil { $0.ended = error } }
-        state.wait { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
+        state.await { state -> Void? in state.readers == 0 && state.writers == 0 ? () : nil }
     }
 }
