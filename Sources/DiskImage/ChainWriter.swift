@@ -240,14 +240,14 @@ struct ChainWriter: Sendable {
                     return
                 }
             } else {
-                let isPunched = try change(top.delta) { () throws(SystemError) in
+                let isPunched = try top.delta.attempt { () throws(SystemError) in
                     try top.delta.file.punch(offset: base, count: valid)
                 }
                 if isPunched { return }
             }
         }
         let count = top.delta.isRaw ? valid : chain.clusterSize.bytes
-        let isZeroed = try change(top.delta) { () throws(SystemError) in
+        let isZeroed = try top.delta.attempt { () throws(SystemError) in
             try top.delta.file.zero(offset: base, count: count)
         }
         if isZeroed {
@@ -257,8 +257,39 @@ struct ChainWriter: Sendable {
         }
     }
 
-    private func change<R>(_ delta: DeltaFile, _ body: () throws(SystemError) -> R) throws(DiskError) -> R {
-        do throws(SystemError) { return try body() } catch { throw delta.failure(error) }
+    // MARK: Moving
+
+    /// Moves a cluster of the top whose place in the file is at or beyond `end` to a free one below.
+    /// - Returns: whether there was something to do, and room.
+    func move(_ cluster: UInt64, beyond end: UInt64, _ chain: Chain, _ top: WritableDelta) throws(DiskError) -> Bool {
+        try locks.withLocks(cluster..<cluster + 1, exclusive: true) { () throws(DiskError) in
+            let entry = try map.entry(of: cluster, chain: chain)
+            guard entry.level == chain.topLevel, UInt64(entry.cluster) >= end, let allocator = top.allocator else {
+                return false
+            }
+            let target = try top.delta.attempt { () throws(SystemError) in try allocator.takeFree(below: end) }
+            guard let target else { return false }
+            try relocate(cluster, entry, to: target, chain, top, allocator)
+            return true
+        }
+    }
+
+    /// Copies a cluster of the top to another place in its file and points the map there. The lock is held.
+    private func relocate(
+        _ cluster: UInt64, _ entry: MapEntry, to target: UInt64, _ chain: Chain, _ top: WritableDelta,
+        _ allocator: ClusterAllocator
+    ) throws(DiskError) {
+        let size = chain.clusterSize
+        do throws(DiskError) {
+            try unsafe compose(
+                top.delta, size.offset(of: target), 0..<size.bytes, nil, 0..<0,
+                fill: (top.delta, size.offset(of: UInt64(entry.cluster))))
+            try map.set(cluster, to: target, chain: chain)
+        } catch {
+            allocator.release(target)
+            throw error
+        }
+        allocator.release(UInt64(entry.cluster))
     }
 
     // MARK: Settling

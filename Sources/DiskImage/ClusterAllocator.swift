@@ -144,6 +144,31 @@ final class ClusterAllocator: Sendable {
         }
     }
 
+    /// One of the free clusters below `bound`, its content undefined.
+    func takeFree(below bound: UInt64) throws(SystemError) -> UInt64? {
+        try state.withLock { state throws(SystemError) in
+            guard let first = state.free.runs.first, first.lowerBound < bound else { return nil }
+            let cluster = first.lowerBound
+            // Its space first: without it, nothing was taken.
+            _ = try delta.file.reserve(offset: delta.clusterSize.offset(of: cluster), count: delta.clusterSize.bytes)
+            return state.free.popFirst()
+        }
+    }
+
+    /// The next fresh cluster.
+    var end: UInt64 { state.withLock { $0.next } }
+
+    /// Cuts the file to what is in use, as far as free clusters and what is reserved ahead are at its end.
+    func cutEnd() throws(SystemError) {
+        try state.withLock { state throws(SystemError) in
+            let end = state.free.runs.last.map { $0.upperBound == state.next ? $0.lowerBound : state.next } ?? state.next
+            try delta.file.truncate(to: delta.clusterSize.offset(of: end))
+            if end < state.next { _ = state.free.popRun(endingAt: state.next) }
+            state.next = end
+            state.reservedEnd = end
+        }
+    }
+
     /// Forgets the free clusters at the end. - Returns: the first cluster beyond all that are in use.
     func trimEnd() -> UInt64 {
         state.withLock { state in

@@ -52,9 +52,10 @@ final class DeltaFile: Sendable {
 
     /// Opens a raw base.
     static func openRaw(
-        _ path: String, clusterSize: ClusterSize, in fs: any FileSystem, writable: Bool, direct: Bool
+        _ path: String, clusterSize: ClusterSize, in fs: any FileSystem, writable: Bool
     ) throws(DiskError) -> DeltaFile {
-        let file = try openFile(path, in: fs, writable: writable, direct: direct)
+        // Buffered: its size may be no multiple of a block, and must not become one.
+        let file = try openFile(path, in: fs, writable: writable, direct: false)
         let size = try withPath(path) { () throws(SystemError) in try file.size() }
         guard size > 0 else { throw DiskError(.corrupt, "\(path): the raw image is empty", path: path) }
         return DeltaFile(
@@ -103,6 +104,11 @@ final class DeltaFile: Sendable {
     }
 
     func failure(_ error: SystemError) -> DiskError { DiskError(error, path: path) }
+
+    /// Runs `body` on the file and gives its failure the file's name.
+    func attempt<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(DiskError) -> R {
+        do throws(SystemError) { return try body() } catch { throw failure(error) }
+    }
 
     /// Bytes of the device that a cluster holds: fewer in the last one of a device of odd size.
     func validBytes(of cluster: UInt64, deviceBytes: UInt64) -> UInt64 {

@@ -1,87 +1,220 @@
-public import BlockIO
+internal import BlockIO
+internal import ChangeTracking
 public import Geometry
+internal import LinuxSystem
+internal import Synchronization
 
 /// The owner of a disk: a stack of deltas as one block device.
 ///
 /// All calls block, from any thread and many at once. A write is durable after a ``flush()`` that began once the write
 /// had returned. Requests that overlap in time and place leave either's bytes, sector by sector.
+///
+/// How it works: a request enters the ``RequestGate``, takes the locks of the clusters that it touches (shared, unless it
+/// moves, allocates or frees), looks their places up in the ``ClusterMap``, and hands all transfers of a file to the host
+/// in one batch on the calling thread. Changes of the map stay in memory until a flush (``Disk/flush()``) has made the
+/// data durable; then the pages of the block table are written and made durable.
 public final class Disk: Sendable {
     public let clusterSize: ClusterSize
     /// Whether the disk had not been closed properly.
     public let repairedOnOpen: Bool
 
-    init(clusterSize: ClusterSize, repairedOnOpen: Bool) {
-        self.clusterSize = clusterSize
-        self.repairedOnOpen = repairedOnOpen
-    }
+    /// As the user named it.
+    let path: String
+    let fs: any FileSystem
+    let options: DiskOptions
+    /// `nil` for an image without a descriptor.
+    let folder: DiskFolder?
+    let locks: Mutex<[any HeldLock]>
+    let gate: RequestGate
+    let pool: BufferPool
+    let writer: ChainWriter
+    let flushes = FlushGroup()
+    let counters = Counters()
+    let trackers = Mutex<[DirtyTracker]>([])
+    /// Who changes the stack or what is below its top, and what they wait to finish.
+    let maintenance = Monitor(MaintenanceState())
 
-    /// Takes the lock (unless only reading), repairs what was not closed, and opens the chain of deltas.
-    /// - Parameter path: the disk's folder, its `DiskDescriptor.xml`, or a bare image.
-    public static func open(
-        _ path: String, in fs: any FileSystem, options: DiskOptions = .standard
-    ) throws(DiskError) -> Disk {
-        throw DiskError(.unsupported, "not there yet", path: path)
+    var reader: ChainReader { writer.reader }
+    var map: ClusterMap { writer.reader.map }
+
+    init(
+        path: String, fs: any FileSystem, options: DiskOptions, folder: DiskFolder?, locks: sending [any HeldLock],
+        chain: Chain, isRepaired: Bool
+    ) {
+        self.path = path
+        self.fs = fs
+        self.options = options
+        self.folder = folder
+        self.locks = Mutex(locks)
+        clusterSize = chain.clusterSize
+        repairedOnOpen = isRepaired
+        gate = RequestGate(chain: chain)
+        pool = BufferPool()
+        writer = ChainWriter(
+            reader: ChainReader(
+                map: ClusterMap(budgetBytes: options.mapCacheBytes, pool: pool), pool: pool, locks: ClusterLocks()),
+            detectZeroes: options.detectZeroes)
     }
 
     /// Size of the device in bytes; only ``grow(to:)`` changes it.
-    public var byteCount: UInt64 { 0 }
-    public var deltaCount: Int { 0 }
+    public var byteCount: UInt64 { gate.chain.byteCount }
+    public var deltaCount: Int { gate.chain.deltas.count }
 
-    private var missing: DiskError { DiskError(.unsupported, "not there yet", path: "") }
+    // MARK: Requests
 
     /// Fills `memory` from byte `offset` of the device.
-    public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(DiskError) { throw missing }
-    /// - Parameter durable: the write, and no more than it, is on the medium when the call returns (FUA).
+    public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(DiskError) {
+        let chain = try gate.enterRead()
+        defer { gate.leaveRead() }
+        let range = try check(offset, UInt64(memory.count), chain)
+        counters.readRequests.add(1, ordering: .relaxed)
+        counters.readBytes.add(range.count, ordering: .relaxed)
+        guard !range.isEmpty else { return }
+        try unsafe reader.read(at: offset, into: memory, chain: chain)
+    }
+
+    /// - Parameter durable: the write is on the medium when the call returns (FUA).
     public func write(
         at offset: UInt64, from memory: UnsafeRawBufferPointer, durable: Bool = false
-    ) throws(DiskError) { throw missing }
-    public func flush() throws(DiskError) { throw missing }
+    ) throws(DiskError) {
+        counters.writeRequests.add(1, ordering: .relaxed)
+        counters.writeBytes.add(UInt64(memory.count), ordering: .relaxed)
+        try change(offset, UInt64(memory.count), durable: durable) { _, chain, top throws(DiskError) in
+            try unsafe writer.write(at: offset, from: memory, chain, top)
+        }
+    }
+
     /// A hint that the range holds nothing of use. Whole clusters are given back; the rest keeps its bytes.
-    public func discard(_ range: ByteRange) throws(DiskError) { throw missing }
+    public func discard(_ range: ByteRange) throws(DiskError) {
+        counters.discardedBytes.add(range.count, ordering: .relaxed)
+        try change(range.offset, range.count, durable: false) { range, chain, top throws(DiskError) in
+            try writer.zero(range, .discard, chain, top)
+        }
+    }
+
     /// - Parameter mayDiscard: whether the space may be given back.
     public func writeZeroes(_ range: ByteRange, mayDiscard: Bool, durable: Bool = false) throws(DiskError) {
-        throw missing
+        counters.writeRequests.add(1, ordering: .relaxed)
+        try change(range.offset, range.count, durable: durable) { range, chain, top throws(DiskError) in
+            try writer.zero(range, mayDiscard ? .zero : .zeroAllocated, chain, top)
+        }
     }
+
+    private func change(
+        _ offset: UInt64, _ count: UInt64, durable: Bool,
+        _ body: (ByteRange, Chain, WritableDelta) throws(DiskError) -> Void
+    ) throws(DiskError) {
+        try relieve()
+        let chain = try gate.enterWrite()
+        defer { gate.leaveWrite() }
+        let range = try check(offset, count, chain)
+        guard let top = chain.writable else {
+            throw DiskError(.readOnly, "\(path) is open for reading only", path: path)
+        }
+        if !range.isEmpty {
+            try top.markInUse()
+            // After the write, and before anybody is told of it; also a failed one may have changed something.
+            defer { markDirty(range) }
+            try body(range, chain, top)
+        }
+        if durable {
+            counters.flushes.add(1, ordering: .relaxed)
+            try flushInside()
+        }
+    }
+
+    private func check(_ offset: UInt64, _ count: UInt64, _ chain: Chain) throws(DiskError) -> ByteRange {
+        guard let range = ByteRange(checking: offset, count: count), range.end <= chain.byteCount else {
+            throw DiskError(
+                .outOfBounds, "\(path): \(count) bytes at \(offset) are beyond the device of \(chain.byteCount) bytes",
+                path: path)
+        }
+        return range
+    }
+
     /// The state of the device from the start of `range`, in at most `limit` runs; they end early at the limit.
-    public func extents(in range: ByteRange, limit: Int) throws(DiskError) -> [DiskExtent] { throw missing }
+    public func extents(in range: ByteRange, limit: Int) throws(DiskError) -> [DiskExtent] {
+        let chain = try gate.enterRead()
+        defer { gate.leaveRead() }
+        let range = try check(range.offset, range.count, chain)
+        var found: [DiskExtent] = []
+        var rest = range
+        while !rest.isEmpty {
+            let part = ByteRange(
+                offset: rest.offset, count: min(rest.count, clusterSize.offset(of: UInt64(DeltaFile.pageSlots))))
+            let clusters = ChainReader.clusters(of: part, clusterSize)
+            let entries = try map.entries(from: clusters.lowerBound, count: clusters.count, chain: chain)
+            for (cluster, entry) in zip(clusters, entries) {
+                let piece = ByteRange(offset: clusterSize.offset(of: cluster), count: clusterSize.bytes).intersection(part)
+                if let last = found.last, last.isAllocated == !entry.isNone {
+                    found[found.count - 1].range = ByteRange(
+                        offset: last.range.offset, count: piece.end - last.range.offset)
+                } else {
+                    if found.count >= limit { return found }
+                    found.append(DiskExtent(range: piece, isAllocated: !entry.isNone, isZero: entry.isNone))
+                }
+            }
+            rest = ByteRange(offset: part.end, count: rest.end - part.end)
+        }
+        return found
+    }
 
-    /// Makes the next top delta, durably and without effect on the device.
-    /// - Parameter guid: the name that the frozen state will have; `nil`: a new one.
-    public func prepareSnapshot(guid: String? = nil) throws(DiskError) -> PreparedSnapshot { throw missing }
-    /// Switches to the prepared delta. Writes are held while it runs; what was written before is in the frozen state.
-    public func commitSnapshot(_ prepared: PreparedSnapshot) throws(DiskError) -> CommittedSnapshot { throw missing }
-    /// Removes a prepared delta that will not be used.
-    public func abandonSnapshot(_ prepared: PreparedSnapshot) {}
-    /// Removes the state `guid` from the tree: the delta above it is merged into its file while the device is in use.
-    /// - Parameter progress: called now and then with clusters done and in all; `false` stops, and a later call goes on.
-    /// - Returns: whether it was finished.
-    @discardableResult public func deleteSnapshot(
-        _ guid: String, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
-    ) throws(DiskError) -> Bool { throw missing }
-    /// The whole tree, parents before their children.
-    public func snapshots() throws(DiskError) -> [SnapshotInfo] { throw missing }
+    // MARK: Tracking
 
-    /// Makes the device larger; `bytes` is rounded up to whole clusters.
-    public func grow(to bytes: UInt64) throws(DiskError) { throw missing }
+    /// - Throws: `.invalid` for a granule that is none.
+    public func startTracking(granuleBytes: UInt64 = 64 << 10) throws(DiskError) -> DirtyTracker {
+        try beginMaintenance { state in
+            guard !state.isGrowing else { return nil }
+            state.trackers += 1
+            return ()
+        }
+        guard let tracker = DirtyTracker(byteCount: byteCount, granuleBytes: granuleBytes) else {
+            endMaintenance { $0.trackers -= 1 }
+            throw DiskError(
+                .invalid, "\(path): changes can't be tracked in granules of \(granuleBytes) bytes; use 4 KiB to 1 MiB",
+                path: path)
+        }
+        trackers.withLock { $0.append(tracker) }
+        return tracker
+    }
 
-    public func startTracking(granuleBytes: UInt64 = 64 << 10) throws(DiskError) -> DirtyTracker { throw missing }
-    public func stopTracking(_ tracker: DirtyTracker) {}
+    public func stopTracking(_ tracker: DirtyTracker) {
+        let isFound = trackers.withLock { trackers in
+            let index = trackers.firstIndex { $0 === tracker }
+            if let index { trackers.remove(at: index) }
+            return index != nil
+        }
+        if isFound { endMaintenance { $0.trackers -= 1 } }
+    }
+
+    private func markDirty(_ range: ByteRange) {
+        trackers.withLock { trackers in
+            for tracker in trackers { tracker.bitmap.mark(range) }
+        }
+    }
+
+    // MARK: Holding back
 
     /// Holds new writes back; returns when those under way have ended and are durable. Pauses nest.
-    public func pauseWrites() throws(DiskError) { throw missing }
-    public func resumeWrites() {}
+    public func pauseWrites() throws(DiskError) {
+        try gate.pauseWrites()
+        do throws(DiskError) { try flush() } catch {
+            gate.resumeWrites()
+            throw error
+        }
+    }
+
+    public func resumeWrites() { gate.resumeWrites() }
+
     /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under way.
-    public func release() {}
+    public func release() {
+        gate.end(DiskError(.readOnly, "\(path) was released to another host", path: path))
+    }
 
-    public func statistics() -> DiskStatistics { DiskStatistics() }
-
-    /// Flushes, fills partly written clusters, cuts the files to what is used, marks them closed, drops the lock.
-    /// No request may follow. Without it the next open repairs.
-    public func close() throws(DiskError) { throw missing }
-}
-
-/// A top delta in waiting.
-public final class PreparedSnapshot: Sendable {
-    public let guid: String
-    init(guid: String) { self.guid = guid }
+    public func statistics() -> DiskStatistics {
+        var statistics = counters.values
+        statistics.allocatedClusters = maintenance.withLock { $0.allocatedBefore }
+            + (gate.chain.writable?.allocator?.allocatedCount ?? 0)
+        return statistics
+    }
 }

@@ -13,8 +13,13 @@ public struct DiskOptions: Hashable, Sendable {
     public var reserveAheadBytes: UInt64 = 64 << 20
     /// How many bytes of clusters may be written in part at a time; beyond it, older ones are filled with zeros.
     public var partialBytesMax: UInt64 = 4 << 30
+    /// Bytes that are moved at most, to cut a file in which clusters were freed, before a snapshot and on close.
+    public var compactBytesMax: UInt64 = 1 << 30
     /// Bytes a second that a merge moves at most; 0: as fast as it goes.
     public var mergeBytesPerSecond: UInt64 = 0
+    /// What is left to do for a delta that was frozen is done by a thread of its own; otherwise by the next operation
+    /// on snapshots, or on close.
+    public var finishInBackground = true
     /// Clusters that would hold only zeros are not allocated.
     public var detectZeroes = true
 
@@ -97,7 +102,11 @@ public struct CommittedSnapshot: Hashable, Sendable {
 /// later round.
 public final class DirtyTracker: Sendable {
     public let bitmap: DirtyBitmap
-    init(bitmap: DirtyBitmap) { self.bitmap = bitmap }
+
+    init?(byteCount: UInt64, granuleBytes: UInt64) {
+        guard let bitmap = DirtyBitmap(byteCount: byteCount, granuleBytes: granuleBytes) else { return nil }
+        self.bitmap = bitmap
+    }
 
     public var granuleBytes: UInt64 { bitmap.granuleBytes }
     public var dirtyBytes: UInt64 { bitmap.dirtyBytes }

@@ -1,14 +1,32 @@
 public import BlockIO
 public import Geometry
+internal import ImageFormat
+internal import LinuxSystem
 
-/// A snapshot of a disk, read while another process owns the disk, writes its top, and merges above the snapshot.
+/// A snapshot of a disk, read while another process owns the disk, writes its top, and merges.
+///
+/// It is not to be deleted meanwhile. Its files are open: a merge of older states, which overwrites only what newer deltas
+/// hide, does not change what is read here.
 public final class FrozenState: Sendable {
+    private static let mapBytes = 8 << 20
+
     public let byteCount: UInt64
     public let clusterSize: ClusterSize
+    private let path: String
+    private let chain: Chain
+    /// The names of the chain's states, base first.
+    private let states: [GUID]
+    private let reader: ChainReader
 
-    init(byteCount: UInt64, clusterSize: ClusterSize) {
-        self.byteCount = byteCount
-        self.clusterSize = clusterSize
+    private init(path: String, chain: Chain, states: [GUID]) {
+        self.path = path
+        self.chain = chain
+        self.states = states
+        byteCount = chain.byteCount
+        clusterSize = chain.clusterSize
+        let pool = BufferPool()
+        reader = ChainReader(
+            map: ClusterMap(budgetBytes: Self.mapBytes, pool: pool), pool: pool, locks: ClusterLocks())
     }
 
     /// - Parameters:
@@ -17,24 +35,73 @@ public final class FrozenState: Sendable {
     public static func open(
         _ folder: String, snapshot guid: String, in fs: any FileSystem, direct: Bool = true
     ) throws(DiskError) -> FrozenState {
-        throw DiskError(.unsupported, "not there yet", path: folder)
+        guard case .folder(let disk) = try DiskLocation.find(folder, in: fs) else {
+            throw DiskError(.unsupported, "\(folder) is an image without a descriptor and has no snapshots", path: folder)
+        }
+        guard let name = GUID(typed: guid) else {
+            throw DiskError(.invalid, "\(guid) is no name of a snapshot", path: folder)
+        }
+        var options = DiskOptions.readOnly
+        options.direct = direct
+        let opener = ChainOpener(fs: fs, options: options)
+        // The owner may put another descriptor in place and remove a file between our looks.
+        var attempts = 8
+        while true {
+            let descriptor = try disk.load()
+            guard descriptor.image(name) != nil else {
+                throw DiskError(.notFound, "\(folder): there is no snapshot \(guid)", path: folder)
+            }
+            let states = try parsing(disk.path) { () throws(ImageError) in try descriptor.chain(to: name).map(\.guid) }
+            do throws(DiskError) {
+                let chain = try opener.open(try ChainOpener.places(descriptor, to: name, in: disk), path: disk.path)
+                return FrozenState(path: disk.path, chain: chain.chain, states: states)
+            } catch {
+                attempts -= 1
+                guard error.code == .notFound, attempts > 0 else { throw error }
+            }
+        }
     }
 
     /// Fills `memory` from byte `offset` of the device. Page-aligned memory and offsets are read without a copy.
     public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(DiskError) {
-        throw DiskError(.unsupported, "not there yet", path: "")
+        guard let range = ByteRange(checking: offset, count: UInt64(memory.count)), range.end <= byteCount else {
+            throw DiskError(
+                .outOfBounds, "\(path): \(memory.count) bytes at \(offset) are beyond the device of \(byteCount) bytes",
+                path: path)
+        }
+        guard !range.isEmpty else { return }
+        try unsafe reader.read(at: offset, into: memory, chain: chain)
     }
 
     /// Calls `body` with runs of virtual clusters (numbers, not bytes), ascending and disjoint, that have data in a delta
     /// above the state `base` up to this one; with `nil`, in any delta. A cluster may be given that holds what it held
     /// before; none that changed is left out. Memory is bounded.
     /// - Parameters:
+    ///   - base: a state that this one builds on.
     ///   - cluster: where to start.
     ///   - body: returns `false` to stop.
     public func forEachChangedRun<E: Error>(
         since base: String?, from cluster: UInt64 = 0, _ body: (Range<UInt64>) throws(E) -> Bool
     ) throws(ScanError<E>) {
-        throw .disk(DiskError(.unsupported, "not there yet", path: ""))
+        let deltas: [DeltaFile]
+        do throws(DiskError) { deltas = try self.deltas(above: base) } catch { throw .disk(error) }
+        var scan = ChangeScan(deltas, clusterCount: byteCount.dividedRoundingUp(by: clusterSize.bytes), from: cluster)
+        while true {
+            let run: Range<UInt64>?
+            do throws(DiskError) { run = try scan.next() } catch { throw .disk(error) }
+            guard let run else { return }
+            do throws(E) {
+                guard try body(run) else { return }
+            } catch { throw .body(error) }
+        }
+    }
+
+    private func deltas(above base: String?) throws(DiskError) -> [DeltaFile] {
+        guard let base else { return chain.deltas }
+        guard let name = GUID(typed: base), let index = states.firstIndex(of: name) else {
+            throw DiskError(.notFound, "\(path): \(base) is no snapshot that this one builds on", path: path)
+        }
+        return Array(chain.deltas[(index + 1)...])
     }
 }
 
@@ -42,4 +109,89 @@ public final class FrozenState: Sendable {
 public enum ScanError<E: Error>: Error {
     case disk(DiskError)
     case body(E)
+}
+
+/// Walks the clusters that any of some deltas has data for. Costs time for what the tables hold, not for their size.
+struct ChangeScan {
+    private let deltas: [DeltaFile]
+    private let scanners: [BatScanner]
+    private let clusterCount: UInt64
+    /// The next cluster to look at.
+    private var position: UInt64
+    /// Clusters that were found on the current page, ascending runs.
+    private var found: [Range<UInt64>] = []
+
+    init(_ deltas: [DeltaFile], clusterCount: UInt64, from cluster: UInt64) {
+        self.deltas = deltas
+        scanners = deltas.compactMap { BatScanner($0) }
+        self.clusterCount = clusterCount
+        position = cluster
+    }
+
+    /// The next run, ending at the latest at the end of a page of the tables' pages that follow each other.
+    mutating func next() throws(DiskError) -> Range<UInt64>? {
+        while found.isEmpty {
+            guard position < clusterCount else { return nil }
+            try fill()
+        }
+        return found.removeFirst()
+    }
+
+    /// Looks at the next page that has something.
+    private mutating func fill() throws(DiskError) {
+        let (page, _) = DeltaFile.place(of: position)
+        var next: UInt64?
+        for scanner in scanners {
+            if let candidate = try scanner.nextPage(from: page) { next = min(next ?? .max, candidate) }
+        }
+        for raw in deltas where raw.isRaw {
+            if let candidate = try Self.nextRawPage(raw, from: position) { next = min(next ?? .max, candidate) }
+        }
+        guard let next else {
+            position = clusterCount
+            return
+        }
+        let start = DeltaFile.firstCluster(ofPage: next)
+        let end = min(DeltaFile.firstCluster(ofPage: next + 1), clusterCount)
+        var changed = [Bool](repeating: false, count: Int(max(end, start) - start))
+        for scanner in scanners where try scanner.nextPage(from: next) == next {
+            for cluster in scanner.clusters(on: next) where cluster < end && scanner.raw(cluster) != 0 {
+                changed[Int(cluster - start)] = true
+            }
+        }
+        for raw in deltas where raw.isRaw { try Self.markRaw(raw, start..<max(end, start), &changed) }
+        var run: Range<UInt64>?
+        for cluster in max(start, position)..<max(end, start, position) {
+            if changed[Int(cluster - start)] {
+                run = (run?.lowerBound ?? cluster)..<cluster + 1
+            } else if let done = run {
+                found.append(done)
+                run = nil
+            }
+        }
+        if let run { found.append(run) }
+        position = max(end, position + 1)
+    }
+
+    private static func nextRawPage(_ raw: DeltaFile, from cluster: UInt64) throws(DiskError) -> UInt64? {
+        let data = try raw.attempt { () throws(SystemError) in
+            try raw.file.nextData(from: raw.clusterSize.offset(of: cluster))
+        }
+        guard let data else { return nil }
+        return DeltaFile.place(of: max(cluster, raw.clusterSize.cluster(at: data.offset))).page
+    }
+
+    private static func markRaw(_ raw: DeltaFile, _ clusters: Range<UInt64>, _ changed: inout [Bool]) throws(DiskError) {
+        let end = raw.clusterSize.offset(of: clusters.upperBound)
+        var offset = raw.clusterSize.offset(of: clusters.lowerBound)
+        while offset < end {
+            let data = try raw.attempt { () throws(SystemError) in try raw.file.nextData(from: offset) }
+            guard let data, data.offset < end else { return }
+            let last = raw.clusterSize.cluster(at: min(data.offset + data.count, end) - 1)
+            for cluster in raw.clusterSize.cluster(at: data.offset)...last {
+                changed[Int(cluster - clusters.lowerBound)] = true
+            }
+            offset = raw.clusterSize.offset(of: last + 1)
+        }
+    }
 }

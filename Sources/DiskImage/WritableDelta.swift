@@ -55,6 +55,9 @@ final class WritableDelta: Sendable {
     /// For who then writes page 0.
     func replaceHeader(_ header: ImageHeader) { state.withLock { $0.header = header } }
 
+    /// Something may have been changed since it was opened.
+    var isMarkedInUse: Bool { marked.load(ordering: .acquiring) }
+
     /// Makes the in-use mark durable before the first change. Bitmaps of other software would be out of date from now on:
     /// they are let go.
     func markInUse() throws(DiskError) {

@@ -1,0 +1,141 @@
+public import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+
+extension Disk {
+    /// Takes the lock (unless only reading), repairs what was not closed, and opens the chain of deltas.
+    /// - Parameter path: the disk's folder, its `DiskDescriptor.xml`, or a bare image.
+    public static func open(
+        _ path: String, in fs: any FileSystem, options: DiskOptions = .standard
+    ) throws(DiskError) -> Disk {
+        switch try DiskLocation.find(path, in: fs) {
+        case .folder(let folder):
+            var locks: [any HeldLock] = []
+            if !options.readOnly { locks.append(try folder.lockOwner()) }
+            let descriptor = try folder.load()
+            let opener = ChainOpener(fs: fs, options: options)
+            let chain = try opener.open(try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)
+            let disk = Disk(
+                path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
+                isRepaired: chain.isRepaired)
+            if !options.readOnly { try disk.removeLeftovers(descriptor) }
+            return disk
+        case .image(let image):
+            var locks: [any HeldLock] = []
+            if !options.readOnly {
+                let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
+                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
+                if hasDescriptor { locks.append(try folder.lockOwner()) }
+                locks.append(try lockBareImage(image, in: fs))
+            }
+            let opener = ChainOpener(fs: fs, options: options)
+            let chain = try opener.open([ChainOpener.Place(path: image, rawClusterSize: nil)], path: image)
+            return Disk(
+                path: image, fs: fs, options: options, folder: nil, locks: locks, chain: chain.chain,
+                isRepaired: chain.isRepaired)
+        }
+    }
+}
+
+/// Opens the files of a chain, checks that they belong together, and repairs those that were not closed.
+struct ChainOpener {
+    struct Place {
+        var path: String
+        /// Of a raw base; `nil` for an image, which says it itself.
+        var rawClusterSize: ClusterSize?
+    }
+
+    let fs: any FileSystem
+    let options: DiskOptions
+
+    /// The files of a state of a disk, base first.
+    static func places(
+        _ descriptor: DiskDescriptor, to guid: GUID, in folder: DiskFolder
+    ) throws(DiskError) -> [Place] {
+        let images = try parsing(folder.path) { () throws(ImageError) in try descriptor.chain(to: guid) }
+        var places: [Place] = []
+        for image in images {
+            var place = Place(path: folder.path(of: image), rawClusterSize: nil)
+            if descriptor.kind(of: image.guid) == .raw {
+                guard let clusterSize = ClusterSize(sectors: descriptor.clusterSectors) else {
+                    throw DiskError(
+                        .unsupported, "\(folder.path): clusters of \(descriptor.clusterSectors) sectors; a power of two "
+                            + "from 64 to 131072 is needed", path: folder.path)
+                }
+                place.rawClusterSize = clusterSize
+            }
+            places.append(place)
+        }
+        return places
+    }
+
+    func open(_ places: [Place], path: String) throws(DiskError) -> (chain: Chain, isRepaired: Bool) {
+        var deltas: [DeltaFile] = []
+        for (index, place) in places.enumerated() {
+            deltas.append(try open(place, writable: !options.readOnly && index == places.count - 1))
+        }
+        try Chain.check(deltas, path: path)
+        guard !options.readOnly, let top = deltas.last else {
+            return (Chain(deltas: deltas, writable: nil), false)
+        }
+        try refuseNeededExtension(top)
+        var isRepaired = false
+        for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
+            try repairLower(delta)
+            isRepaired = true
+        }
+        guard let header = top.header, !header.inUse.isClean else {
+            let writable = try WritableDelta.continuing(top, reserveAheadBytes: options.reserveAheadBytes)
+            return (Chain(deltas: deltas, writable: writable), isRepaired)
+        }
+        return (Chain(deltas: deltas, writable: try repairTop(top, header.inUse)), true)
+    }
+
+    func open(_ place: Place, writable: Bool) throws(DiskError) -> DeltaFile {
+        if let clusterSize = place.rawClusterSize {
+            return try DeltaFile.openRaw(place.path, clusterSize: clusterSize, in: fs, writable: writable)
+        }
+        return try DeltaFile.open(place.path, in: fs, writable: writable, direct: options.direct)
+    }
+
+    private func repairTop(_ top: DeltaFile, _ mark: InUseMark) throws(DiskError) -> WritableDelta {
+        guard let bat = top.bat else {
+            return try WritableDelta.continuing(top, reserveAheadBytes: options.reserveAheadBytes)
+        }
+        let outcome = try CrashRepair.run(top)
+        let allocator = ClusterAllocator(
+            delta: top, bat: bat, next: outcome.usedEnd, free: outcome.free, reserveAheadBytes: options.reserveAheadBytes)
+        let writable = WritableDelta(delta: top, allocator: allocator, isMarked: mark == .open, isUntidy: true)
+        try writable.markInUse()
+        return writable
+    }
+
+    /// A crash in a merge, or soon after a snapshot, leaves marks below the top, too. Nothing writes there now, so these
+    /// are closed at once.
+    private func repairLower(_ delta: DeltaFile) throws(DiskError) {
+        let writable = try open(Place(path: delta.path, rawClusterSize: nil), writable: true)
+        guard let header = writable.header else { return }
+        let repaired = try repairTop(writable, header.inUse)
+        let usedEnd = repaired.allocator?.trimEnd() ?? 0
+        try Tidying.run(writable, usedEnd: usedEnd, BufferPool())
+        try repaired.markClosed(isEmpty: usedEnd == header.firstDataCluster)
+    }
+
+    /// Other software's additions that must be kept up to date forbid writing.
+    private func refuseNeededExtension(_ delta: DeltaFile) throws(DiskError) {
+        guard let header = delta.header, header.extensionSector != 0 else { return }
+        let fileBytes = try delta.attempt { () throws(SystemError) in try delta.file.size() }
+        let offset = try? FormatExtension.offset(in: header, fileBytes: fileBytes)
+        guard let offset = offset ?? nil else { return }
+        let cluster = AlignedBuffer(byteCount: header.clusterSize.byteCount)
+        try delta.attempt { () throws(SystemError) in try unsafe delta.file.read(at: offset, into: cluster.memory) }
+        // One that is damaged can't be loaded by anybody: it is let go.
+        guard let found = try? FormatExtension(parsing: unsafe [UInt8](cluster.memory)), !found.allowsWritingWithout else {
+            return
+        }
+        throw DiskError(
+            .unsupported, "\(delta.path) carries data of other software that forbids changing it; open it for reading only",
+            path: delta.path)
+    }
+}

@@ -1,0 +1,214 @@
+internal import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+
+/// A top delta in waiting.
+public final class PreparedSnapshot: Sendable {
+    /// The name that the frozen state will have.
+    public let guid: String
+    let name: GUID
+    /// As the descriptor will name it.
+    let file: String
+    let delta: WritableDelta
+
+    init(name: GUID, file: String, delta: WritableDelta) {
+        guid = name.description
+        self.name = name
+        self.file = file
+        self.delta = delta
+    }
+}
+
+extension Disk {
+    /// Makes the next top delta, durably and without effect on the device.
+    /// - Parameter guid: the name that the frozen state will have; `nil`: a new one.
+    public func prepareSnapshot(guid: String? = nil) throws(DiskError) -> PreparedSnapshot {
+        let folder = try writableFolder()
+        let name = try snapshotName(guid)
+        try beginMaintenance { state in
+            guard !state.isPreparing, !state.isGrowing else { return nil }
+            state.isPreparing = true
+            return ()
+        }
+        do throws(DiskError) {
+            try finishFrozen()
+            try compactUnlessMerging()
+            // What is flushed now need not be in the switch.
+            try flush()
+            let prepared = try makeDelta(name, in: folder)
+            endMaintenance { $0.prepared = prepared }
+            return prepared
+        } catch {
+            endMaintenance { $0.isPreparing = false }
+            throw error
+        }
+    }
+
+    func writableFolder() throws(DiskError) -> DiskFolder {
+        guard let folder else {
+            throw DiskError(
+                .unsupported, "\(path) is an image without a descriptor; import it into a disk to take snapshots", path: path)
+        }
+        guard !options.readOnly else { throw DiskError(.readOnly, "\(path) is open for reading only", path: path) }
+        return folder
+    }
+
+    private func snapshotName(_ guid: String?) throws(DiskError) -> GUID {
+        guard let guid else { return try newName() }
+        guard let name = GUID(typed: guid) else {
+            throw DiskError(.invalid, "\(guid) is no name of a snapshot: 36 letters, digits and dashes are needed", path: path)
+        }
+        return name
+    }
+
+    func newName() throws(DiskError) -> GUID {
+        guard let name = GUID(random: randomBytes(16)) else {
+            throw DiskError(.io, "\(path): the system has no random bytes", path: path)
+        }
+        return name
+    }
+
+    private func compactUnlessMerging() throws(DiskError) {
+        let isClaimed = maintenance.change { state in
+            guard !state.isMerging else { return false }
+            state.isMerging = true
+            return true
+        }
+        guard isClaimed else { return }
+        defer { endMaintenance { $0.isMerging = false } }
+        try compact()
+    }
+
+    private func makeDelta(_ name: GUID, in folder: DiskFolder) throws(DiskError) -> PreparedSnapshot {
+        guard let top = gate.chain.top else { throw DiskError(.invalid, "\(path) has no image", path: path) }
+        let unique = try newName()
+        let descriptor = try folder.load()
+        let file = descriptor.newDeltaFile(unique)
+        // Refuses now what would be refused in the switch.
+        var trial = descriptor
+        try parsing(path) { () throws(ImageError) in try trial.addSnapshot(name, newTopFile: file) }
+        var header: ImageHeader
+        if let current = gate.chain.writable?.header {
+            header = current
+        } else {
+            header = try parsing(path) { () throws(ImageError) in
+                try ImageHeader(version: .v2, sectorCount: top.byteCount / sectorBytes, clusterSize: top.clusterSize)
+            }
+        }
+        header.inUse = .open
+        header.flags = []
+        header.extensionSector = 0
+        let delta = try makeFile(header, file, in: folder)
+        guard let bat = delta.bat else { throw DiskError(.io, "\(delta.path) has no block table", path: delta.path) }
+        let allocator = ClusterAllocator(
+            delta: delta, bat: bat, next: bat.firstDataCluster, free: [], reserveAheadBytes: options.reserveAheadBytes)
+        return PreparedSnapshot(
+            name: name, file: file,
+            delta: WritableDelta(delta: delta, allocator: allocator, isMarked: true, isUntidy: true))
+    }
+
+    private func makeFile(_ header: ImageHeader, _ name: String, in folder: DiskFolder) throws(DiskError) -> DeltaFile {
+        let path = folder.path(ofFile: name)
+        try noteLeftover(name, in: folder)
+        do throws(DiskError) {
+            let file = try withPath(path) { () throws(SystemError) in
+                try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+            }
+            try withPath(path) { () throws(SystemError) in
+                try NewImage.writeEmpty(header, to: file)
+                try file.synchronize()
+            }
+            try folder.synchronizeNames(besides: [name])
+            return try DeltaFile.open(path, in: fs, writable: true, direct: options.direct)
+        } catch {
+            try? fs.remove(path)
+            throw error
+        }
+    }
+
+    /// Switches to the prepared delta. Writes are held while it runs; what was written before is in the frozen state.
+    public func commitSnapshot(_ prepared: PreparedSnapshot) throws(DiskError) -> CommittedSnapshot {
+        try commit(prepared, isTemporary: false)
+    }
+
+    func commit(_ prepared: PreparedSnapshot, isTemporary: Bool) throws(DiskError) -> CommittedSnapshot {
+        let folder = try writableFolder()
+        let isMine = maintenance.change { state in
+            guard state.prepared === prepared else { return false }
+            state.prepared = nil
+            return true
+        }
+        guard isMine else { throw DiskError(.invalid, "\(path): that snapshot is not prepared", path: path) }
+        do throws(DiskError) {
+            let committed = try folder.withDescriptorLock { () throws(DiskError) in
+                var descriptor = try folder.load()
+                try parsing(path) { () throws(ImageError) in
+                    try descriptor.addSnapshot(prepared.name, newTopFile: prepared.file)
+                    if isTemporary { try descriptor.markTemporary(prepared.name) }
+                }
+                try folder.stage(descriptor)
+                return try whileSwitching { () throws(DiskError) in try switchTop(prepared, folder) }
+            }
+            endMaintenance { $0.isPreparing = false }
+            return committed
+        } catch {
+            // Still prepared: to be tried again or abandoned.
+            endMaintenance { $0.prepared = prepared }
+            throw error
+        }
+    }
+
+    /// The switch itself: I6.
+    private func switchTop(_ prepared: PreparedSnapshot, _ folder: DiskFolder) throws(DiskError) -> CommittedSnapshot {
+        let start = SystemTime().monotonic()
+        try gate.pauseWrites()
+        defer { gate.resumeWrites() }
+        try flush()
+        let old = gate.chain.writable
+        do throws(DiskFolder.CommitFailure) {
+            try folder.commitStaged()
+        } catch {
+            // Nobody knows which descriptor a crash would leave, so nothing may be written to either top any more.
+            if error.isUndecided { gate.fail(error.error) }
+            throw error.error
+        }
+        gate.replace { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
+        let end = SystemTime().monotonic()
+        if let old { noteFrozen(old) }
+        return CommittedSnapshot(guid: prepared.guid, switchNanoseconds: end - start)
+    }
+
+    /// Removes a prepared delta that will not be used.
+    public func abandonSnapshot(_ prepared: PreparedSnapshot) {
+        let isMine = maintenance.change { state in
+            guard state.prepared === prepared else { return false }
+            state.prepared = nil
+            return true
+        }
+        guard isMine else { return }
+        // What can't be removed now is removed when the disk is opened next.
+        try? fs.remove(prepared.delta.delta.path)
+        endMaintenance { $0.isPreparing = false }
+    }
+
+    /// The whole tree, parents before their children.
+    public func snapshots() throws(DiskError) -> [SnapshotInfo] {
+        guard let folder else { return [] }
+        let descriptor = try folder.load()
+        var found: [SnapshotInfo] = []
+        var waiting = descriptor.children(of: .none)
+        while !waiting.isEmpty {
+            let guid = waiting.removeFirst()
+            waiting += descriptor.children(of: guid)
+            guard let image = descriptor.image(guid), let shot = descriptor.shot(guid) else { continue }
+            let path = folder.path(of: image)
+            let allocated = try withPath(path) { () throws(SystemError) in try fs.open(path, .read).allocatedBytes() }
+            found.append(
+                SnapshotInfo(
+                    guid: guid.description, parent: shot.parent == .none ? nil : shot.parent.description, file: image.file,
+                    isTop: guid == descriptor.top, isTemporary: shot.isTemporary, allocatedBytes: allocated))
+        }
+        return found
+    }
+}

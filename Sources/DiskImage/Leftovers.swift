@@ -1,0 +1,45 @@
+internal import BlockIO
+internal import ImageFormat
+internal import LinuxSystem
+
+/// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of them.
+/// What the list names and the descriptor doesn't is removed when the disk is opened for writing.
+extension Disk {
+    private static let listName = "godwit.leftovers"
+    private static let listBytesMax = 1 << 20
+
+    /// Puts a file of the disk on the list, durably.
+    func noteLeftover(_ file: String, in folder: DiskFolder) throws(DiskError) {
+        var names = try leftovers(in: folder)
+        guard !names.contains(file) else { return }
+        names.append(file)
+        let list = "\(folder.path)/\(Self.listName)"
+        let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
+        try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
+    }
+
+    private func leftovers(in folder: DiskFolder) throws(DiskError) -> [String] {
+        let list = "\(folder.path)/\(Self.listName)"
+        let isThere = try withPath(list) { () throws(SystemError) in try fs.exists(list) }
+        guard isThere else { return [] }
+        let limit = Self.listBytesMax
+        let bytes = try withPath(list) { () throws(SystemError) in try fs.contents(of: list, limit: limit) }
+        return bytes.split(separator: UInt8(ascii: "\n")).map { String(decoding: $0, as: UTF8.self) }
+    }
+
+    /// Removes what is on the list and not named by the descriptor, and the list.
+    func removeLeftovers(_ descriptor: DiskDescriptor) throws(DiskError) {
+        guard let folder else { return }
+        let names = try leftovers(in: folder)
+        guard !names.isEmpty else { return }
+        let kept = Set(descriptor.images.map(\.file))
+        for name in names where !kept.contains(name) {
+            let path = folder.path(ofFile: name)
+            let isThere = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
+            if isThere { try withPath(path) { () throws(SystemError) in try fs.remove(path) } }
+        }
+        let list = "\(folder.path)/\(Self.listName)"
+        try folder.synchronizeNames()
+        try withPath(list) { () throws(SystemError) in try fs.remove(list) }
+    }
+}
