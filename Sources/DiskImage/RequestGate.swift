@@ -24,7 +24,8 @@ final class RequestGate: Sendable {
 
     /// For looks from outside a request, and from inside.
     var chain: Chain { state.withLock { $0.chain } }
-    var failure: DiskError? { state.withLock { $0.ended ?? $0.failed } }
+    /// Why no change can be trusted any more.
+    var failure: DiskError? { state.withLock { $0.failed } }
 
     func enterRead() throws(DiskError) -> Chain {
         try state.await { state throws(DiskError) in
