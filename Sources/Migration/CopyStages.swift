@@ -6,7 +6,7 @@ internal import Geometry
 
 /// What is to be copied next.
 enum CopyWork: Hashable, Sendable {
-    /// Ranges that may hold data, ascending, apart, at most ``CopyStages/batchBytes`` once widened to whole chunks.
+    /// Ranges of whole chunks that may hold data, ascending, apart, at most ``CopyStages/batchBytes`` together.
     case read([ByteRange])
     /// A range that reads as zeros at the source.
     case zeros(ByteRange)
@@ -23,8 +23,8 @@ enum CopyItem: Hashable, Sendable {
 /// The stages between the source's disk and the stream: read, then hash, compare and compress.
 ///
 /// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration
-/// sends
-/// only what differs, and a granule that was written with what it held costs nothing.
+/// sends only what differs, and a granule that was written with what it held costs nothing. That needs whole chunks: the
+/// chunks are never larger than the granules of the dirty map.
 final class CopyStages: @unchecked Sendable {
     // @unchecked: the tree, the compressor and the digests belong to whoever runs `process`, one thread at a time: the
     // pass's worker while it runs, which is joined before the controller touches the tree again.
@@ -32,57 +32,34 @@ final class CopyStages: @unchecked Sendable {
     let tree: HashTreeFile
     private var compressor: PayloadCompressor
     private let chunkBytes: UInt64
-    /// Whether dirty ranges are whole chunks. If not, a chunk's hash may already count bytes that are sent only in a
-    /// later round, so an equal hash proves nothing.
-    private let comparesHashes: Bool
     /// Bytes that are read together.
     static let batchBytes: UInt64 = 8 << 20
     /// Most plain bytes in one data frame.
     private static let frameBytes: UInt64 = 1 << 20
 
-    init(source: any MigrationSource, tree: HashTreeFile, granuleBytes: UInt64, level: Int32) {
+    init(source: any MigrationSource, tree: HashTreeFile, level: Int32) {
         self.source = source
         self.tree = tree
         compressor = PayloadCompressor(level: level)
         chunkBytes = UInt64(tree.shape.chunkBytes)
-        comparesHashes = granuleBytes % chunkBytes == 0
     }
 
-    /// Chunks' bytes as read, for ``process(_:_:_:)``.
+    /// Bytes as read.
     struct Batch: Sendable {
-        /// What was asked for.
-        var pieces: [ByteRange]
-        /// Whole chunks around the pieces, one behind the other in the buffer.
+        /// Of whole chunks, one behind the other in the buffer.
         var ranges: [ByteRange]
         var buffer: AlignedBuffer
     }
 
-    func read(_ pieces: [ByteRange]) throws(MigrationError) -> Batch {
-        let ranges = widened(pieces)
-        let count = ranges.reduce(0) { $0 + $1.count }
-        let buffer = AlignedBuffer(byteCount: Int(count))
+    func read(_ ranges: [ByteRange]) throws(MigrationError) -> Batch {
+        let buffer = AlignedBuffer(byteCount: Int(ranges.reduce(0) { $0 + $1.count }))
         try unsafe source.read(ranges, into: buffer.memory)
-        return Batch(pieces: pieces, ranges: ranges, buffer: buffer)
-    }
-
-    /// Whole chunks that cover the pieces, joined where they meet.
-    private func widened(_ pieces: [ByteRange]) -> [ByteRange] {
-        var ranges: [ByteRange] = []
-        for piece in pieces {
-            let wide = piece.alignedOutward(to: chunkBytes).intersection(ByteRange(offset: 0, count: source.byteCount))
-            if let last = ranges.last, last.end >= wide.offset {
-                ranges[ranges.count - 1] = ByteRange(offset: last.offset, count: max(last.end, wide.end) - last.offset)
-            } else {
-                ranges.append(wide)
-            }
-        }
-        return ranges
+        return Batch(ranges: ranges, buffer: buffer)
     }
 
     /// Hashes a batch, and gives on what the target does not have.
     func process(_ batch: Batch, _ emit: (CopyItem) -> Bool) throws(MigrationError) {
         var position: UInt64 = 0
-        var next = 0
         for range in batch.ranges {
             let bytes = unsafe UnsafeRawBufferPointer(
                 rebasing: batch.buffer.memory[Int(position)..<Int(position + range.count)])
@@ -92,24 +69,18 @@ final class CopyStages: @unchecked Sendable {
                 let chunk = ByteRange(offset: offset, count: min(chunkBytes, range.end - offset))
                 let start = Int(offset - range.offset)
                 let id = unsafe ChunkID.of(UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(chunk.count)]))
-                let isNew = try tree.setLeaf(offset / chunkBytes, id) || !comparesHashes
-                while next < batch.pieces.count, batch.pieces[next].end <= offset { next += 1 }
-                var index = next
-                while isNew, index < batch.pieces.count, batch.pieces[index].offset < chunk.end {
-                    // A chunk of zeros is one in whole: it need not be cut to what was asked for.
-                    let part = id.isZero ? chunk : batch.pieces[index].intersection(chunk)
-                    if !run.extend(part, isZero: id.isZero, max: Self.frameBytes) {
-                        guard unsafe finish(&run, bytes, of: range, emit) else { return }
-                        _ = run.extend(part, isZero: id.isZero, max: Self.frameBytes)
-                    }
-                    index += 1
+                if try tree.setLeaf(offset / chunkBytes, id),
+                    !run.extend(chunk, isZero: id.isZero, max: Self.frameBytes)
+                {
+                    guard unsafe finish(&run, bytes, of: range, emit) else { return }
+                    _ = run.extend(chunk, isZero: id.isZero, max: Self.frameBytes)
                 }
                 offset = chunk.end
             }
             guard unsafe finish(&run, bytes, of: range, emit) else { return }
             position += range.count
         }
-        _ = emit(.looked(batch.pieces.reduce(0) { $0 + $1.count }))
+        _ = emit(.looked(position))
     }
 
     /// Gives on that the whole chunks in the range read as zeros, wherever the target's do not.
@@ -154,8 +125,6 @@ final class CopyStages: @unchecked Sendable {
                 self.isZero = isZero
                 return true
             }
-            // A chunk of zeros may be met once for each of its pieces.
-            if isZero, self.isZero, range.contains(part) { return true }
             guard self.isZero == isZero, range.end == part.offset, isZero || range.count + part.count <= max else {
                 return false
             }

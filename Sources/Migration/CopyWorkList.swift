@@ -26,7 +26,7 @@ final class CopyWorkList: Sendable {
         self.kind = kind
         self.source = source
         self.chunkBytes = chunkBytes
-        state = Mutex(State(cutter: WorkCutter(chunkBytes: chunkBytes)))
+        state = Mutex(State(cutter: WorkCutter()))
     }
 
     func next() throws(MigrationError) -> CopyWork? {
@@ -99,38 +99,20 @@ struct WorkCutter {
     private var ready: [CopyWork] = []
     private var batch: [ByteRange] = []
     private var batchBytes: UInt64 = 0
-    private let chunkBytes: UInt64
     /// Ranges of one batch, at most: each is a request of its own at the source.
-    private static let rangesMax = 128
+    private static let rangesMax = 1024
 
-    init(chunkBytes: UInt64) { self.chunkBytes = chunkBytes }
-
+    /// - Parameter range: of whole chunks.
     mutating func add(_ range: ByteRange) {
         var rest = range
         while !rest.isEmpty {
-            // Cut where chunks meet, so that no chunk is read for two batches.
-            let wide = rest.alignedOutward(to: chunkBytes)
-            let room = CopyStages.batchBytes - batchBytes
-            let takenEnd = min(rest.end, wide.offset + room)
-            if room < chunkBytes || batch.count >= Self.rangesMax, !sharesChunk(with: rest) {
-                flush()
-                continue
-            }
-            let taken = ByteRange(offset: rest.offset, count: max(takenEnd, rest.offset) - rest.offset)
-            guard !taken.isEmpty else {
-                flush()
-                continue
-            }
+            if batch.count >= Self.rangesMax || batchBytes >= CopyStages.batchBytes { flush() }
+            // Batches hold a whole number of chunks of any size.
+            let taken = ByteRange(offset: rest.offset, count: min(rest.count, CopyStages.batchBytes - batchBytes))
             batch.append(taken)
-            batchBytes += taken.alignedOutward(to: chunkBytes).count
+            batchBytes += taken.count
             rest = ByteRange(offset: taken.end, count: rest.end - taken.end)
         }
-    }
-
-    /// The next piece would be of the chunk that the batch ends with: that chunk is read once.
-    private func sharesChunk(with range: ByteRange) -> Bool {
-        guard let last = batch.last else { return false }
-        return (last.end - 1) / chunkBytes == range.offset / chunkBytes
     }
 
     mutating func addZeros(_ range: ByteRange) {

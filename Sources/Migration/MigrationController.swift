@@ -74,33 +74,43 @@ public final class MigrationController {
 
     private func begin(_ link: MigrationLink) throws(MigrationError) {
         let identity = try place.identity(for: target.name)
+        let granuleBytes = options.granuleBytes ?? Self.granuleBytes(usedBytes: disk.usedBytes)
+        // Chunks of the size that backups have, unless the granules are finer.
+        let chunkBytes = UInt32(min(granuleBytes, UInt64(TreeShape.chunkBytesStandard)))
         report.identity = identity
         let offer = MigrationOffer(
             identity: identity, sizeBytes: source.byteCount, clusterBytes: disk.clusterBytes,
-            imageVersion: disk.imageVersion, usedBytes: disk.usedBytes, chunkBytes: TreeShape.chunkBytesStandard)
+            imageVersion: disk.imageVersion, usedBytes: disk.usedBytes, chunkBytes: chunkBytes)
         guard case .checked(let found, let partialBytes) = try link.call(.check(offer)) else {
             throw MigrationError(.protocolViolation, "\(link.name) gave the wrong reply to a check")
         }
         let problems =
-            try place.problems(sizeBytes: source.byteCount, usedBytes: disk.usedBytes)
+            try place.problems(
+                sizeBytes: source.byteCount, treeBytes: disk.usedBytes / UInt64(chunkBytes) * 34)
             + found.map { "\(link.name): \($0)" }
         guard problems.isEmpty else { throw MigrationError(.refused, problems.joined(separator: "\n")) }
         tell(.checked)
         if partialBytes > 0 { tell(.resuming(bytes: partialBytes)) }
         try place.begin(identity: identity, target: target.name)
         do throws(MigrationError) {
-            let granule = min(options.granuleBytes, UInt64(offer.chunkBytes))
             let outgoing = try OutgoingStream(
                 source: source, tree: try place.makeTree(sizeBytes: source.byteCount, chunkBytes: offer.chunkBytes),
-                link: link, granuleBytes: granule, level: options.compressionLevel, usesThreads: options.usesThreads)
+                link: link, level: options.compressionLevel, usesThreads: options.usesThreads)
             self.outgoing = outgoing
             // Before the first byte is read: whatever is written from here on comes again.
-            try source.startTracking(granuleBytes: granule)
+            try source.startTracking(granuleBytes: granuleBytes)
             report.reusedBytes = try outgoing.begin(offer)
         } catch {
             rollBack()
             throw error
         }
+    }
+
+    /// Small writes spread over the disk dirty a granule each, so fine ones let a migration converge where coarse ones
+    /// would have it copy many times what is written. What they cost is the hash tree's file, one part in 128 of the data
+    /// at 4 KiB.
+    private static func granuleBytes(usedBytes: UInt64) -> UInt64 {
+        usedBytes <= 512 << 30 ? 4 << 10 : usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
     }
 
     /// - Returns: what came of it; `nil` when it is over.

@@ -60,8 +60,8 @@ public enum MigrationProgress: Hashable, Sendable {
 /// How a disk is to be moved.
 public struct MigrationOptions: Sendable {
     public var limits = PrecopyLimits()
-    /// Of the dirty map.
-    public var granuleBytes: UInt64 = 64 << 10
+    /// Of the dirty map, a power of two from 4 KiB to 1 MiB; `nil`: chosen by the size of the disk.
+    public var granuleBytes: UInt64?
     public var compressionLevel: Int32 = 1
     /// After this the guest's writes go on by themselves, and the migration fails.
     public var pauseDeadlineMilliseconds: UInt64 = 60_000

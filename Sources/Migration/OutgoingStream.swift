@@ -16,10 +16,9 @@ final class OutgoingStream {
     private let head: [UInt8]
 
     init(
-        source: any MigrationSource, tree: HashTreeFile, link: MigrationLink, granuleBytes: UInt64, level: Int32,
-        usesThreads: Bool
+        source: any MigrationSource, tree: HashTreeFile, link: MigrationLink, level: Int32, usesThreads: Bool
     ) throws(MigrationError) {
-        guard let header = StreamHeader(diskBytes: source.byteCount, alignment: UInt32(min(granuleBytes, 4096))) else {
+        guard let header = StreamHeader(diskBytes: source.byteCount, alignment: tree.shape.chunkBytes) else {
             throw MigrationError(.source, "a disk of \(source.byteCount) bytes cannot be migrated")
         }
         self.source = source
@@ -27,7 +26,7 @@ final class OutgoingStream {
         self.link = link
         self.usesThreads = usesThreads
         chunkBytes = UInt64(tree.shape.chunkBytes)
-        stages = CopyStages(source: source, tree: tree, granuleBytes: granuleBytes, level: level)
+        stages = CopyStages(source: source, tree: tree, level: level)
         var head: [UInt8] = []
         encoder = StreamEncoder(header, to: &head)
         self.head = head

@@ -21,15 +21,14 @@ struct SourcePlace: Sendable {
     }
 
     /// Everything here that keeps the disk from moving. Changes nothing.
-    func problems(sizeBytes: UInt64, usedBytes: UInt64) throws(MigrationError) -> [String] {
+    func problems(sizeBytes: UInt64, treeBytes: UInt64) throws(MigrationError) -> [String] {
         var problems: [String] = []
         if sizeBytes > HashTreeFile.byteCountMax {
             problems.append("disks of more than \(SizeText.format(HashTreeFile.byteCountMax)) cannot be migrated")
         }
         if let obstacle = MigrationFiles.obstacle(folder, in: fs) { problems.append(obstacle) }
         let space = try at(.source) { () throws(SystemError) in try fs.space(at: folder) }
-        // 32 bytes for each chunk that holds data.
-        let needed = usedBytes / 2048 + Self.spareBytes
+        let needed = treeBytes + Self.spareBytes
         if space.freeBytes < needed {
             problems.append(
                 "\(folder) has \(SizeText.format(space.freeBytes)) free, "
