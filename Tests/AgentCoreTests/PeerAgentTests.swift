@@ -1,0 +1,94 @@
+import AgentCore
+import Backup
+import BackupStore
+import BlockIO
+import ChunkTree
+import Codecs
+import LinuxSystem
+import TestSupport
+import Testing
+import Transport
+
+/// A client's channel to an agent in this process.
+private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem = LinuxFileSystem()) throws -> (MessageChannel, OwnThread) {
+    let (near, far) = MemoryStream.pair()
+    let agent = PeerAgent(fs: fs, limits: limits, product: "9.9", receiver: nil)
+    let thread = try OwnThread(name: "agent") { try? agent.serve(far, peerName: "client") }
+    return (try MessageChannel(stream: near, peerName: "agent"), thread)
+}
+
+@Suite struct PeerAgentTests {
+    private func refusal(_ limits: PeerLimits, _ service: String, _ path: String, readOnly: Bool = false) throws -> String? {
+        let (channel, thread) = try connect(limits)
+        defer {
+            channel.close()
+            thread.join()
+        }
+        do throws(TransportError) {
+            _ = try channel.open(ServiceRequest(service: service, path: path, isReadOnly: readOnly))
+            return nil
+        } catch {
+            return error.peerCode ?? "\(error)"
+        }
+    }
+
+    @Test func `the peer learns this version, and may leave at once`() throws {
+        let (channel, thread) = try connect()
+        #expect(try channel.greeting().product == "9.9")
+        channel.close()
+        thread.join()
+    }
+
+    @Test func `unknown services are refused`() throws {
+        #expect(try refusal(PeerLimits(), "shell", "/tmp") == "unsupported")
+        #expect(try refusal(PeerLimits(), "migrate", "/tmp") == "unsupported")
+    }
+
+    @Test func `a confined login sees nothing outside of its folder`() throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        for name in ["allowed", "outside"] {
+            try fs.createFolder(folder.file(name))
+            try LocalStore.create(at: folder.file("\(name)/store"), uuid: "u-\(name)", chunkBytes: TreeShape.chunkBytesStandard, in: fs)
+        }
+        try expectTool("ln", "-s", folder.file("outside"), folder.file("allowed/escape"))
+        try expectTool("ln", "-s", folder.file("outside/new"), folder.file("allowed/dangling"))
+        var limits = PeerLimits()
+        limits.storeFolder = folder.file("allowed")
+        #expect(try refusal(limits, "store", folder.file("allowed/store")) == nil)
+        #expect(try refusal(limits, "store", "store") == nil)
+        for path in ["outside/store", "allowed/../outside/store", "allowed/escape/store", "allowedx"] {
+            #expect(try refusal(limits, "store", folder.file(path)) == "forbidden", "\(path)")
+        }
+        #expect(try refusal(limits, "store", "../outside/store") == "forbidden")
+        #expect(try refusal(limits, "create-store", "escape/new") == "forbidden")
+        #expect(try refusal(limits, "create-store", "dangling") == "notFound")
+        #expect(try refusal(limits, "create-store", "none/../../outside/new") == "notFound")
+        #expect(try refusal(limits, "create-store", "new") == nil)
+        #expect(try refusal(limits, "store", "") == "invalid")
+        #expect(try refusal(limits, "store", "a\0b") == "invalid")
+    }
+
+    @Test func `a login that may only read changes nothing`() throws {
+        let folder = try TemporaryFolder()
+        try LocalStore.create(at: folder.file("store"), uuid: "u", chunkBytes: TreeShape.chunkBytesStandard, in: LinuxFileSystem())
+        var limits = PeerLimits()
+        limits.isReadOnly = true
+        #expect(try refusal(limits, "store", folder.file("store"), readOnly: false) == "readOnly")
+        #expect(try refusal(limits, "create-store", folder.file("new"), readOnly: true) == "readOnly")
+        #expect(try refusal(limits, "store", folder.file("store"), readOnly: true) == nil)
+    }
+
+    @Test func `a folder without a store is named in the refusal`() throws {
+        let folder = try TemporaryFolder()
+        #expect(try refusal(PeerLimits(), "store", folder.path) == "notAStore")
+    }
+
+    @Test func `store locations read and print as users write them`() throws {
+        #expect(try StoreLocation(parsing: "/srv/store") == .folder("/srv/store"))
+        let place = try StoreLocation(parsing: "ssh://me@host:2222/srv/my%20store")
+        #expect(place == .peer(SSHTarget(user: "me", host: "host", port: 2222, path: "/srv/my store"), folder: "/srv/my store"))
+        #expect(try StoreLocation(parsing: "ssh://host/~/store").description == "ssh://host/~/store")
+        #expect(throws: TransportError.self) { try StoreLocation(parsing: "ssh://host") }
+    }
+}
