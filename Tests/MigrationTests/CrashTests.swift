@@ -1,5 +1,5 @@
 import BlockIO
-import Geometry
+import DiskImage
 import LinuxSystem
 @testable import Migration
 import Synchronization
@@ -7,191 +7,157 @@ import SystemPackage
 import TestSupport
 import Testing
 
-/// Lets a process die: from the nth change on nothing it does has any effect.
-final class DyingProcess: Sendable {
-    private let left: Mutex<Int>
-    init(after count: Int) { left = Mutex(count) }
-    var isDead: Bool { left.withLock { $0 < 0 } }
-    func change() throws(SystemError) {
-        try left.withLock { left throws(SystemError) in
-            left -= left < 0 ? 0 : 1
-            try Self.check(left)
+/// Two hosts, each with a disk of its own that can lose its power.
+private struct TwoHosts {
+    static let here = "/disks/one"
+    static let there = "/disks/two"
+    static let bytes = 448 << 10
+    let ours: SimulatedFileSystem
+    let theirs: SimulatedFileSystem
+    let source: ScriptedSource
+
+    init(content: [UInt8]) throws {
+        ours = SimulatedFileSystem()
+        theirs = SimulatedFileSystem()
+        source = ScriptedSource(content)
+        for fs in [ours, theirs] {
+            try fs.createFolder("/disks")
+            try fs.synchronizeFolder("/")
         }
+        try ours.createFolder(Self.here)
+        let descriptor = try ours.open(
+            Self.here + "/DiskDescriptor.xml", OpenMode(writable: true, creation: .exclusive))
+        try descriptor.writeBytes([60], at: 0)
+        try descriptor.synchronize()
+        try ours.synchronizeFolder(Self.here)
+        try ours.synchronizeFolder("/disks")
     }
-    func look() throws(SystemError) { try left.withLock { left throws(SystemError) in try Self.check(left) } }
-    private static func check(_ left: Int) throws(SystemError) {
-        if left < 0 { throw SystemError(errno: .ioError, operation: "go on in", subject: "a dead process") }
-    }
-}
 
-struct DyingFileSystem: FileSystem {
-    let base: any FileSystem
-    let process: DyingProcess
+    init(ours: SimulatedFileSystem, theirs: SimulatedFileSystem, source: ScriptedSource) {
+        self.ours = ours
+        self.theirs = theirs
+        self.source = source
+    }
 
-    func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile {
-        if mode.creation == .never { try process.look() } else { try process.change() }
-        return DyingFile(base: try base.open(path, mode), process: process)
+    /// As it is after the power of one side was cut: there the disk is attached again, if it is still in place.
+    func rebooted(_ side: MigrationCrashTests.Side, _ survival: Survival) -> TwoHosts {
+        TwoHosts(
+            ours: side == .source ? ours.afterPowerCut(survival) : ours,
+            theirs: side == .target ? theirs.afterPowerCut(survival) : theirs, source: ScriptedSource(source.content))
     }
-    func rename(_ source: String, to target: String) throws(SystemError) {
-        try process.change()
-        try base.rename(source, to: target)
-    }
-    func remove(_ path: String) throws(SystemError) {
-        try process.change()
-        try base.remove(path)
-    }
-    func synchronizeFolder(_ path: String) throws(SystemError) {
-        try process.change()
-        try base.synchronizeFolder(path)
-    }
-    func createFolder(_ path: String) throws(SystemError) {
-        try process.change()
-        try base.createFolder(path)
-    }
-    func removeFolder(_ path: String) throws(SystemError) {
-        try process.change()
-        try base.removeFolder(path)
-    }
-    func exists(_ path: String) throws(SystemError) -> Bool {
-        try process.look()
-        return try base.exists(path)
-    }
-    func isFolder(_ path: String) throws(SystemError) -> Bool {
-        try process.look()
-        return try base.isFolder(path)
-    }
-    func list(_ path: String) throws(SystemError) -> [String] {
-        try process.look()
-        return try base.list(path)
-    }
-    func space(at path: String) throws(SystemError) -> SpaceInfo {
-        try process.look()
-        return try base.space(at: path)
-    }
-    func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
-        try process.look()
-        return try base.lock(path, wait: wait)
-    }
-    func resolve(_ path: String) throws(SystemError) -> String {
-        try process.look()
-        return try base.resolve(path)
-    }
-}
 
-final class DyingFile: StorageFile {
-    let base: any StorageFile
-    let process: DyingProcess
-    init(base: any StorageFile, process: DyingProcess) {
-        self.base = base
-        self.process = process
-    }
-    var alignment: Int { base.alignment }
-    func size() throws(SystemError) -> UInt64 { try base.size() }
-    func allocatedBytes() throws(SystemError) -> UInt64 { try base.allocatedBytes() }
-    func perform(_ transfers: [Transfer]) throws(SystemError) {
-        if transfers.contains(where: { $0.operation == .write }) { try process.change() } else { try process.look() }
-        try base.perform(transfers)
-    }
-    func synchronize() throws(SystemError) {
-        try process.change()
-        try base.synchronize()
-    }
-    func truncate(to size: UInt64) throws(SystemError) {
-        try process.change()
-        try base.truncate(to: size)
-    }
-    func reserve(offset: UInt64, count: UInt64) throws(SystemError) -> Bool {
-        try process.change()
-        return try base.reserve(offset: offset, count: count)
-    }
-    func zero(offset: UInt64, count: UInt64) throws(SystemError) -> Bool {
-        try process.change()
-        return try base.zero(offset: offset, count: count)
-    }
-    func punch(offset: UInt64, count: UInt64) throws(SystemError) -> Bool {
-        try process.change()
-        return try base.punch(offset: offset, count: count)
-    }
-    func nextData(from offset: UInt64) throws(SystemError) -> (offset: UInt64, count: UInt64)? {
-        try process.look()
-        return try base.nextData(from: offset)
-    }
-}
+    var host: TargetHost { TargetHost(fs: theirs, folder: Self.there, disks: DiskFolders(fs: theirs)) }
 
-extension DyingFile {
-    func unwrittenRanges(in range: ByteRange) throws(SystemError) -> [ByteRange]? {
-        try process.look()
-        return try base.unwrittenRanges(in: range)
+    func migrate() throws(MigrationError) {
+        let host = self.host
+        defer { host.settle() }
+        var options = MigrationOptions()
+        options.usesThreads = false
+        options.granuleBytes = 64 << 10
+        _ = try MigrationController(
+            disk: MigratedDisk(
+                folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2, usedBytes: UInt64(Self.bytes)),
+            target: host.target, source: source, guest: CountingGuest(), options: options, fs: ours
+        ).run()
+    }
+
+    func recover() throws(MigrationError) -> MigrationOutcome {
+        let host = self.host
+        defer { host.settle() }
+        return try MigrationRecovery.run(folder: Self.here, fs: ours, reach: { _ in host.target }, retire: {})
+    }
+
+    var isOwnedHere: Bool {
+        get throws { try MigrationRecovery.record(Self.here, in: ours) == nil }
+    }
+    var isInPlaceThere: Bool {
+        get throws { try theirs.exists(Self.there + "/DiskDescriptor.xml") }
+    }
+
+    func arrived() throws -> [UInt8] {
+        let disk = try Disk.open(Self.there, in: theirs)
+        var bytes = [UInt8](repeating: 1, count: Int(disk.byteCount))
+        try bytes.withUnsafeMutableBytes { try disk.read(at: 0, into: $0) }
+        try disk.close()
+        return bytes
     }
 }
 
 @Suite struct MigrationCrashTests {
     enum Side: CaseIterable { case source, target }
+    private static let content = sampleDisk(TwoHosts.bytes, seed: 5)
+
+    /// Brings what a fault has left to its end, and checks that nothing is lost.
+    private func finish(_ hosts: TwoHosts, _ when: String) throws {
+        if try hosts.isOwnedHere {
+            #expect(try !hosts.isInPlaceThere, "two owners \(when)")
+            // The guest runs on, and writes what the target does not have.
+            #expect(hosts.source.guestWrites([7, 7, 7], at: 12345), "the guest stands still \(when)")
+            _ = try hosts.recover()
+            try hosts.migrate()
+        } else if case .ownedThere = try hosts.recover() {
+        } else {
+            Issue.record("a disk without an owner \(when)")
+        }
+        #expect(try hosts.arrived() == hosts.source.content, "\(when)")
+        #expect(try MigrationRecovery.record(TwoHosts.here, in: hosts.ours)?.state == .finished, "\(when)")
+        #expect(try hosts.theirs.list("/disks") == ["two"], "\(when)")
+    }
 
     @Test(
-        "whichever side dies at whichever step, one side owns the disk, and it can be brought to its end",
-        arguments: Side.allCases)
-    func everyStep(side: Side) throws {
-        let bytes = sampleDisk(600 << 10)
-        let real = LinuxFileSystem()
-        var step = 0
+        "whichever side loses its power at whichever step, one side owns the disk, and all is brought to its end",
+        arguments: Side.allCases, [.everything, .nothing, .random(seed: 3)] as [Survival])
+    func powerCuts(side: Side, survival: Survival) throws {
+        var number = 1
         while true {
-            let temporary = try TemporaryFolder()
-            let here = temporary.file("here")
-            try real.createFolder(here)
-            try real.createFolder(temporary.file("there"))
-            try real.open(here + "/DiskDescriptor.xml", OpenMode(writable: true, creation: .exclusive)).writeBytes(
-                [60], at: 0)
-            let process = DyingProcess(after: step)
-            let dying = DyingFileSystem(base: real, process: process)
-            let host = TargetHost(fs: side == .target ? dying : real, folder: temporary.file("there/disk"))
-            var source = ScriptedSource(bytes)
-            func migrate(_ source: ScriptedSource, _ fs: any FileSystem, _ target: MigrationTarget)
-                throws(MigrationError)
-            {
-                var options = MigrationOptions()
-                options.usesThreads = false
-                _ = try MigrationController(
-                    disk: MigratedDisk(folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: 600 << 10),
-                    target: target, source: source, guest: CountingGuest(), options: options, fs: fs
-                ).run()
-            }
+            let hosts = try TwoHosts(content: Self.content)
+            let cut = side == .source ? hosts.ours : hosts.theirs
+            cut.setPlan(.stop(atChange: number))
             var failure: MigrationError?
-            do { try migrate(source, side == .source ? dying : real, host.target) } catch { failure = error }
-            host.settle()
-            let died = process.isDead
-
-            // After the reboot: the folders tell who owns.
-            let isInPlace = try real.exists(host.folder + "/DiskDescriptor.xml")
-            let record = try MigrationRecovery.record(here, in: real)
-            #expect(!(record == nil && isInPlace), "two owners when the \(side) dies at step \(step)")
-            if failure == nil { #expect(record != nil && isInPlace) }
-            if side == .target, record == nil {
-                #expect(
-                    source.state.withLock { !$0.isPaused && !$0.isReleased },
-                    "the guest stands still after step \(step)")
+            do { try hosts.migrate() } catch { failure = error }
+            let when = "when the \(side) stops at change \(number) (\(survival))"
+            guard cut.isStopped else {
+                #expect(failure == nil)
+                break
             }
-            let alive = TargetHost(fs: real, folder: host.folder)
-            if record == nil {
-                // The disk is attached again, and its guest writes.
-                source = ScriptedSource(source.content)
-                source.guestWrites([7, 7, 7], at: 12345)
-                _ = try MigrationRecovery.run(folder: here, fs: real, reach: { _ in alive.target }, retire: {})
-                try migrate(source, real, alive.target)
-            } else {
-                let outcome = try MigrationRecovery.run(
-                    folder: here, fs: real, reach: { _ in alive.target }, retire: {})
-                guard case .ownedThere = outcome else { throw MigrationError(.source, "\(outcome) after step \(step)") }
+            if side == .target, try hosts.isOwnedHere {
+                #expect(hosts.source.guestWrites([1], at: 99), "the guest stands still \(when)")
             }
-            alive.settle()
-            let arrived = try real.contents(of: host.folder + "/root.hds", limit: 1 << 30)
-            #expect(arrived == source.content, "when the \(side) dies at step \(step)")
-            #expect(try real.exists(host.folder + "/DiskDescriptor.xml"))
-            #expect(try MigrationRecovery.record(here, in: real)?.state == .finished)
-            #expect(try real.list(temporary.file("there")) == ["disk"])
-            if !died { break }
-            step += 1
+            try finish(hosts.rebooted(side, survival), when)
+            number += 1
         }
-        #expect(step > 15)
+        #expect(number > 15)
+    }
+
+    @Test(
+        "a full or failing file system on either side stops nothing but the migration", arguments: Side.allCases,
+        [true, false])
+    func faults(side: Side, isFull: Bool) throws {
+        var number = 1
+        while true {
+            let hosts = try TwoHosts(content: Self.content)
+            let cut = side == .source ? hosts.ours : hosts.theirs
+            let calls: Set<FaultPlan.Call> = isFull ? FaultPlan.Call.taking : FaultPlan.Call.changes
+            cut.setPlan(FaultPlan(.fail(isFull ? .noSpace : .ioError), at: number, of: calls))
+            var failure: MigrationError?
+            do { try hosts.migrate() } catch { failure = error }
+            let made = cut.counts.filter { calls.contains($0.key) }.values.reduce(0, +)
+            cut.setPlan(nil)
+            let when = "when call \(number) fails at the \(side) (\(failure?.message ?? "without effect"))"
+            if failure != nil {
+                // Between the release and the rename the source's server has let go, which only an attach cures.
+                let released = hosts.source.state.withLock { $0.isReleased }
+                try finish(
+                    released
+                        ? TwoHosts(ours: hosts.ours, theirs: hosts.theirs, source: ScriptedSource(hosts.source.content))
+                        : hosts,
+                    when)
+            } else {
+                #expect(try hosts.arrived() == hosts.source.content, "\(when)")
+            }
+            guard made >= number else { break }
+            number += 1
+        }
+        #expect(number > 8)
     }
 }

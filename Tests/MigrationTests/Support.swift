@@ -232,8 +232,11 @@ final class TargetHost: Sendable {
     let cutter: Mutex<Cutter>
     private let threads = Mutex<[OwnThread]>([])
 
-    init(fs: any FileSystem, folder: String, cutAfter count: Int? = nil) {
+    let disks: any TargetDisks
+
+    init(fs: any FileSystem, folder: String, cutAfter count: Int? = nil, disks: (any TargetDisks)? = nil) {
         self.fs = fs
+        self.disks = disks ?? RawDisks(fs: fs)
         self.folder = folder
         cutter = Mutex(Cutter(after: count))
     }
@@ -246,7 +249,7 @@ final class TargetHost: Sendable {
         let cutter = self.cutter.withLock { $0 }
         guard !cutter.isCut else { throw TransportError(.unreachable, "the target is out of reach") }
         let (ours, theirs) = MemoryStream.pair()
-        let receiver = MigrationReceiver(fs: fs, disks: RawDisks(fs: fs), guest: guest)
+        let receiver = MigrationReceiver(fs: fs, disks: disks, guest: guest)
         do throws(SystemError) {
             let thread = try OwnThread(name: "target") {
                 guard let channel = try? MessageChannel(stream: theirs, peerName: "the source") else { return }
