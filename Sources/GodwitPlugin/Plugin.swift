@@ -11,20 +11,16 @@ internal import Synchronization
 private let plugin = Plugin()
 
 private final class Plugin: Sendable {
-    private struct State {
-        var parameters = PluginParameters()
-        var report: StartReport?
-    }
-    private let state = Mutex(State())
+    private let settings = Mutex(PluginParameters())
     /// Set once, before the first request: read without the lock on every request.
     private let running = AtomicLazyReference<DeviceServer>()
 
     var server: DeviceServer? { running.load() }
-    var parameters: PluginParameters { state.withLock { $0.parameters } }
+    var parameters: PluginParameters { settings.withLock { $0 } }
 
     func configure(_ key: String, _ value: String) throws(PluginError) {
-        let failure: PluginError? = state.withLock { state in
-            do throws(PluginError) { try state.parameters.set(key, value) } catch { return error }
+        let failure: PluginError? = settings.withLock { settings in
+            do throws(PluginError) { try settings.set(key, value) } catch { return error }
             return nil
         }
         if let failure { throw failure }
@@ -32,8 +28,9 @@ private final class Plugin: Sendable {
 
     func start() throws(DiskError) {
         let parameters = parameters
-        let report = StartReport(to: parameters.readyDescriptor)
-        state.withLock { $0.report = report }
+        // The descriptor goes when the report is made: its reader needs an end.
+        let report = parameters.report
+        settings.withLock { $0.report = StartReport() }
         do throws(DiskError) {
             _ = running.storeIfNil(
                 try DeviceServer.start(parameters.configuration, onShutdown: { cnbdkit_shutdown() }))

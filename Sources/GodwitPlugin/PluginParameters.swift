@@ -13,8 +13,7 @@ struct PluginError: Error {
 /// What nbdkit's command line says, `key=value` by `key=value`.
 struct PluginParameters {
     var configuration = DeviceConfiguration(disk: "")
-    /// Where to report the outcome of the start.
-    var readyDescriptor: CInt?
+    var report = StartReport()
 
     mutating func set(_ key: String, _ value: String) throws(PluginError) {
         switch key {
@@ -31,7 +30,7 @@ struct PluginParameters {
             guard let number = CInt(value), number >= 0 else {
                 throw PluginError(message: "ready-fd=\(value): use the number of a descriptor")
             }
-            readyDescriptor = number
+            report = try StartReport(to: number)
         default: throw PluginError(message: "unknown parameter \(key); see nbdkit --help with this plugin")
         }
     }
@@ -45,13 +44,20 @@ struct PluginParameters {
     }
 }
 
-/// Tells who started nbdkit how the start went, by one ``ControlReply`` line. The descriptor stays open as long as this
-/// lives: were a standard stream closed, its number would go to the next file that is opened.
+/// Tells who started nbdkit how the start went, by one ``ControlReply`` line.
 struct StartReport: Sendable {
     private let channel: LineChannel?
 
-    init(to descriptor: CInt?) {
-        channel = descriptor.map { LineChannel(adopting: OwnedDescriptor(adopting: $0)) }
+    /// Reports to nobody.
+    init() { channel = nil }
+
+    /// Takes a descriptor of its own at once: nbdkit replaces the standard streams before it serves.
+    init(to descriptor: CInt) throws(PluginError) {
+        do {
+            channel = LineChannel(adopting: try OwnedDescriptor(duplicating: descriptor))
+        } catch {
+            throw PluginError(message: "ready-fd=\(descriptor): \(error)")
+        }
     }
 
     // Who is gone needs no report.

@@ -6,6 +6,13 @@ public func effectiveUser() -> UInt32 { shim_effective_user() }
 /// This process's number.
 public func ownProcess() -> Int32 { shim_getpid() }
 
+extension OwnedDescriptor {
+    /// A further descriptor, above the standard streams, of the file that `descriptor` leads to.
+    public init(duplicating descriptor: CInt) throws(SystemError) {
+        self.init(adopting: try check(shim_duplicate(descriptor), "duplicate", "descriptor \(descriptor)"))
+    }
+}
+
 extension UnixSocket {
     /// Ends both directions of a connection, or a listener: whoever waits on it in another thread wakes up. The
     /// descriptor stays open.
