@@ -1,7 +1,141 @@
+internal import LinuxSystem
+internal import SystemPackage
+
 /// The process that freezes file systems, and thaws them whatever happens to who asked: at the word `thaw`, when its
-/// standard input ends, and at the deadline. `godwit internal-freeze-guard` runs it.
+/// standard input ends, at a signal, and at the deadline. `godwit internal-freeze-guard` runs it.
+///
+/// The kernel does not thaw when a freezer dies, so there are two: this process thaws when its parent dies, the parent
+/// when this one does. Only both at once leave a file system frozen (`fsfreeze -u` thaws it then).
+///
+/// On standard output: `frozen`, or `failed MESSAGE`; then `thawed EXPIRED NANOSECONDS`, with 1 when the deadline came
+/// first, and how long writes stood still.
 public enum FreezeGuard {
     /// Freezes all of `mountpoints` (or none), says so on standard output, waits, thaws.
     /// - Returns: the exit code.
-    public static func run(mountpoints: [String], deadlineMilliseconds: UInt64) -> Int32 { 1 }
+    public static func run(mountpoints: [String], deadlineMilliseconds: UInt64) -> Int32 {
+        ignoreBrokenPipes()
+        let input = OwnedDescriptor(adopting: 0)
+        let output = OwnedDescriptor(adopting: 1)
+        do throws(SystemError) {
+            let signals = try SignalWatch([Signal.terminate, Signal.interrupt, Signal.hangUp])
+            for mountpoint in mountpoints { try FreezeHandle.synchronize(mountpoint) }
+            let time = SystemTime()
+            let start = time.monotonic()
+            // Those frozen before one fails thaw when the list goes.
+            var handles: [FreezeHandle] = []
+            for mountpoint in mountpoints { handles.append(try FreezeHandle(freezing: mountpoint)) }
+            try? output.writeAll(Array("frozen\n".utf8))
+            let isExpired = try wait(input, signals, until: start + deadlineMilliseconds * 1_000_000, time)
+            // The last frozen first: a file system may lie in a file of one frozen before it.
+            for handle in handles.reversed() { try handle.thaw() }
+            let nanoseconds = time.monotonic() - start
+            try? output.writeAll(Array("thawed \(isExpired ? 1 : 0) \(nanoseconds)\n".utf8))
+            return 0
+        } catch {
+            try? output.writeAll(Array("failed \(error)\n".utf8))
+            return 1
+        }
+    }
+
+    /// Waits for any reason to thaw. - Returns: whether it was the deadline.
+    private static func wait(
+        _ input: borrowing OwnedDescriptor, _ signals: SignalWatch, until deadline: UInt64, _ time: some TimeSource
+    ) throws(SystemError) -> Bool {
+        let now = time.monotonic()
+        guard now < deadline else { return true }
+        var entries = [PollEntry(input.number, .readable), PollEntry(signals.descriptor, .readable)]
+        // Rounded up, so as not to thaw a moment early. Any input is a reason to thaw: its only word, or its end.
+        let milliseconds = Int((deadline - now + 999_999) / 1_000_000)
+        return try pollDescriptors(&entries, deadlineMilliseconds: milliseconds) == 0
+    }
+}
+
+/// A running ``FreezeGuard``, seen from its parent. Dropping it thaws.
+final class Freeze: Sendable {
+    private let mountpoints: [String]
+    private let child: ChildProcess
+    private let input: OwnedDescriptor
+    private let output: OwnedDescriptor
+    /// How long the guard may take for what it does beyond waiting: writing out dirty data, thawing.
+    private static let slackMilliseconds = 120_000
+
+    /// Freezes all of `mountpoints`. - Throws: why not; then none is frozen.
+    init(mountpoints: [String], deadlineMilliseconds: UInt64, executable: String) throws(AgentError) {
+        ignoreBrokenPipes()
+        self.mountpoints = mountpoints
+        do throws(SystemError) {
+            let input = try Pipe()
+            let output = try Pipe()
+            child = try ChildProcess(
+                executable,
+                ["internal-freeze-guard", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
+                input: .descriptor(input.reading.number), output: .descriptor(output.writing.number), errors: .inherited,
+                newGroup: true)
+            self.input = input.keepWriting()
+            self.output = output.keepReading()
+        } catch {
+            throw AgentError(error)
+        }
+        let words = try next()
+        guard words.first == "frozen" else {
+            thawAll()
+            throw AgentError(
+                words.first == "failed" ? .io : .commandFailed,
+                words.isEmpty ? "the freeze guard died" : "cannot freeze: \(words.dropFirst().joined(separator: " "))")
+        }
+    }
+
+    /// Thaws. - Returns: whether the deadline had come first, and how long writes stood still.
+    /// - Throws: when the guard died: the file systems are thawed, but nobody knows since when.
+    func thaw() throws(AgentError) -> (isExpired: Bool, nanoseconds: UInt64) {
+        try? input.writeAll(Array("thaw\n".utf8))
+        let words: [Substring]
+        do throws(AgentError) {
+            words = try next()
+        } catch {
+            thawAll()
+            throw error
+        }
+        guard words.count == 3, words[0] == "thawed", let nanoseconds = UInt64(words[2]) else {
+            thawAll()
+            throw AgentError(.expired, "the freeze guard died: the file systems may have been thawed too early")
+        }
+        _ = try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)
+        return (words[1] != "0", nanoseconds)
+    }
+
+    /// The words of the guard's next line; none when it has ended.
+    private func next() throws(AgentError) -> [Substring] {
+        var line: [UInt8] = []
+        do throws(SystemError) {
+            while line.last != UInt8(ascii: "\n"), line.count < 4096 {
+                var entries = [PollEntry(output.number, .readable)]
+                guard try pollDescriptors(&entries, deadlineMilliseconds: Self.slackMilliseconds) > 0 else {
+                    throw SystemError(errno: .timedOut, operation: "wait for", subject: "the freeze guard")
+                }
+                let part = try output.readSome(upTo: 1)
+                if part.isEmpty { return [] }
+                line += part
+            }
+        } catch {
+            throw AgentError(.timeout, "\(error)")
+        }
+        let text = String(decoding: line.dropLast(), as: UTF8.self)
+        return text.split(separator: " ")
+    }
+
+    /// Instead of a guard that died. Those that are not frozen are left alone.
+    private func thawAll() {
+        try? child.send(Signal.kill)
+        _ = try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)
+        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
+    }
+
+    deinit {
+        // The end of its input is the guard's word to thaw; a dead guard's work is done here.
+        guard (try? child.exitCode()) == .some(nil) else { return }
+        try? input.writeAll(Array("thaw\n".utf8))
+        guard (try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)) != .some(0) else { return }
+        thawAll()
+    }
 }

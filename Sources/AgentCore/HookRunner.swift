@@ -1,3 +1,6 @@
+internal import LinuxSystem
+internal import SystemPackage
+
 /// One of an administrator's commands around a snapshot or a migration.
 public struct Hook: Codable, Hashable, Sendable {
     /// For `/bin/sh -c`.
@@ -25,12 +28,64 @@ public enum HookMoment: String, Codable, Hashable, Sendable, CaseIterable {
 /// Runs an administrator's commands, each with a time limit.
 public struct HookRunner: Sendable {
     public var hooks: [HookMoment: Hook]
+    private static let outputBytesMax = 64 << 10
 
     public init(hooks: [HookMoment: Hook]) { self.hooks = hooks }
 
     /// Runs the hook of that moment, if there is one, with `GODWIT_HOOK` and `environment` set in its environment.
-    /// - Throws: `.commandFailed` with the last of its output, `.timeout` once it was killed.
+    ///
+    /// It has ended when its shell has; what that leaves running in the background goes on, but its output is lost.
+    /// - Throws: `.commandFailed` with the last of its output, `.timeout` once it and all it started were killed.
     public func run(_ moment: HookMoment, environment: [String: String] = [:]) throws(AgentError) {
-        throw AgentError(.unsupported, "not built yet")
+        guard let hook = hooks[moment] else { return }
+        let variables = processEnvironment().merging(environment) { $1 }
+            .merging(["GODWIT_HOOK": moment.rawValue]) { $1 }
+        let code: CInt?
+        let output: [UInt8]
+        do throws(SystemError) {
+            (code, output) = try Self.run(hook, variables)
+        } catch {
+            throw AgentError(.commandFailed, "the \(moment.rawValue) hook could not be run: \(error)")
+        }
+        let said = String(decoding: output, as: UTF8.self).split(separator: "\n").suffix(3).joined(separator: "; ")
+        guard let code else {
+            throw AgentError(
+                .timeout, "the \(moment.rawValue) hook was killed after \(hook.limitSeconds) s: \(hook.command) (\(said))")
+        }
+        guard code == 0 else {
+            throw AgentError(
+                .commandFailed, "the \(moment.rawValue) hook failed with exit code \(code): \(hook.command) (\(said))")
+        }
+    }
+
+    /// - Returns: the exit code, `nil` when the time was over; and the last of the output.
+    private static func run(
+        _ hook: Hook, _ variables: [String: String]
+    ) throws(SystemError) -> (CInt?, [UInt8]) {
+        let pipe = try Pipe()
+        let child = try ChildProcess(
+            "/bin/sh", ["-c", hook.command], environment: variables, output: .descriptor(pipe.writing.number),
+            errors: .descriptor(pipe.writing.number), newGroup: true)
+        let output = pipe.keepReading()
+        let time = SystemTime()
+        let deadline = time.monotonic() + hook.limitSeconds * 1_000_000_000
+        var kept: [UInt8] = []
+        var entries = [PollEntry(child.descriptor, .readable), PollEntry(output.number, .readable)]
+        while true {
+            let left = deadline - min(deadline, time.monotonic())
+            guard try pollDescriptors(&entries, deadlineMilliseconds: Int(left / 1_000_000)) > 0 else {
+                signalProcessGroup(child.identifier, Signal.kill)
+                _ = try child.wait()
+                return (nil, kept)
+            }
+            // First what it said, then that it ended: both are ready when the last of its output came with its end.
+            if !entries[1].ready.isEmpty {
+                let part = try output.readSome(upTo: 16 << 10)
+                if part.isEmpty { entries[1].descriptor = -1 }
+                kept = (kept + part).suffix(outputBytesMax)
+            } else if !entries[0].ready.isEmpty {
+                return (try child.wait(), kept)
+            }
+        }
     }
 }

@@ -1,3 +1,7 @@
+internal import AgentAPI
+internal import BlockIO
+internal import DiskImage
+
 /// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches all,
 /// thaws.
 public struct SnapshotCoordinator: Sendable {
@@ -15,7 +19,94 @@ public struct SnapshotCoordinator: Sendable {
     public func snapshot(
         _ disks: [String], freezeDeadlineMilliseconds: UInt64 = 10_000
     ) throws(AgentError) -> [SnapshotResult] {
-        throw AgentError(.unsupported, "not built yet")
+        var owners: [any SnapshotOwner] = []
+        var mountpoints: [String] = []
+        for disk in disks {
+            if try attachments.attached(disk) != nil {
+                let mounted = try attachments.mountpoints(of: disk)
+                owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: !mounted.isEmpty))
+                mountpoints += mounted.filter { !mountpoints.contains($0) }
+            } else {
+                owners.append(try DirectOwner(disk))
+            }
+        }
+        for owner in owners { try owner.prepare() }
+        return try withHooks(disks) { () throws(AgentError) in
+            try switchAll(disks, owners, mountpoints, freezeDeadlineMilliseconds)
+        }
+    }
+
+    private func withHooks<R>(_ disks: [String], _ body: () throws(AgentError) -> R) throws(AgentError) -> R {
+        let environment = ["GODWIT_DISKS": disks.joined(separator: "\n")]
+        let result: Result<R, AgentError>
+        do throws(AgentError) {
+            try hooks?.run(.preFreeze, environment: environment)
+            result = .success(try body())
+        } catch {
+            result = .failure(error)
+        }
+        // Also after a pre-freeze hook that failed: it may have done half of its work.
+        do throws(AgentError) {
+            try hooks?.run(.postThaw, environment: environment)
+        } catch {
+            if case .success = result { throw error }
+        }
+        return try result.get()
+    }
+
+    private func switchAll(
+        _ disks: [String], _ owners: [any SnapshotOwner], _ mountpoints: [String], _ deadline: UInt64
+    ) throws(AgentError) -> [SnapshotResult] {
+        let freeze =
+            mountpoints.isEmpty
+            ? nil
+            : try Freeze(
+                mountpoints: mountpoints, deadlineMilliseconds: deadline, executable: Installation.executable())
+        var committed: [(guid: String, switchNanoseconds: UInt64)] = []
+        var failure: AgentError?
+        do throws(AgentError) {
+            for owner in owners { committed.append(try owner.commit()) }
+        } catch {
+            failure = error
+        }
+        var nanoseconds: UInt64 = 0
+        do throws(AgentError) {
+            if let thawed = try freeze?.thaw() {
+                nanoseconds = thawed.nanoseconds
+                if thawed.isExpired {
+                    throw AgentError(
+                        .expired,
+                        "the file systems thawed by themselves after \(deadline) ms, before all disks had switched: "
+                            + "allow a longer freeze")
+                }
+            }
+        } catch {
+            failure = failure ?? error
+        }
+        if let failure {
+            throw rollBack(Array(zip(owners, committed)), after: failure)
+        }
+        return zip(disks, owners).enumerated().map { index, item in
+            SnapshotResult(
+                disk: item.0, guid: committed[index].guid, freezeNanoseconds: nanoseconds,
+                switchNanoseconds: committed[index].switchNanoseconds,
+                consistent: item.1.isConsistentWhenFrozen)
+        }
+    }
+
+    /// Merges what was switched back. - Returns: the failure, with what could not be undone.
+    private func rollBack(
+        _ switched: [(any SnapshotOwner, (guid: String, switchNanoseconds: UInt64))], after failure: AgentError
+    ) -> AgentError {
+        var failure = failure
+        for (owner, committed) in switched {
+            do throws(AgentError) {
+                try owner.delete(committed.guid)
+            } catch {
+                failure.message += "; snapshot \(committed.guid) is left, delete it: \(error)"
+            }
+        }
+        return failure
     }
 }
 
@@ -30,4 +121,72 @@ public struct SnapshotResult: Codable, Hashable, Sendable {
     /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is as
     /// after a power cut.
     public var consistent: Bool
+}
+
+/// Who can switch a disk to a new top. What was prepared and not committed goes when it is dropped.
+private protocol SnapshotOwner: AnyObject {
+    /// Whether nobody has unwritten data for the disk once the file systems that are mounted here are frozen.
+    var isConsistentWhenFrozen: Bool { get }
+    func prepare() throws(AgentError)
+    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64)
+    func delete(_ guid: String) throws(AgentError)
+}
+
+/// The server of an attached disk.
+private final class AttachedOwner: SnapshotOwner {
+    private let control: ControlClient
+    let isConsistentWhenFrozen: Bool
+
+    init(control: ControlClient, isMounted: Bool) {
+        self.control = control
+        isConsistentWhenFrozen = isMounted
+    }
+
+    func prepare() throws(AgentError) {
+        do throws(ControlError) { try control.perform(.prepareSnapshot) } catch { throw AgentError(error) }
+    }
+
+    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64) {
+        do throws(ControlError) { return try control.commitSnapshot() } catch { throw AgentError(error) }
+    }
+
+    func delete(_ guid: String) throws(AgentError) {
+        do throws(ControlError) { try control.perform(.deleteSnapshot(guid: guid)) } catch { throw AgentError(error) }
+    }
+}
+
+/// This process, for a disk that nobody has attached.
+private final class DirectOwner: SnapshotOwner {
+    private let disk: Disk
+    private var prepared: PreparedSnapshot?
+    let isConsistentWhenFrozen = true
+
+    init(_ path: String) throws(AgentError) {
+        do throws(DiskError) { disk = try Disk.open(path, in: LinuxFileSystem()) } catch { throw AgentError(error) }
+    }
+
+    func prepare() throws(AgentError) {
+        do throws(DiskError) { prepared = try disk.prepareSnapshot() } catch { throw AgentError(error) }
+    }
+
+    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64) {
+        guard let prepared else { throw AgentError(.invalid, "no snapshot is prepared") }
+        self.prepared = nil
+        do throws(DiskError) {
+            let committed = try disk.commitSnapshot(prepared)
+            return (committed.guid, committed.switchNanoseconds)
+        } catch {
+            throw AgentError(error)
+        }
+    }
+
+    func delete(_ guid: String) throws(AgentError) {
+        do throws(DiskError) { try disk.deleteSnapshot(guid) } catch { throw AgentError(error) }
+    }
+
+    // A disk that could not be closed properly is repaired when it is opened next.
+    deinit {
+        if let prepared { disk.abandonSnapshot(prepared) }
+        try? disk.close()
+    }
 }

@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -51,6 +52,7 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 	native |= flags & SHIM_OPEN_TRUNCATE ? O_TRUNC : 0;
 	native |= flags & SHIM_OPEN_DIRECT ? O_DIRECT : 0;
 	native |= flags & SHIM_OPEN_FOLDER ? O_DIRECTORY : 0;
+	native |= flags & SHIM_OPEN_APPEND ? O_APPEND : 0;
 	return shim_open(path, native, mode);
 }
 
@@ -190,6 +192,7 @@ int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_ext
 	return result;
 }
 
+int32_t shim_syncfs(int32_t fd) { return syncfs(fd) < 0 ? -errno : 0; }
 int32_t shim_freeze(int32_t fd) { return ioctl(fd, FIFREEZE, 0) < 0 ? -errno : 0; }
 int32_t shim_thaw(int32_t fd) { return ioctl(fd, FITHAW, 0) < 0 ? -errno : 0; }
 
@@ -256,6 +259,12 @@ int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code)
 int32_t shim_kill(int32_t pid, int32_t signal) { return kill(pid, signal) < 0 ? -errno : 0; }
 int32_t shim_getpid(void) { return getpid(); }
 int32_t shim_pidfd_open(int32_t pid) { RESULT((int)syscall(SYS_pidfd_open, pid, 0)); }
+
+int32_t shim_pidfd_signal(int32_t pidfd, int32_t signal)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) < 0 ? -errno : 0;
+}
+
 int32_t shim_pipe(int32_t fds[2]) { return pipe2(fds, O_CLOEXEC) < 0 ? -errno : 0; }
 int32_t shim_readlink(const char *path, char *target, uint64_t capacity) { RESULT((int)readlink(path, target, capacity)); }
 
@@ -338,6 +347,11 @@ int32_t shim_peer_uid(int32_t fd, uint32_t *uid)
 int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options)
 {
 	return mount(source, target, type, flags, options) < 0 ? -errno : 0;
+}
+
+int32_t shim_block_node(const char *path, uint32_t major, uint32_t minor)
+{
+	return mknod(path, S_IFBLK | 0600, makedev(major, minor)) < 0 ? -errno : 0;
 }
 
 int32_t shim_umount(const char *target, int32_t flags) { return umount2(target, flags) < 0 ? -errno : 0; }

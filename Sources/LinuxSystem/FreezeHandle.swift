@@ -10,6 +10,13 @@ public final class FreezeHandle: Sendable {
     private let descriptor: OwnedDescriptor
     private let isFrozen: Mutex<Bool>
 
+    /// Writes out what is not on the device yet, so that a freeze that follows has little left to wait for.
+    public static func synchronize(_ mountPoint: String) throws(SystemError) {
+        let fd = try check(unsafe shim_open_file(mountPoint, SHIM_OPEN_FOLDER, 0), "open", mountPoint)
+        let descriptor = OwnedDescriptor(adopting: fd)
+        _ = try check(shim_syncfs(descriptor.number), "synchronize", mountPoint)
+    }
+
     /// Freezes the file system at `mountPoint`; waits until all that was written to it is on its device.
     /// - Throws: EBUSY when it is frozen already, EOPNOTSUPP when it can't be, EPERM without privilege.
     public init(freezing mountPoint: String) throws(SystemError) {

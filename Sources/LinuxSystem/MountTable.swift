@@ -87,3 +87,23 @@ public func mountFileSystem(
 public func unmountFileSystem(at target: String) throws(SystemError) {
     _ = try check(unsafe shim_umount(target, 0), "unmount", target)
 }
+
+/// Takes the file system at `target` out of the tree of folders at once; it ends when its last user does.
+public func detachFileSystem(at target: String) throws(SystemError) {
+    let detachFlag: Int32 = 2
+    _ = try check(unsafe shim_umount(target, detachFlag), "detach", target)
+}
+
+/// Something to wait on for changes of the mount table.
+public final class MountWatch: Sendable {
+    private let owned: OwnedDescriptor
+
+    /// Changes from here on are seen.
+    public init() throws(SystemError) {
+        let path = "/proc/self/mountinfo"
+        owned = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, 0, 0), "open", path))
+    }
+
+    /// For polling; lent. Each change is reported once, as `.failed`.
+    public var entry: PollEntry { PollEntry(owned.number, []) }
+}

@@ -27,6 +27,7 @@ int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
 #define SHIM_OPEN_TRUNCATE 8u
 #define SHIM_OPEN_DIRECT 16u
 #define SHIM_OPEN_FOLDER 32u
+#define SHIM_OPEN_APPEND 64u
 int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
 // What direct I/O on the open file must be aligned to; 0 = it has none; -EOPNOTSUPP = the kernel doesn't say.
 int32_t shim_direct_alignment(int32_t fd);
@@ -70,6 +71,7 @@ struct shim_extent {
 int32_t shim_fiemap(int32_t fd, uint64_t offset, uint64_t count, struct shim_extent *extents, uint32_t capacity);
 
 // File-system freeze.
+int32_t shim_syncfs(int32_t fd);
 int32_t shim_freeze(int32_t fd);
 int32_t shim_thaw(int32_t fd);
 
@@ -88,6 +90,7 @@ int32_t shim_getpid(void);
 // Ends the process without running exit handlers.
 _Noreturn void shim_exit_now(int32_t status);
 int32_t shim_pidfd_open(int32_t pid);
+int32_t shim_pidfd_signal(int32_t pidfd, int32_t signal);
 int32_t shim_pipe(int32_t fds[2]);
 int32_t shim_readlink(const char *path, char *target, uint64_t capacity);
 // The absolute path without symbolic links, NUL-terminated; -ERANGE when capacity is too small.
@@ -113,6 +116,7 @@ uint32_t shim_effective_user(void);
 // Mounts and loop devices.
 int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options);
 int32_t shim_umount(const char *target, int32_t flags);
+int32_t shim_block_node(const char *path, uint32_t major, uint32_t minor);
 
 // Threads. The handle is for one join or one detach.
 int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_bytes, const char *name, uint64_t *handle);

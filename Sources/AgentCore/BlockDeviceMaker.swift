@@ -1,0 +1,263 @@
+internal import BlockIO
+internal import LinuxSystem
+internal import SystemPackage
+
+/// Makes a kernel block device of a disk's NBD export, mounts it, and undoes both.
+///
+/// With the kernel's NBD client where there is one. Elsewhere nbdfuse shows the export as a file, and a loop device makes
+/// a block device of that; its direct I/O stays off, which FUSE files don't have.
+struct BlockDeviceMaker {
+    let entry: RunEntry
+    private static let connections = "4"
+    private static let fuseStartMilliseconds: UInt64 = 30_000
+    private static let fuseEndMilliseconds = 10_000
+    private static let mountSeconds = 600
+
+    private var files: LinuxFileSystem { LinuxFileSystem() }
+
+    func make(_ record: AttachedDisk, _ options: MountOptions) throws(AgentError) -> BlockDevice {
+        let readOnly = record.readOnly || options.readOnly
+        var device: BlockDevice
+        if Self.hasKernelClient() {
+            device = BlockDevice(way: .nbd, path: try connectKernelClient(record), partitionPath: nil, fuse: nil)
+        } else {
+            device = try makeFuseLoop(record, readOnly: readOnly, scanPartitions: options.partition != nil)
+        }
+        do throws(AgentError) {
+            if let number = options.partition { device.partitionPath = try partition(number, of: device.path) }
+            return device
+        } catch {
+            try? remove(device, mountpoint: nil, serverIsDead: false)
+            throw error
+        }
+    }
+
+    // MARK: the kernel's NBD client
+
+    /// `$GODWIT_BLOCK_DEVICE` may say `fuse`.
+    static func hasKernelClient() -> Bool {
+        guard environmentVariable("GODWIT_BLOCK_DEVICE") != "fuse" else { return false }
+        if (try? LinuxFileSystem().exists("/sys/block/nbd0")) == true { return true }
+        // The module is loaded where it is installed.
+        _ = try? runCommand("modprobe", ["-q", "nbd"])
+        return (try? LinuxFileSystem().exists("/sys/block/nbd0")) == true
+    }
+
+    private func connectKernelClient(_ record: AttachedDisk) throws(AgentError) -> String {
+        let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
+        var failure: AgentError?
+        for name in names where name.hasPrefix("nbd") {
+            let isUsed = try withAgentError { () throws(SystemError) in try files.exists("/sys/block/\(name)/pid") }
+            guard !isUsed else { continue }
+            do throws(AgentError) {
+                try runCommand(
+                    "nbd-client",
+                    ["-unix", record.nbdSocket, "/dev/\(name)", "-connections", Self.connections])
+                return "/dev/\(name)"
+            } catch {
+                // Another process may have taken it meanwhile.
+                failure = error
+            }
+        }
+        throw failure ?? AgentError(.busy, "all /dev/nbd* are in use: load the nbd module with more (nbds_max)")
+    }
+
+    // MARK: nbdfuse and a loop device
+
+    private func makeFuseLoop(
+        _ record: AttachedDisk, readOnly: Bool, scanPartitions: Bool
+    ) throws(AgentError) -> BlockDevice {
+        try withAgentError { () throws(SystemError) in try createPrivateFolder(entry.fuseFolder) }
+        let watch = try withAgentError { () throws(SystemError) in try MountWatch() }
+        let child = try startDaemon(
+            "nbdfuse",
+            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, "--unix", record.nbdSocket],
+            log: entry.fuseLog)
+        try awaitMount(watch, child)
+        guard let mark = try ProcessMark(of: child) else { throw fuseEnded }
+        do throws(AgentError) {
+            let loop = try makeLoop(readOnly: readOnly, scanPartitions: scanPartitions)
+            child.detach()
+            return BlockDevice(way: .fuseLoop, path: loop, partitionPath: nil, fuse: mark)
+        } catch {
+            try? withAgentError { () throws(SystemError) in try detachFileSystem(at: entry.fuseFolder) }
+            throw error
+        }
+    }
+
+    /// Waits until nbdfuse has mounted its file.
+    private func awaitMount(_ watch: MountWatch, _ child: ChildProcess) throws(AgentError) {
+        let time = SystemTime()
+        let start = time.monotonic()
+        while true {
+            let isThere = try withAgentError { () throws(SystemError) in
+                try MountTable.current().mount(at: entry.fuseFolder) != nil
+            }
+            if isThere { return }
+            let passed = (time.monotonic() - start) / 1_000_000
+            guard passed < Self.fuseStartMilliseconds else {
+                throw AgentError(.timeout, "nbdfuse did not mount \(entry.fuseFolder); see \(entry.fuseLog)")
+            }
+            let hasEnded = try withAgentError { () throws(SystemError) in
+                var entries = [watch.entry, PollEntry(child.descriptor, .readable)]
+                try pollDescriptors(&entries, deadlineMilliseconds: Int(Self.fuseStartMilliseconds - passed))
+                return !entries[1].ready.isEmpty
+            }
+            if hasEnded { throw fuseEnded }
+        }
+    }
+
+    private var fuseEnded: AgentError { AgentError(.io, "nbdfuse ended at its start: \(RunEntry.tail(entry.fuseLog))") }
+
+    private func makeLoop(readOnly: Bool, scanPartitions: Bool) throws(AgentError) -> String {
+        let arguments =
+            ["--find", "--show"] + (readOnly ? ["--read-only"] : []) + (scanPartitions ? ["--partscan"] : [])
+            + [entry.fuseFile]
+        do throws(AgentError) {
+            return try runCommand("losetup", arguments)
+        } catch {
+            // Without udev the kernel's next free device may have no node yet.
+            guard let free = try? runCommand("losetup", ["--find"]), free.hasPrefix("/dev/loop"),
+                (try? files.exists(free)) == false
+            else { throw error }
+            try withAgentError { () throws(SystemError) in
+                try createBlockNode(free, device: "7:\(free.dropFirst("/dev/loop".count))")
+            }
+            return try runCommand("losetup", arguments)
+        }
+    }
+
+    // MARK: partitions
+
+    /// The device of a partition; makes its node where no udev does.
+    func partition(_ number: Int, of device: String) throws(AgentError) -> String {
+        let name = Self.name(of: device)
+        let partition = "\(name)p\(number)"
+        let number = try partitionNumber(device, name, partition)
+        let path = "/dev/\(partition)"
+        try withAgentError { () throws(SystemError) in
+            if try !files.exists(path) { try createBlockNode(path, device: number) }
+        }
+        return path
+    }
+
+    /// `major:minor`.
+    private func partitionNumber(_ device: String, _ name: String, _ partition: String) throws(AgentError) -> String {
+        let file = "/sys/block/\(name)/\(partition)/dev"
+        if let text = try Self.attribute(file) { return text }
+        // The kernel scanned before the table was written, or was not told to scan.
+        _ = try? runCommand("partx", ["--update", device])
+        if let text = try Self.attribute(file) { return text }
+        throw AgentError(.notFound, "\(device) has no partition \(partition.dropFirst(name.count + 1)): see 'fdisk -l \(device)'")
+    }
+
+    // MARK: mounting
+
+    func mount(
+        _ device: BlockDevice, at target: String, readOnly: Bool, _ options: MountOptions
+    ) throws(AgentError) {
+        var arguments: [String] = []
+        if let type = options.fileSystem { arguments += ["-t", type] }
+        var words = options.options.map { [$0] } ?? []
+        if readOnly || options.readOnly { words.append("ro") }
+        if !words.isEmpty { arguments += ["-o", words.joined(separator: ",")] }
+        try runCommand("mount", arguments + [device.mounted, target], limitSeconds: Self.mountSeconds)
+    }
+
+    // MARK: undoing
+
+    /// Unmounts whatever of the device is mounted, then removes it. What is gone already is no error.
+    /// - Parameter serverIsDead: nothing can be saved: what is still in use is detached, and sees I/O errors.
+    func remove(_ device: BlockDevice, mountpoint: String?, serverIsDead: Bool) throws(AgentError) {
+        let fuse = try device.fuse?.handle()
+        let isDead = serverIsDead || (device.way == .fuseLoop && fuse == nil)
+        // Requests to a dead server fail at once only when its client is gone, too.
+        if isDead { try withAgentError { () throws(SystemError) in try fuse?.send(Signal.kill) } }
+        guard try isOurs(device) else {
+            try endFuse(fuse)
+            return
+        }
+        for mount in try DeviceTree.mounts(on: device.path, all: true).reversed() {
+            try unmount(mount.mountPoint, force: isDead)
+        }
+        switch device.way {
+        case .nbd: try runCommand("nbd-client", ["-d", device.path])
+        case .fuseLoop: try runCommand("losetup", ["--detach", device.path])
+        }
+        if let partition = device.partitionPath, try Self.attribute("/sys/class/block/\(Self.name(of: partition))/dev") == nil {
+            try? files.remove(partition)
+        }
+        try endFuse(fuse)
+    }
+
+    private func unmount(_ mountPoint: String, force: Bool) throws(AgentError) {
+        do throws(SystemError) {
+            try unmountFileSystem(at: mountPoint)
+        } catch {
+            switch error.errno {
+            case .invalidArgument, .noSuchFileOrDirectory: return
+            case .resourceBusy where !force:
+                throw AgentError(.busy, "\(mountPoint) is in use: end what uses it (see 'fuser -vm \(mountPoint)') and retry")
+            default:
+                guard force else { throw AgentError(error) }
+                try withAgentError { () throws(SystemError) in try detachFileSystem(at: mountPoint) }
+            }
+        }
+    }
+
+    /// Whether the device is still the one that was made: a loop device or nbd may have become another's.
+    private func isOurs(_ device: BlockDevice) throws(AgentError) -> Bool {
+        let name = Self.name(of: device.path)
+        switch device.way {
+        case .nbd: return try Self.attribute("/sys/block/\(name)/pid") != nil
+        case .fuseLoop: return try Self.attribute("/sys/block/\(name)/loop/backing_file") == entry.fuseFile
+        }
+    }
+
+    /// Takes nbdfuse's mount away, and waits for its end: then all is with the server.
+    private func endFuse(_ fuse: ProcessHandle?) throws(AgentError) {
+        try withAgentError { () throws(SystemError) in
+            if try MountTable.current().mount(at: entry.fuseFolder) != nil { try detachFileSystem(at: entry.fuseFolder) }
+            guard let fuse else { return }
+            if try fuse.waitForEnd(deadlineMilliseconds: Self.fuseEndMilliseconds) { return }
+            try fuse.stop(graceMilliseconds: Self.fuseEndMilliseconds)
+        }
+    }
+
+    static func name(of device: String) -> String { String(device.split(separator: "/").last ?? "") }
+
+    /// The one line of a file in /sys.
+    static func attribute(_ path: String) throws(AgentError) -> String? {
+        let text = try withAgentError { () throws(SystemError) in try kernelText(path) }
+        return text.map { String($0.prefix { $0 != "\n" }) }
+    }
+}
+
+/// What stands on a block device: its partitions, what is stacked on them, and where they are mounted.
+enum DeviceTree {
+    /// - Parameter all: every mount, in the order in which they were made; otherwise one for each file system.
+    static func mounts(on device: String, all: Bool = false) throws(AgentError) -> [Mount] {
+        let numbers = try numbers(BlockDeviceMaker.name(of: device))
+        let table = try withAgentError { () throws(SystemError) in try MountTable.current() }
+        var seen: Set<String> = []
+        return table.mounts.filter { numbers.contains($0.device) && (all || seen.insert($0.device).inserted) }
+    }
+
+    /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md).
+    private static func numbers(_ name: String) throws(AgentError) -> Set<String> {
+        var numbers: Set<String> = []
+        var names = [name]
+        var visited: Set<String> = []
+        while let name = names.popLast() {
+            let folder = "/sys/class/block/\(name)"
+            guard visited.insert(name).inserted, let number = try BlockDeviceMaker.attribute("\(folder)/dev") else { continue }
+            numbers.insert(number)
+            names += try withAgentError { () throws(SystemError) in
+                let files = LinuxFileSystem()
+                let holders = try files.exists("\(folder)/holders") ? try files.list("\(folder)/holders") : []
+                return try files.list(folder).filter { $0.hasPrefix("\(name)p") } + holders
+            }
+        }
+        return numbers
+    }
+}

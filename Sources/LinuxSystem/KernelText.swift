@@ -1,0 +1,46 @@
+internal import CSystemShims
+internal import SystemPackage
+
+/// The contents of a file in /proc or /sys, whose size is only known by reading it.
+/// - Returns: `nil` when there is none, or when what it tells about has gone meanwhile.
+public func kernelText(_ path: String) throws(SystemError) -> String? {
+    let result = unsafe shim_open_file(path, 0, 0)
+    if result == -Errno.noSuchFileOrDirectory.rawValue || result == -Errno.notDirectory.rawValue { return nil }
+    let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
+    var bytes: [UInt8] = []
+    while true {
+        let part: [UInt8]
+        do throws(SystemError) {
+            part = try descriptor.readSome(upTo: 64 << 10)
+        } catch {
+            if error.errno == .noSuchProcess || error.errno == .noSuchAddressOrDevice { return nil }
+            throw error
+        }
+        if part.isEmpty { break }
+        bytes += part
+        guard bytes.count <= 16 << 20 else { throw SystemError(errno: .fileTooLarge, operation: "read", subject: path) }
+    }
+    return String(decoding: bytes, as: UTF8.self)
+}
+
+/// Opens a file to append to, and makes it, for nobody else to read, when there is none.
+public func openLog(_ path: String) throws(SystemError) -> OwnedDescriptor {
+    let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_APPEND
+    return OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, 0o600), "open", path))
+}
+
+/// Creates a folder that only this user can enter; an existing one is left as it is.
+public func createPrivateFolder(_ path: String) throws(SystemError) {
+    let result = unsafe shim_mkdir(path, 0o700)
+    if result == -Errno.fileExists.rawValue { return }
+    _ = try check(result, "create folder", path)
+}
+
+/// Makes a device node for the block device `major:minor`, as the kernel writes it, for root only.
+public func createBlockNode(_ path: String, device: String) throws(SystemError) {
+    let parts = device.split(separator: ":").compactMap { UInt32($0) }
+    guard parts.count == 2 else { throw SystemError(errno: .invalidArgument, operation: "create node", subject: path) }
+    let result = unsafe shim_block_node(path, parts[0], parts[1])
+    if result == -Errno.fileExists.rawValue { return }
+    _ = try check(result, "create node", path)
+}
