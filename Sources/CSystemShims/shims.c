@@ -56,7 +56,6 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 	return shim_open(path, native, mode);
 }
 
-int32_t shim_duplicate(int32_t fd) { RESULT(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
 int32_t shim_close(int32_t fd) { return close(fd) < 0 ? -errno : 0; }
 int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset) { RESULT(pread(fd, buffer, count, (off_t)offset)); }
 

@@ -32,7 +32,6 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
 // What direct I/O on the open file must be aligned to; 0 = it has none; -EOPNOTSUPP = the kernel doesn't say.
 int32_t shim_direct_alignment(int32_t fd);
 int32_t shim_close(int32_t fd);
-int32_t shim_duplicate(int32_t fd);
 int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset);
 // durable != 0: the data is on the medium when the call returns (RWF_DSYNC).
 int64_t shim_pwrite(int32_t fd, const void *buffer, uint64_t count, uint64_t offset, int32_t durable);
