@@ -51,7 +51,7 @@ let package = Package(
         .target(
             name: "DiskImage", dependencies: ["ImageFormat", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
         .target(name: "BackupStore", dependencies: ["ChunkTree", "Codecs", "BlockIO", "LinuxSystem", "Geometry", system]),
-        .target(name: "NBDBridge", dependencies: ["CNBD", "LinuxSystem", "Geometry"]),
+        .target(name: "NBDBridge", dependencies: ["CNBD", "Geometry", system]),
 
         // Row 4: when: planners, controllers, protocols; the control socket's requests.
         .target(name: "AgentAPI", dependencies: ["LinuxSystem", "Geometry", system]),

@@ -1,0 +1,91 @@
+import Geometry
+import LinuxSystem
+import NBDBridge
+import TestSupport
+import Testing
+
+/// nbdkit with one of its own plugins. Its first process ends once the second listens: that is the event waited for.
+private final class Server {
+    let folder: TemporaryFolder
+    private let process: String
+    var socket: String { folder.file("socket") }
+
+    init(_ plugin: String, _ parameter: String, filter: String = "fua") throws {
+        folder = try TemporaryFolder()
+        try expectTool(
+            "nbdkit", "-U", folder.file("socket"), "-P", folder.file("pid"), "--log=null", "--filter=\(filter)", plugin,
+            parameter)
+        process = try expectTool("cat", folder.file("pid")).filter { $0.isNumber }
+    }
+
+    deinit { _ = try? runTool("kill", process) }
+}
+
+@Suite(.enabled(if: hasTool("nbdkit"), "needs nbdkit")) struct NBDConnectionTests {
+    @Test func `what is written to many places at once is read back, also by qemu-img`() throws {
+        let server = try Server("memory", "8M")
+        let connection = try NBDConnection(unixSocket: server.socket)
+        #expect(connection.export.byteCount == 8 << 20)
+        #expect(connection.export.canFlush && connection.export.canZero && !connection.export.isReadOnly)
+        var random = SeededRandom("NBD transfers")
+        // Longer than one request, odd places, an empty one among them.
+        let ranges = [
+            ByteRange(offset: 512, count: 700_000), ByteRange(offset: 1 << 20, count: 0),
+            ByteRange(offset: 3 << 20, count: 2 << 20), ByteRange(offset: 6 << 20, count: 4096),
+        ]
+        let bytes = random.bytes(Int(ranges.reduce(0) { $0 + $1.count }))
+        try bytes.withUnsafeBytes { try connection.write(ranges, from: $0) }
+        try connection.flush()
+        var back = [UInt8](repeating: 0, count: bytes.count)
+        try back.withUnsafeMutableBytes { try connection.read(ranges, into: $0) }
+        #expect(back == bytes)
+
+        let copy = server.folder.file("copy")
+        try expectTool("qemu-img", "convert", "-O", "raw", "nbd+unix:///?socket=\(server.socket)", copy)
+        let part = try expectTool("sh", "-c", "tail -c +3145729 \"$1\" | head -c 2097152 | sha256sum", "sh", copy)
+        let own = try ChildProcess.run("sha256sum", [], input: Array(bytes[700_000..<700_000 + (2 << 20)]))
+        #expect(part == own.outputText)
+    }
+
+    @Test func `block status covers the range without gaps and finds the data`() throws {
+        let server = try Server("memory", "4G")
+        let connection = try NBDConnection(unixSocket: server.socket)
+        let data = ByteRange(offset: 3 << 30, count: 64 << 10)
+        let bytes = [UInt8](repeating: 7, count: Int(data.count))
+        try bytes.withUnsafeBytes { try connection.write([data], from: $0) }
+        var offset: UInt64 = 0
+        var found: [ByteRange] = []
+        while offset < connection.export.byteCount {
+            let extents = try connection.extents(
+                in: ByteRange(offset: offset, count: connection.export.byteCount - offset), limit: 4)
+            for extent in extents {
+                #expect(extent.range.offset == offset)
+                offset = extent.range.end
+                if !extent.isZero { found.append(extent.range) }
+            }
+        }
+        #expect(offset == connection.export.byteCount)
+        #expect(found == [data])
+        try connection.trim(data)
+        try connection.zero(ByteRange(offset: 0, count: 4096), mayTrim: true)
+    }
+
+    @Test func `a read error of the server is an error here`() throws {
+        let server = try Server("full", "1M")
+        let connection = try NBDConnection(unixSocket: server.socket)
+        let bytes = [UInt8](repeating: 1, count: 4096)
+        #expect(throws: NBDError.self) {
+            try bytes.withUnsafeBytes { try connection.write([ByteRange(offset: 0, count: 4096)], from: $0) }
+        }
+        #expect(throws: NBDError.self) { try connection.extents(in: ByteRange(offset: 1 << 20, count: 1)) }
+    }
+
+    @Test func `a socket that nobody serves is a clear error`() throws {
+        let folder = try TemporaryFolder()
+        #expect {
+            _ = try NBDConnection(unixSocket: folder.file("none"))
+        } throws: { error in
+            (error as? NBDError)?.code == .unreachable && "\(error)".contains("none")
+        }
+    }
+}
