@@ -4,21 +4,24 @@ import NBDBridge
 import TestSupport
 import Testing
 
-/// nbdkit with one of its own plugins. Its first process ends once the second listens: that is the event waited for.
+/// nbdkit with one of its own plugins, on a socket that listens before it starts, so that nobody has to wait for it.
 private final class Server {
     let folder: TemporaryFolder
-    private let process: String
+    private let process: ChildProcess
     var socket: String { folder.file("socket") }
 
-    init(_ plugin: String, _ parameter: String, filter: String = "fua") throws {
+    init(_ plugin: String, _ parameter: String) throws {
         folder = try TemporaryFolder()
-        try expectTool(
-            "nbdkit", "-U", folder.file("socket"), "-P", folder.file("pid"), "--log=null", "--filter=\(filter)", plugin,
-            parameter)
-        process = try expectTool("cat", folder.file("pid")).filter { $0.isNumber }
+        let listener = try UnixSocket.listen(at: folder.file("socket"))
+        // Socket activation: descriptor 3 is the listener, and LISTEN_PID the process that is to take it.
+        process = try ChildProcess(
+            "sh",
+            [
+                "-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f --log=null --filter=fua \"$@\"", "sh",
+                plugin, parameter,
+            ],
+            input: .descriptor(listener.number))
     }
-
-    deinit { _ = try? runTool("kill", process) }
 }
 
 @Suite(.enabled(if: hasTool("nbdkit"), "needs nbdkit")) struct NBDConnectionTests {
