@@ -13,7 +13,7 @@ packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburi
 packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 jq mandoc
-packages_bench = $(packages_test) restic borgbackup zstd python3
+packages_bench = $(packages_test) restic borgbackup zstd time
 
 built = .build/release
 # Static Swift libraries: the first flag for the executable, the second for the shared object that nbdkit loads.
