@@ -1,0 +1,118 @@
+internal import LinuxSystem
+public import Migration
+internal import Synchronization
+
+/// What uses an attached disk on this host: the guest that the hooks stop and start, and file systems mounted here.
+public final class AttachedGuest: GuestControl {
+    private struct State {
+        var unmountedFrom: String?
+        var frozen: [FreezeHandle] = []
+        var ranStopHook = false
+    }
+    private let disk: String
+    private let attachments: DeviceAttachments
+    private let hooks: HookRunner
+    private let state = Mutex(State())
+
+    public init(disk: String, attachments: DeviceAttachments, hooks: HookRunner) {
+        self.disk = disk
+        self.attachments = attachments
+        self.hooks = hooks
+    }
+
+    public func settle() {
+        // What sync(1) can't do is done by the stop, only later.
+        for mountpoint in (try? attachments.mountpoints(of: disk)) ?? [] {
+            _ = try? ChildProcess.run("sync", ["-f", mountpoint])
+        }
+    }
+
+    /// With a stop hook the guest ends and its file system is unmounted, so that the target finds it clean. Without one
+    /// the file system is frozen where it is mounted.
+    public func stop() throws(MigrationError) {
+        do throws(AgentError) {
+            let hasHook = hooks.hooks[.stop] != nil
+            if hasHook {
+                state.withLock { $0.ranStopHook = true }
+                try hooks.run(.stop, environment: ["GODWIT_DISK": disk])
+            }
+            let mountpoints = try attachments.mountpoints(of: disk)
+            guard !mountpoints.isEmpty else { return }
+            if hasHook, let mountpoint = try attachments.attached(disk)?.mountpoint {
+                try attachments.unmount(disk)
+                state.withLock { $0.unmountedFrom = mountpoint }
+                return
+            }
+            for mountpoint in mountpoints {
+                do throws(SystemError) {
+                    let handle = try FreezeHandle(freezing: mountpoint)
+                    state.withLock { $0.frozen.append(handle) }
+                } catch {
+                    throw AgentError(.io, error.description)
+                }
+            }
+        } catch {
+            throw MigrationError(.guest, error.message)
+        }
+    }
+
+    public func restart() throws(MigrationError) {
+        let was = state.withLock { state in
+            defer { state = State() }
+            return state
+        }
+        for handle in was.frozen { try? handle.thaw() }
+        do throws(AgentError) {
+            if let mountpoint = was.unmountedFrom { _ = try attachments.mount(disk, at: mountpoint) }
+            if was.ranStopHook { try hooks.run(.start, environment: ["GODWIT_DISK": disk]) }
+        } catch {
+            throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
+        }
+    }
+
+    /// The disk has gone: lets go of what still holds its file system here.
+    func forget() {
+        let was = state.withLock { state in
+            defer { state = State() }
+            return state
+        }
+        for handle in was.frozen { try? handle.thaw() }
+    }
+}
+
+/// Starts the guest of a disk that has arrived.
+public struct ArrivedGuest: TargetGuest {
+    private let attachments: DeviceAttachments
+    /// The start hook of the target's own configuration.
+    private let hooks: @Sendable (_ folder: String) -> HookRunner
+    /// Whether a command that the source sends is run. Off where a forced command confines the peer.
+    private let allowsCommands: Bool
+
+    public init(
+        attachments: DeviceAttachments, allowsCommands: Bool,
+        hooks: @escaping @Sendable (_ folder: String) -> HookRunner
+    ) {
+        self.attachments = attachments
+        self.allowsCommands = allowsCommands
+        self.hooks = hooks
+    }
+
+    public func start(folder: String, command: String?) throws(MigrationError) {
+        do throws(AgentError) {
+            var runner = hooks(folder)
+            if let command {
+                guard allowsCommands else {
+                    throw AgentError(
+                        .unsupported, "this host runs no commands of a peer; set a start hook in its godwit.toml")
+                }
+                runner.hooks[.start] = Hook(command: command, limitSeconds: 120)
+            }
+            // A disk without a guest that is started by itself waits for whoever wants it.
+            guard runner.hooks[.start] != nil else { return }
+            if try attachments.attached(folder) == nil { _ = try attachments.attach(folder) }
+            try runner.run(.start, environment: ["GODWIT_DISK": folder])
+        } catch {
+            throw MigrationError(.guest, error.message)
+        }
+    }
+}
