@@ -57,7 +57,7 @@ public struct DeviceAttachments: Sendable {
         if options.readOnly { arguments.append("-r") }
         arguments += [
             try Installation.plugin(), "disk=\(disk)", "control=\(entry.controlSocket)", "readonly=\(options.readOnly)",
-            "cache=\(options.direct ? "none" : "host")", "ready-fd=1",
+            "cache=\(options.direct ? "none" : "host")", "outlive-parent=true", "ready-fd=1",
         ]
         let child = try startDaemon("nbdkit", arguments, log: entry.serverLog, output: pipe.writing.number)
         let report = pipe.keepReading()

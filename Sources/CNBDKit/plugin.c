@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -34,6 +35,7 @@ int32_t cnbdkit_add_extent(struct cnbdkit_extents *extents, uint64_t offset, uin
 
 void cnbdkit_error(const char *message) { nbdkit_error("%s", message); }
 void cnbdkit_shutdown(void) { nbdkit_shutdown(); }
+void cnbdkit_outlive_parent(void) { prctl(PR_SET_PDEATHSIG, 0); }
 
 // 0, or -1 with nbdkit told which errno the client gets.
 static int answer(int32_t error)
@@ -166,6 +168,7 @@ static struct nbdkit_plugin plugin = {
 		       "control=SOCKET      Where to listen for godwit(1).\n"
 		       "readonly=true       Refuse all changes.\n"
 		       "cache=none|host     Past the host's page cache (the default), or through it.\n"
+		       "outlive-parent=true Serve on when who started nbdkit ends.\n"
 		       "ready-fd=N          Report the outcome of the start to this descriptor.\n",
 	.magic_config_key = "disk",
 	.after_fork = plugin_after_fork,

@@ -38,6 +38,7 @@ private final class Plugin: Sendable {
             report.failed(error)
             throw error
         }
+        if parameters.outlivesParent { cnbdkit_outlive_parent() }
         report.succeeded()
     }
 

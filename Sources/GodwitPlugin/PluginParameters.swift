@@ -14,12 +14,14 @@ struct PluginError: Error {
 struct PluginParameters {
     var configuration = DeviceConfiguration(disk: "")
     var report = StartReport()
+    var outlivesParent = false
 
     mutating func set(_ key: String, _ value: String) throws(PluginError) {
         switch key {
         case "disk": configuration.disk = value
         case "control": configuration.controlSocket = value
         case "readonly": configuration.options.readOnly = try Self.flag(key, value)
+        case "outlive-parent": outlivesParent = try Self.flag(key, value)
         case "cache":
             switch value {
             case "none": configuration.options.direct = true

@@ -20,4 +20,8 @@ void cnbdkit_error(const char *message);
 // Asks nbdkit to end: no new connections, then the plugin's cleanup, then exit.
 void cnbdkit_shutdown(void);
 
+// From here on the end of who started nbdkit does not end it. Some versions ask the kernel for that on their own, even
+// without --exit-with-parent.
+void cnbdkit_outlive_parent(void);
+
 #endif
