@@ -76,7 +76,7 @@ let package = Package(
         .target(
             name: "ControlCLI",
             dependencies: [
-                "AgentCore", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree", "Transport", "BlockIO",
+                "AgentCore", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree", "Codecs", "Transport", "BlockIO",
                 "LinuxSystem", "Geometry", arguments, system,
             ]),
 

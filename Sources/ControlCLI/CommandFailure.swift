@@ -1,5 +1,6 @@
 internal import AgentAPI
 internal import AgentCore
+internal import Backup
 internal import BackupStore
 internal import DiskImage
 internal import Geometry
@@ -25,6 +26,9 @@ struct CommandFailure: Error, Hashable {
         case let error as CommandFailure: self = error
         case let error as DiskError: self.init(Self.status(error.code), error.message)
         case let error as StoreError: self.init(Self.status(error.code), error.message)
+        case let error as BackupFailure: self.init(Self.status(error), error.message)
+        case let error as BackupError: self.init(Self.status(error.code), error.message)
+        case let error as DiskAccessError: self.init(Self.status(error), Self.cause(error))
         case let error as MigrationError: self.init(Self.status(error.code), error.message)
         case let error as AgentError: self.init(Self.status(error.code), error.message)
         case let error as ControlError: self.init(Self.status(control: error.code), error.message)
@@ -66,6 +70,44 @@ struct CommandFailure: Error, Hashable {
         case .outOfBounds, .invalid: .usage
         case .readOnly: .readOnly
         case .busy: .busy
+        }
+    }
+
+    private static func status(_ failure: BackupFailure) -> ExitStatus {
+        switch failure {
+        case .job(let error): status(error.code)
+        case .agent(let error): status(error.code)
+        case .disk(let error): status(error)
+        case .host(let error): status(error.errno)
+        }
+    }
+
+    private static func status(_ code: BackupError.Code) -> ExitStatus {
+        switch code {
+        case .store(let code): status(code)
+        case .disk(let code): status(code)
+        case .cancelled: .interrupted
+        case .invalid: .usage
+        case .busy: .busy
+        case .io: .inputOutput
+        case .outOfSpace: .noSpace
+        case .exists: .exists
+        }
+    }
+
+    private static func status(_ error: DiskAccessError) -> ExitStatus {
+        switch error {
+        case .agent(let error): status(error.code)
+        case .control(let error): status(control: error.code)
+        case .disk(let error): status(error.code)
+        }
+    }
+
+    private static func cause(_ error: DiskAccessError) -> String {
+        switch error {
+        case .agent(let error): error.message
+        case .control(let error): error.message
+        case .disk(let error): error.message
         }
     }
 

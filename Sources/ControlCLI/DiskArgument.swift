@@ -29,6 +29,9 @@ struct DiskArgument {
         return disk
     }
 
+    /// What to call it in a store.
+    var name: String { entry?.name ?? path.split(separator: "/").last.map(String.init) ?? path }
+
     /// The hooks to run for it.
     func hooks(_ configuration: Configuration) -> HookRunner { HookRunner(hooks: entry?.hooks ?? configuration.hooks) }
 }

@@ -8,6 +8,7 @@ struct GodwitCommand: ParsableCommand {
         discussion: "See godwit(7) for the concepts and a worked example, and godwit(1) for the exit statuses.",
         version: Program.version,
         subcommands: [
-            DiskCommand.self, SnapshotCommand.self, StatusCommand.self, FreezeGuardCommand.self,
+            DiskCommand.self, SnapshotCommand.self, StoreCommand.self, BackupCommand.self, PointsCommand.self,
+            AgentCommand.self, StatusCommand.self, FreezeGuardCommand.self,
         ])
 }

@@ -5,6 +5,8 @@ internal import SystemPackage
 /// The program `godwit`: everything but `main`.
 public enum Program {
     public static let version = "0.1.0"
+    /// What peers are told.
+    static let product = "godwit \(version)"
 
     /// Runs the command that the arguments name. - Returns: the exit status.
     public static func run(_ arguments: [String]) -> Int32 {

@@ -11,10 +11,13 @@ final class ProgressDisplay: Sendable {
     private let hasLine = Mutex(false)
     private let time: any TimeSource
 
-    init(_ label: String, _ common: CommonOptions, time: any TimeSource = SystemTime()) {
+    init(
+        _ label: String, _ common: CommonOptions, counts: ProgressMeter.Counts = .bytes,
+        time: any TimeSource = SystemTime()
+    ) {
         isTerminal = LinuxSystem.isTerminal(2)
         isShown = !common.quiet && !common.json
-        meter = Mutex(ProgressMeter(label, interval: isTerminal ? 200_000_000 : 10_000_000_000))
+        meter = Mutex(ProgressMeter(label, interval: isTerminal ? 200_000_000 : 10_000_000_000, counts: counts))
         self.time = time
     }
 

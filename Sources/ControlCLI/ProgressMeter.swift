@@ -6,16 +6,23 @@ struct ProgressMeter {
     let label: String
     /// Nanoseconds between two lines.
     let interval: UInt64
+    let counts: Counts
     private var start: UInt64?
     private var first: UInt64 = 0
     private var shown: UInt64 = 0
 
-    init(_ label: String, interval: UInt64) {
+    /// What is counted.
+    enum Counts { case bytes, items }
+
+    init(_ label: String, interval: UInt64, counts: Counts = .bytes) {
         self.label = label
         self.interval = interval
+        self.counts = counts
     }
 
-    /// The line to show now, or `nil` when the last one is too young. Counts are bytes.
+    private func text(_ count: UInt64) -> String { counts == .bytes ? SizeText.format(count) : "\(count)" }
+
+    /// The line to show now, or `nil` when the last one is too young.
     mutating func line(done: UInt64, total: UInt64, at now: UInt64) -> String? {
         guard let start else {
             (start, first, shown) = (now, done, now)
@@ -26,13 +33,13 @@ struct ProgressMeter {
         let elapsed = max(now - start, 1)
         let moved = done >= first ? done - first : 0
         let rate = UInt64(Double(moved) * 1e9 / Double(elapsed))
-        guard total > 0 else { return "\(label): \(SizeText.format(done)), \(SizeText.format(rate))/s" }
+        guard total > 0 else { return "\(label): \(text(done)), \(text(rate))/s" }
         let percent = UInt64(Double(min(done, total)) * 100 / Double(total))
-        var text = "\(label): \(percent) %, \(SizeText.format(done)) of \(SizeText.format(total)), \(SizeText.format(rate))/s"
+        var line = "\(label): \(percent) %, \(text(done)) of \(text(total)), \(text(rate))/s"
         if rate > 0, done < total {
             let left = Double(total - done) * 1e9 / Double(rate)
-            if left < 1e18 { text += ", \(DurationText.format(nanoseconds: UInt64(left))) left" }
+            if left < 1e18 { line += ", \(DurationText.format(nanoseconds: UInt64(left))) left" }
         }
-        return text
+        return line
     }
 }

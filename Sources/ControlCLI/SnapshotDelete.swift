@@ -1,3 +1,4 @@
+internal import AgentCore
 internal import ArgumentParser
 
 struct SnapshotDelete: ParsableCommand {
@@ -11,10 +12,10 @@ struct SnapshotDelete: ParsableCommand {
 
     func run() throws {
         let disk = try DiskArgument.existing(disk, common.configuration())
-        let progress = ProgressDisplay("merging", common)
+        let progress = ProgressDisplay("merging", common, counts: .items)
         defer { progress.finish() }
         try Interruption.withCleanEnd {
-            guard try DiskStates.delete(disk.path, guid, progress: progress.update) else {
+            guard try translated({ try DiskSnapshots().delete(guid, of: disk.path, progress: progress.update) }) else {
                 throw CommandFailure(.interrupted, "the merge of \(guid) was stopped: run the command again to go on")
             }
         }

@@ -1,3 +1,4 @@
+internal import AgentCore
 internal import ArgumentParser
 
 struct SnapshotMerge: ParsableCommand {
@@ -12,12 +13,12 @@ struct SnapshotMerge: ParsableCommand {
         let disk = try DiskArgument.existing(disk, common.configuration())
         var merged: [String] = []
         // Youngest first: each merge moves only what one delta holds, and the chain gets shorter from its busy end.
-        let doomed = try SnapshotChain(DiskStates.list(disk.path)).belowTop
+        let doomed = try SnapshotChain(translated { try DiskSnapshots().list(disk.path) }).belowTop
         for guid in doomed {
-            let progress = ProgressDisplay("merging \(merged.count + 1) of \(doomed.count)", common)
+            let progress = ProgressDisplay("merging \(merged.count + 1) of \(doomed.count)", common, counts: .items)
             defer { progress.finish() }
             try Interruption.withCleanEnd {
-                guard try DiskStates.delete(disk.path, guid, progress: progress.update) else {
+                guard try translated({ try DiskSnapshots().delete(guid, of: disk.path, progress: progress.update) }) else {
                     throw CommandFailure(.interrupted, "the merge of \(guid) was stopped: run the command again to go on")
                 }
             }

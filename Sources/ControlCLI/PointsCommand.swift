@@ -1,0 +1,68 @@
+internal import AgentCore
+internal import ArgumentParser
+internal import BackupStore
+internal import ChunkTree
+internal import Codecs
+internal import Geometry
+
+struct PointsCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "points", abstract: "List the restore points of a store, oldest first.")
+
+    @Option(help: .store) var store: String
+    @Option(help: ArgumentHelp("Only points of this disk, by its name or identity.", valueName: "disk"))
+    var disk: String?
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        let opened = try StoreArgument(store, common.configuration()).open(writable: false, common)
+        defer { opened.close() }
+        var points = try opened.points()
+        if let disk { points = points.filter { $0.content.name == disk || $0.content.disk == disk } }
+        let reports = points.map(PointReport.init)
+        var rows = [["POINT", "DISK", "SIZE", "READ", "NEW", "STORED", "KIND"]]
+        for report in reports {
+            rows.append([
+                report.id, report.name, SizeText.format(report.sizeBytes), SizeText.format(report.readBytes),
+                SizeText.format(report.newBytes), SizeText.format(report.storedBytes), report.mode,
+            ])
+        }
+        try Report(common).result(["points": reports], reports.isEmpty ? ["no points"] : Report.columns(rows))
+    }
+}
+
+/// What `points` tells of one of them.
+struct PointReport: Encodable {
+    var id: String
+    /// The disk's identity, and what it is called.
+    var disk: String
+    var name: String
+    /// Nanoseconds since 1970-01-01 UTC.
+    var timeNanoseconds: UInt64
+    var sizeBytes: UInt64
+    /// The digest of the content: the same content has the same one, in every store and in a migration.
+    var digest: String
+    var parent: String?
+    var snapshot: String
+    /// `full` or `incremental`: how it was made. Every point is whole.
+    var mode: String
+    var readBytes: UInt64
+    var newBytes: UInt64
+    var storedBytes: UInt64
+
+    init(_ point: RestorePoint) {
+        let content = point.content
+        id = point.id
+        disk = content.disk
+        name = content.name
+        timeNanoseconds = content.time
+        sizeBytes = content.root.shape.byteCount
+        digest = content.root.digest.description
+        parent = content.parent
+        snapshot = content.snapshot
+        mode = content.statistics["incremental"] == 1 ? "incremental" : "full"
+        readBytes = content.statistics["bytes-read"] ?? 0
+        newBytes = content.statistics["bytes-new"] ?? 0
+        storedBytes = content.statistics["bytes-stored"] ?? 0
+    }
+}
