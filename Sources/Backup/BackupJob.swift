@@ -196,7 +196,8 @@ private final class Reading {
         let count = Int(min(UInt64(memory.count), shape.byteCount - offset))
         try unsafe source.read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: memory[..<count]))
         // The last chunk of the device is filled up with zeros.
-        for index in count..<memory.count { unsafe memory[index] = 0 }
+        let rest = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[count...])
+        _ = unsafe rest.initializeMemory(as: UInt8.self, repeating: 0)
         batch.indices.append(contentsOf: chunks)
         statistics.bytesRead += UInt64(count)
     }

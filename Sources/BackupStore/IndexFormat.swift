@@ -54,9 +54,7 @@ struct IndexEntry: Hashable, Sendable {
         length = last & 0xff_ffff
         isNode = last & 1 << 30 != 0
         isCompressed = last & 1 << 31 != 0
-        guard last & 0x3f00_0000 == 0, length > 0, plainBytes <= UInt32(StoreLimits.frameMax), offset < plainBytes,
-            length <= plainBytes - offset, storedBytes > 0, storedBytes <= UInt32(2 * StoreLimits.frameMax),
-            frameOffset >= UInt32(PackDirectory.headerBytes), isCompressed || storedBytes == plainBytes
+        guard last & 0x3f00_0000 == 0, location(in: .zero).isSound
         else { throw FieldError("the entry of \(id) cannot be", at: at) }
     }
 }

@@ -122,6 +122,7 @@ public struct PackDirectory: Hashable, Sendable {
             let method = try fields.next("method", as: UInt8.self)
             let kind = try fields.next("kind", as: UInt8.self)
             guard frame.offset == expected, frame.storedBytes > 0, frame.storedBytes <= end - expected,
+                frame.storedBytes <= UInt32(StoreLimits.readMax),
                 frame.plainBytes > 0, frame.plainBytes <= UInt32(StoreLimits.frameMax), count > 0, method <= 1, kind <= 1,
                 method == 1 || frame.storedBytes == frame.plainBytes
             else { throw FieldError("frame \(frames.count) of its directory cannot be", at: at) }

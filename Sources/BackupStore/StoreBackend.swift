@@ -71,6 +71,13 @@ public struct Location: Hashable, Sendable {
         self.offset = offset
         self.length = length
     }
+
+    /// Whether its numbers can be: to be checked before they are used, whoever sent them.
+    public var isSound: Bool {
+        length > 0 && plainBytes <= UInt32(StoreLimits.frameMax) && offset < plainBytes && length <= plainBytes - offset
+            && storedBytes > 0 && storedBytes <= UInt32(StoreLimits.readMax) && (isCompressed || storedBytes == plainBytes)
+            && frameOffset >= UInt32(PackDirectory.headerBytes) && frameOffset < PackDirectory.packBytesMax
+    }
 }
 
 /// An object on its way into a store. One thread at a time. Dropped without ``commit(name:)`` it leaves nothing that

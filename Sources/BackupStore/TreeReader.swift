@@ -74,7 +74,7 @@ public final class TreeReader: Sendable {
             guard let place else {
                 throw StoreError(.missing, "tree node \(id) is not in store \(backend.address): verify the store")
             }
-            guard place.isNode, place.length <= UInt32(TreeNode.encodedMax) else { throw wrong(id, "it is no node") }
+            guard place.isSound, place.isNode, place.length <= UInt32(TreeNode.encodedMax) else { throw wrong(id, "it is no node") }
             found.append(place)
             pieces.append(Self.piece(place))
         }

@@ -192,19 +192,23 @@ final class SequentialImageWriter {
 
     /// Writes whole clusters.
     func write(at offset: UInt64, _ memory: UnsafeMutableRawBufferPointer) throws(DiskError) {
-        let first = UInt32(truncatingIfNeeded: header.clusterSize.cluster(at: offset))
-        let count = UInt32(truncatingIfNeeded: header.clusterSize.cluster(at: UInt64(memory.count)))
+        let first = header.clusterSize.cluster(at: offset)
+        let count = header.clusterSize.cluster(at: UInt64(memory.count))
         try withPath(path) { () throws(SystemError) in
             try unsafe file.write(
                 at: header.clusterSize.offset(of: nextFileCluster), from: UnsafeRawBufferPointer(memory))
         }
-        for cluster in first..<first + count {
-            guard let raw = bat.encode(nextFileCluster) else {
-                throw DiskError(.invalid, "\(path): too many clusters for this image version; use version 2", path: path)
-            }
-            try add(cluster, raw)
-            nextFileCluster += 1
+        for cluster in first..<first + count { _ = try allocate(cluster) }
+    }
+
+    /// Gives the next place in the file to a cluster. - Returns: its offset there. The caller writes all of it.
+    func allocate(_ cluster: UInt64) throws(DiskError) -> UInt64 {
+        guard let raw = bat.encode(nextFileCluster) else {
+            throw DiskError(.invalid, "\(path): too many clusters for this image version; use version 2", path: path)
         }
+        try add(UInt32(truncatingIfNeeded: cluster), raw)
+        defer { nextFileCluster += 1 }
+        return header.clusterSize.offset(of: nextFileCluster)
     }
 
     private func add(_ cluster: UInt32, _ raw: UInt32) throws(DiskError) {

@@ -1,0 +1,182 @@
+public import BackupStore
+public import BlockIO
+internal import ChunkTree
+internal import Codecs
+internal import DiskImage
+internal import Geometry
+public import LinuxSystem
+internal import SystemPackage
+
+/// What a restore did.
+public struct RestoreStatistics: Codable, Hashable, Sendable {
+    /// Size of the disk.
+    public var byteCount: UInt64 = 0
+    /// Bytes that are not zeros.
+    public var bytesRestored: UInt64 = 0
+    /// Bytes read from the store.
+    public var bytesRead: UInt64 = 0
+    public var durationNanoseconds: UInt64 = 0
+    public var peakMemoryBytes: UInt64 = 0
+    /// Names the whole content; every chunk was checked on the way.
+    public var rootDigest = ""
+    public init() {}
+
+    public var bytesPerSecond: UInt64 {
+        durationNanoseconds == 0 ? 0 : UInt64(Double(bytesRestored) * 1e9 / Double(durationNanoseconds))
+    }
+}
+
+/// Makes a disk or a raw file of a restore point. It is built under another name and appears when it is whole, checked
+/// and durable; what an interrupted restore left is removed by the next one to the same place.
+public struct RestoreJob: Sendable {
+    public var point: RestorePoint
+    public var target: RestoreTarget
+    /// Threads that read, decompress, check and write; 0: chosen by the number of processors.
+    public var workers = 0
+
+    public init(point: RestorePoint, target: RestoreTarget) {
+        self.point = point
+        self.target = target
+    }
+
+    static let partialSuffix = ".restoring"
+
+    /// - Parameter progress: called now and then with bytes of the disk done and in all; `false` stops.
+    public func run(
+        store: any StoreBackend, in fs: any FileSystem, clock: any TimeSource = SystemTime(),
+        progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
+    ) throws(BackupError) -> RestoreStatistics {
+        let started = clock.monotonic()
+        let shape = point.content.root.shape
+        guard shape.chunkBytes == store.info.chunkBytes else {
+            throw BackupError(.store(.corrupt), "restore point \(point.id) has another chunk size than its store")
+        }
+        let partial = target.path + Self.partialSuffix
+        try prepare(partial, in: fs)
+        var statistics = RestoreStatistics()
+        do throws(BackupError) {
+            switch target {
+            case .raw: statistics = try restoreRaw(to: partial, store, fs, progress)
+            case .disk(_, let clusterSize, let version):
+                var options = CreateOptions(byteCount: shape.byteCount, clusterSize: clusterSize)
+                options.version = version
+                var outcome: Result<RestoreStatistics, BackupError>?
+                let failure = DiskError(.io, "the restore failed", path: partial)
+                do throws(DiskError) {
+                    try buildDisk(at: partial, options: options, in: fs) { (builder) throws(DiskError) in
+                        let sink = DiskSink(builder: builder, chunkBytes: shape.chunkBytes)
+                        do throws(BackupError) {
+                            outcome = .success(try fill(sink, from: store, progress))
+                        } catch {
+                            outcome = .failure(error)
+                            throw failure
+                        }
+                    }
+                } catch {
+                    // The cause, not its wrapping.
+                    if case .failure(let cause) = outcome { throw cause }
+                    throw BackupError(error)
+                }
+                if case .success(let done) = outcome { statistics = done }
+            }
+            try onHost { () throws(SystemError) in
+                try fs.rename(partial, to: target.path)
+                try fs.synchronizeFolder(Self.folderPart(of: target.path))
+            }
+        } catch {
+            try? remove(partial, in: fs)
+            throw error
+        }
+        statistics.byteCount = shape.byteCount
+        statistics.rootDigest = point.content.root.digest.description
+        statistics.durationNanoseconds = clock.monotonic() - started
+        statistics.peakMemoryBytes = peakMemoryBytes()
+        return statistics
+    }
+
+    private func restoreRaw(
+        to path: String, _ store: any StoreBackend, _ fs: any FileSystem, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(BackupError) -> RestoreStatistics {
+        let shape = point.content.root.shape
+        let file = try onHost { () throws(SystemError) in
+            let file = try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+            try file.truncate(to: shape.byteCount)
+            return file
+        }
+        let statistics = try fill(RawSink(file: file, chunkBytes: shape.chunkBytes), from: store, progress)
+        try onHost { () throws(SystemError) in try file.synchronize() }
+        return statistics
+    }
+
+    // MARK: Names
+
+    /// Sees to it that the target is free, and removes what an interrupted restore left.
+    private func prepare(_ partial: String, in fs: any FileSystem) throws(BackupError) {
+        let path = target.path
+        let isTaken = try onHost { () throws(SystemError) in
+            guard try fs.exists(path) else { return false }
+            // An empty folder may be there: renaming replaces it.
+            if case .disk = target, try fs.isFolder(path) { return try !fs.list(path).isEmpty }
+            return true
+        }
+        guard !isTaken else {
+            throw BackupError(.exists, "\(path) exists already: give a new name, or remove it first")
+        }
+        try remove(partial, in: fs)
+    }
+
+    private func remove(_ partial: String, in fs: any FileSystem) throws(BackupError) {
+        try onHost { () throws(SystemError) in
+            guard try fs.exists(partial) else { return }
+            guard try fs.isFolder(partial) else { return try fs.remove(partial) }
+            for name in try fs.list(partial) { try fs.remove("\(partial)/\(name)") }
+            try fs.removeFolder(partial)
+        }
+    }
+
+    static func folderPart(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
+    // MARK: Content
+
+    /// Goes through the tree in windows: places the chunks, looks them up, and hands out one task a frame.
+    private func fill(
+        _ sink: some ChunkSink, from store: any StoreBackend, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(BackupError) -> RestoreStatistics {
+        var sink = sink
+        let root = point.content.root
+        let threads = workers > 0 ? workers : processorCount() + 1
+        let engine = try FrameEngine(store: store, writer: sink.writer, workers: threads)
+        let reader = TreeReader(backend: store, ahead: 31)
+        let planner = FramePlanner(store: store, shape: root.shape)
+        do throws(BackupError) {
+            guard progress(0, root.shape.byteCount) else { throw Self.stopped }
+            try root.forEachChunk(
+                read: { (id, level) throws(BackupError) in try onStore { () throws(StoreError) in try reader.read(id, level) } },
+                { (index, id) throws(BackupError) in
+                    let length = root.shape.length(of: index)
+                    let place = try sink.place(index, length: length)
+                    planner.add(index, id, length: length, at: place)
+                    guard planner.isFull else { return true }
+                    try engine.submit(zeroes: sink.takeZeroes())
+                    try planner.flush(to: engine)
+                    guard progress(index * UInt64(root.shape.chunkBytes), root.shape.byteCount) else { throw Self.stopped }
+                    return true
+                })
+            try sink.finishPlacing()
+            try engine.submit(zeroes: sink.takeZeroes())
+            try planner.flush(to: engine)
+            var statistics = try engine.finish()
+            statistics.bytesRead += reader.bytesRead
+            _ = progress(root.shape.byteCount, root.shape.byteCount)
+            return statistics
+        } catch {
+            engine.abandon(error)
+            throw error
+        }
+    }
+
+    private static var stopped: BackupError { BackupError(.cancelled, "the restore was stopped") }
+}
