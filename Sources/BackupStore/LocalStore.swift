@@ -107,7 +107,8 @@ public final class LocalStore: StoreBackend {
         }
         var objects: [StoredObject] = []
         for folder in folders {
-            for name in try storing({ () throws(SystemError) in try fs.list(folder) }) where ObjectName.isValid(name, as: kind) {
+            for name in try storing({ () throws(SystemError) in try fs.list(folder) })
+            where ObjectName.isValid(name, as: kind) {
                 do throws(SystemError) {
                     objects.append(StoredObject(name: name, byteCount: try fs.open("\(folder)/\(name)", .read).size()))
                 } catch {
@@ -192,6 +193,9 @@ public final class LocalStore: StoreBackend {
         }
         return try IndexSegment(opening: "\(address)/index/\(name)", name: name, number: number, cache: cache, in: fs)
     }
+
+    /// Takes all index files out of use, until ``reloadIndex()``.
+    func forgetIndex() { state.withLock { $0.segments = [] } }
 
     var segments: [IndexSegment] { state.withLock { $0.segments } }
 
