@@ -111,21 +111,33 @@ public final class SSHServer: Sendable {
         _ = try? server.stop()
     }
 
-    private static func freePort() throws -> UInt16 {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
+    private static func freePort() throws -> UInt16 { try SilentListener(listening: false).port }
+}
+
+/// A port of the loopback that takes connections and never says a word.
+public final class SilentListener: Sendable {
+    public let port: UInt16
+    private let descriptor: Int32
+
+    /// - Parameter listening: otherwise it is only taken as long as this lives.
+    public init(listening: Bool = true) throws {
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = in_addr_t(0x7f00_0001).bigEndian
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let result = withUnsafeMutablePointer(to: &address) { pointer in
+        let result = withUnsafeMutablePointer(to: &address) { [descriptor] pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
                 bind(descriptor, generic, length) == 0 ? getsockname(descriptor, generic, &length) : -1
             }
         }
-        guard result == 0 else { throw SSHServerFailure(description: "no free port on the loopback: errno \(errno)") }
-        return UInt16(bigEndian: address.sin_port)
+        port = UInt16(bigEndian: address.sin_port)
+        guard result == 0, !listening || listen(descriptor, 16) == 0 else {
+            throw SSHServerFailure(description: "no free port on the loopback: errno \(errno)")
+        }
     }
+
+    deinit { close(descriptor) }
 }
 
 public struct SSHServerFailure: Error, CustomStringConvertible {

@@ -158,4 +158,17 @@ struct SSHTests {
         #expect(try stream.readExactly(10) == [UInt8]("a b".utf8))
         stream.close()
     }
+
+    @Test func `a host that takes the connection and says nothing is given up`() throws {
+        let listener = try SilentListener()
+        var options = SSHOptions()
+        options.configurationFile = "/dev/null"
+        options.connectMilliseconds = 1000
+        let start = SystemTime().monotonic()
+        let error = #expect(throws: TransportError.self) {
+            try SSHConnection.open(SSHTarget(host: "127.0.0.1", port: listener.port), options: options)
+        }
+        #expect(error?.code == .unreachable)
+        #expect(SystemTime().monotonic() - start < 10_000_000_000)
+    }
 }
