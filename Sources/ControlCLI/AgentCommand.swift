@@ -26,6 +26,9 @@ struct AgentCommand: ParsableCommand {
         limits.storeFolder = restrictStore
         limits.rootFolder = restrictFolder
         limits.isReadOnly = readOnly
-        try PeerAgent(fs: LinuxFileSystem(), limits: limits, product: Program.product, receiver: nil).serveStandardStreams()
+        // A key that is tied to folders must not run commands of its owner's choice.
+        let isConfined = restrictStore != nil || restrictFolder != nil || readOnly
+        let receiver = MigrationService.receiver(configuration: try common.configuration(), allowsCommands: !isConfined)
+        try PeerAgent(fs: LinuxFileSystem(), limits: limits, product: Program.product, receiver: receiver).serveStandardStreams()
     }
 }
