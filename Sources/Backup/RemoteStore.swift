@@ -23,7 +23,8 @@ public final class RemoteStore: StoreBackend {
             link = try StoreLink(peer: peer, address: address)
         } catch {
             peer.close()
-            throw error.asStoreError(address)
+            guard error.peerCode == StoreError.Code.notAStore.rawValue else { throw error.asStoreError(address) }
+            throw StoreError(.notAStore, "\(address) is not a store: make one with `godwit store init \(address)`")
         }
     }
 
@@ -127,6 +128,7 @@ public final class RemoteStore: StoreBackend {
 extension TransportError {
     /// As the store's error; a peer's own error keeps its code.
     func asStoreError(_ address: String) -> StoreError {
-        StoreError(peerCode.flatMap { StoreError.Code(rawValue: $0) } ?? .remote, "\(address): \(message)")
+        let code = peerCode.map { StoreError.Code(rawValue: $0) ?? .refused }
+        return StoreError(code ?? .remote, "\(address): \(message)")
     }
 }

@@ -19,6 +19,8 @@ public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
         case invalid
         /// The peer that holds the store cannot be reached or broke off.
         case remote
+        /// The peer that holds the store does not allow it.
+        case refused
     }
     public var code: Code
     /// What is wrong, where, and what to do.

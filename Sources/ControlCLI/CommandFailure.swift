@@ -138,6 +138,7 @@ struct CommandFailure: Error, Hashable {
         case .io: .inputOutput
         case .invalid: .usage
         case .remote: .connection
+        case .refused: .remote
         }
     }
 
