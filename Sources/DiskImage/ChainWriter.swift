@@ -274,6 +274,22 @@ struct ChainWriter: Sendable {
         }
     }
 
+    /// Moves a cluster of the top whose place in the file is in `room` to a fresh one.
+    /// - Returns: whether there was something to do.
+    func moveUp(
+        _ cluster: UInt64, outOf room: Range<UInt64>, _ chain: Chain, _ top: WritableDelta
+    ) throws(DiskError) -> Bool {
+        try locks.withLocks(cluster..<cluster + 1, exclusive: true) { () throws(DiskError) in
+            let entry = try map.entry(of: cluster, chain: chain)
+            guard entry.level == chain.topLevel, room.contains(UInt64(entry.cluster)), let allocator = top.allocator else {
+                return false
+            }
+            let target = try top.delta.attempt { () throws(SystemError) in try allocator.allocate() }
+            try relocate(cluster, entry, to: target.cluster, chain, top, allocator)
+            return true
+        }
+    }
+
     /// Copies a cluster of the top to another place in its file and points the map there. The lock is held.
     private func relocate(
         _ cluster: UInt64, _ entry: MapEntry, to target: UInt64, _ chain: Chain, _ top: WritableDelta,

@@ -1,11 +1,267 @@
+internal import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+
 extension Disk {
+    /// A top with at most so many bytes of clusters is merged with writes held back.
+    private static let heldMergeBytes: UInt64 = 32 << 20
+    /// How often a top that grows while it is merged is followed with another one, before it is left for later.
+    private static let followsMax = 8
+
     /// Removes the state `guid` from the tree: the delta above it is merged into its file while the device is in use.
+    ///
+    /// A state with several children is only marked, and goes when one of them is left. If the delta above is the top, it
+    /// is frozen under a temporary name first; when writes come in faster than they can be merged, that temporary state
+    /// stays for a later call.
     /// - Parameter progress: called now and then with clusters done and in all; `false` stops, and a later call goes on.
     /// - Returns: whether it was finished.
     @discardableResult public func deleteSnapshot(
         _ guid: String, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
-    ) throws(DiskError) -> Bool { throw DiskError(.unsupported, "not there yet", path: path) }
+    ) throws(DiskError) -> Bool {
+        let folder = try writableFolder()
+        guard let name = GUID(typed: guid) else {
+            throw DiskError(.invalid, "\(guid) is no name of a snapshot", path: path)
+        }
+        try beginMaintenance { state in
+            guard !state.isMerging, !state.isGrowing else { return nil }
+            state.isMerging = true
+            return ()
+        }
+        defer { endMaintenance { $0.isMerging = false } }
+        try finishFrozen()
+        var next: GUID? = name
+        var follows = 0
+        while let current = next {
+            switch try deleteOnce(current, folder, follows: &follows, progress) {
+            case .done(let survivor): next = try temporaryToDelete(survivor, folder)
+            case .stopped: return false
+            }
+        }
+        return true
+    }
 
-    /// Makes the device larger; `bytes` is rounded up to whole clusters.
-    public func grow(to bytes: UInt64) throws(DiskError) { throw DiskError(.unsupported, "not there yet", path: path) }
+    private enum Outcome {
+        /// The state that has the place of the removed one, if any.
+        case done(GUID?)
+        case stopped
+    }
+
+    private func deleteOnce(
+        _ name: GUID, _ folder: DiskFolder, follows: inout Int, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> Outcome {
+        let descriptor = try folder.load()
+        guard let shot = descriptor.shot(name) else {
+            throw DiskError(.notFound, "\(path): there is no snapshot \(name)", path: path)
+        }
+        guard name != descriptor.top else {
+            throw DiskError(.invalid, "\(path): \(name) is the writable state, no snapshot", path: path)
+        }
+        let children = descriptor.children(of: name)
+        switch children.count {
+        case 0:
+            try removeLeaf(name, folder)
+            return .done(shot.parent == .none ? nil : shot.parent)
+        case 1:
+            if children[0] != descriptor.top { return try mergeFrozen(children[0], into: name, folder, progress) }
+            return try mergeTop(into: name, folder, follows: &follows, progress)
+        default:
+            try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
+            return .done(nil)
+        }
+    }
+
+    /// A temporary state that nothing keeps any more.
+    private func temporaryToDelete(_ name: GUID?, _ folder: DiskFolder) throws(DiskError) -> GUID? {
+        guard let name else { return nil }
+        let descriptor = try folder.load()
+        guard descriptor.shot(name)?.isTemporary == true, descriptor.children(of: name).count == 1 else { return nil }
+        return name
+    }
+
+    /// The descriptor first, then the file.
+    private func removeLeaf(_ name: GUID, _ folder: DiskFolder) throws(DiskError) {
+        let descriptor = try folder.load()
+        if let file = descriptor.image(name)?.file { try noteLeftover(file, in: folder) }
+        let file = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
+        removeFile(file, folder)
+    }
+
+    /// What can't be removed now is removed when the disk is opened next.
+    private func removeFile(_ file: String, _ folder: DiskFolder) {
+        try? fs.remove(folder.path(ofFile: file))
+        try? folder.synchronizeNames(besides: [file])
+    }
+
+    // MARK: A child that is frozen
+
+    private func mergeFrozen(
+        _ childName: GUID, into parentName: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> Outcome {
+        let descriptor = try folder.load()
+        let pair = try openPair(descriptor, childName, folder)
+        let parent = try beginMerge(pair)
+        let merge = DeltaMerge(
+            child: pair.child, parent: parent, below: pair.below, pool: pool,
+            bytesPerSecond: options.mergeBytesPerSecond)
+        let mark = MergeMark(child: pair.child.path, parent: parent.delta.path)
+        var page = maintenance.withLock { $0.mergeMarks[mark] ?? 0 }
+        let isDone = try merge.run(from: &page, progress)
+        maintenance.withLock { $0.mergeMarks[mark] = isDone ? nil : page }
+        try finish(parent)
+        guard isDone else { return .stopped }
+        if let file = descriptor.image(childName)?.file { try noteLeftover(file, in: folder) }
+        let file = try folder.updateDescriptor { descriptor throws(ImageError) in
+            try descriptor.mergeIntoParent(childName)
+        }
+        try drop(pair, merged: parent.delta)
+        removeFile(file, folder)
+        return .done(childName)
+    }
+
+    private struct Pair {
+        var below: [DeltaFile]
+        /// Opened for writing.
+        var parent: DeltaFile
+        var child: DeltaFile
+    }
+
+    /// Opens the files of a state and its parent by themselves: the chain that is in use goes on with its own.
+    private func openPair(_ descriptor: DiskDescriptor, _ child: GUID, _ folder: DiskFolder) throws(DiskError) -> Pair {
+        let opener = ChainOpener(fs: fs, options: options)
+        var places = try ChainOpener.places(descriptor, to: child, in: folder)
+        guard let childPlace = places.popLast(), let parentPlace = places.popLast() else {
+            throw DiskError(.invalid, "\(path): \(child) has no state below it", path: path)
+        }
+        var below: [DeltaFile] = []
+        for place in places { below.append(try opener.open(place, writable: false)) }
+        let pair = Pair(
+            below: below, parent: try opener.open(parentPlace, writable: true),
+            child: try opener.open(childPlace, writable: false))
+        try Chain.check(below + [pair.parent, pair.child], path: path)
+        return pair
+    }
+
+    /// The parent, marked in use, with its free clusters known, and as large as the child.
+    private func beginMerge(_ pair: Pair) throws(DiskError) -> WritableDelta {
+        guard let bat = pair.parent.bat, let header = pair.parent.header else {
+            return try growRaw(pair.parent, to: pair.child.byteCount)
+        }
+        let outcome = try CrashRepair.run(pair.parent)
+        let allocator = ClusterAllocator(
+            delta: pair.parent, bat: bat, next: outcome.usedEnd, free: outcome.free,
+            reserveAheadBytes: options.reserveAheadBytes)
+        let parent = WritableDelta(
+            delta: pair.parent, allocator: allocator, isMarked: header.inUse == .open, isUntidy: !header.inUse.isClean)
+        try parent.markInUse()
+        guard pair.child.byteCount > pair.parent.byteCount else { return parent }
+        return try growBelow(parent, toSectors: pair.child.byteCount / sectorBytes)
+    }
+
+    private func growRaw(_ delta: DeltaFile, to bytes: UInt64) throws(DiskError) -> WritableDelta {
+        var grown = delta
+        if bytes > delta.byteCount {
+            try delta.attempt { () throws(SystemError) in
+                try delta.file.truncate(to: bytes)
+                try delta.file.synchronize()
+            }
+            grown = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: bytes, clusterSize: delta.clusterSize)
+        }
+        return WritableDelta(delta: grown, allocator: nil, isMarked: true, isUntidy: false)
+    }
+
+    /// Takes a merged child out of the chain in use, if it is part of it.
+    private func drop(_ pair: Pair, merged: DeltaFile) throws(DiskError) {
+        guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else { return }
+        let reopened = try ChainOpener(fs: fs, options: options).open(
+            ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil), writable: false)
+        try whileSwitching { () throws(DiskError) in
+            // Most of it before everybody is held out.
+            try flush()
+            try gate.exclusively { chain throws(DiskError) in
+                try flushInside()
+                map.invalidate()
+                let deltas = chain.deltas.compactMap { delta -> DeltaFile? in
+                    if delta.path == pair.child.path { return nil }
+                    return delta.path == merged.path ? reopened : delta
+                }
+                return Chain(deltas: deltas, writable: chain.writable)
+            }
+        }
+    }
+
+    // MARK: A child that is written to
+
+    /// Merges the top into the state below it: at once when it is small, otherwise by freezing it under a temporary name,
+    /// merging that, and going on with what was written meanwhile.
+    private func mergeTop(
+        into parent: GUID, _ folder: DiskFolder, follows: inout Int, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> Outcome {
+        guard let top = gate.chain.writable, let allocator = top.allocator, let bat = top.delta.bat else {
+            throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
+        }
+        let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
+        if used * clusterSize.bytes <= Self.heldMergeBytes || used <= 16 {
+            return try mergeTopHeld(into: parent, folder, progress)
+        }
+        guard follows < Self.followsMax else { return .stopped }
+        follows += 1
+        let prepared = try prepareSnapshot()
+        _ = try commit(prepared, isTemporary: true)
+        try finishFrozen()
+        return try mergeFrozen(prepared.name, into: parent, folder, progress)
+    }
+
+    private func mergeTopHeld(
+        into parentName: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> Outcome {
+        // A delta that waits to become the top was made for this one.
+        try beginMaintenance { state in
+            guard !state.isPreparing else { return nil }
+            state.isPreparing = true
+            return ()
+        }
+        defer { endMaintenance { $0.isPreparing = false } }
+        let descriptor = try folder.load()
+        let pair = try openPair(descriptor, descriptor.top, folder)
+        let parent = try beginMerge(pair)
+        return try whileSwitching { () throws(DiskError) in
+            try gate.pauseWrites()
+            defer { gate.resumeWrites() }
+            try flush()
+            let merge = DeltaMerge(child: pair.child, parent: parent, below: pair.below, pool: pool, bytesPerSecond: 0)
+            var page: UInt64 = 0
+            guard try merge.run(from: &page, progress) else {
+                try finish(parent)
+                return .stopped
+            }
+            if let file = descriptor.image(descriptor.top)?.file { try noteLeftover(file, in: folder) }
+            let file = try commitTopMerge(folder)
+            try gate.exclusively { chain throws(DiskError) in
+                map.invalidate()
+                let allocated = chain.writable?.allocator?.allocatedCount ?? 0
+                maintenance.withLock { $0.allocatedBefore += allocated }
+                return Chain(deltas: Array(chain.deltas.dropLast(2)) + [parent.delta], writable: parent)
+            }
+            removeFile(file, folder)
+            return .done(nil)
+        }
+    }
+
+    /// - Returns: the file that the descriptor no longer names.
+    private func commitTopMerge(_ folder: DiskFolder) throws(DiskError) -> String {
+        try folder.withDescriptorLock { () throws(DiskError) in
+            var descriptor = try folder.load()
+            let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(descriptor.top) }
+            try folder.stage(descriptor)
+            try commitStaged(folder)
+            return file
+        }
+    }
+}
+
+/// How far a merge that was stopped had come.
+struct MergeMark: Hashable {
+    var child: String
+    var parent: String
 }

@@ -166,6 +166,15 @@ extension Disk {
         defer { gate.resumeWrites() }
         try flush()
         let old = gate.chain.writable
+        try commitStaged(folder)
+        gate.replace { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
+        let end = SystemTime().monotonic()
+        if let old { noteFrozen(old) }
+        return CommittedSnapshot(guid: prepared.guid, switchNanoseconds: end - start)
+    }
+
+    /// Puts a descriptor with another top in place.
+    func commitStaged(_ folder: DiskFolder) throws(DiskError) {
         do throws(DiskFolder.CommitFailure) {
             try folder.commitStaged()
         } catch {
@@ -173,10 +182,6 @@ extension Disk {
             if error.isUndecided { gate.fail(error.error) }
             throw error.error
         }
-        gate.replace { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
-        let end = SystemTime().monotonic()
-        if let old { noteFrozen(old) }
-        return CommittedSnapshot(guid: prepared.guid, switchNanoseconds: end - start)
     }
 
     /// Removes a prepared delta that will not be used.

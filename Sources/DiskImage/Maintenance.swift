@@ -12,6 +12,8 @@ struct MaintenanceState: Sendable {
     /// A delta is being made, or waits to become the top.
     var isPreparing = false
     var prepared: PreparedSnapshot?
+    /// Page of the child's table with which a stopped merge goes on.
+    var mergeMarks: [MergeMark: UInt64] = [:]
     var trackers = 0
     /// Deltas that were frozen and are still to be brought into the form of a closed image.
     var unfinished: [WritableDelta] = []

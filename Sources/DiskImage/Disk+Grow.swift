@@ -1,0 +1,190 @@
+internal import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+
+extension Disk {
+    /// Makes the device larger; `bytes` is rounded up to whole clusters.
+    ///
+    /// Only the top's file changes. Where its block table needs room, the clusters in the way are moved first; when all of
+    /// the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old size, or
+    /// the new one.
+    public func grow(to bytes: UInt64) throws(DiskError) {
+        try beginMaintenance { state in
+            guard !state.isMerging, !state.isGrowing, !state.isPreparing, state.trackers == 0 else { return nil }
+            state.isGrowing = true
+            return ()
+        }
+        defer { endMaintenance { $0.isGrowing = false } }
+        guard !options.readOnly, let top = gate.chain.writable else {
+            throw DiskError(.readOnly, "\(path) is open for reading only", path: path)
+        }
+        guard bytes >= byteCount else {
+            throw DiskError(.invalid, "\(path): a disk can't be made smaller", path: path)
+        }
+        try finishFrozen()
+        if let header = top.header { try growTop(top, header, bytes) } else { try growRawTop(top, bytes) }
+        let sectors = byteCount / sectorBytes
+        if let folder {
+            try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
+        }
+    }
+
+    private func growRawTop(_ top: WritableDelta, _ bytes: UInt64) throws(DiskError) {
+        let (sum, overflow) = bytes.addingReportingOverflow(clusterSize.bytes - 1)
+        guard !overflow, sum / clusterSize.bytes < UInt64(UInt32.max) else {
+            throw DiskError(.invalid, "\(path): \(bytes) bytes are too many", path: path)
+        }
+        let delta = top.delta
+        let grown = sum & ~(clusterSize.bytes - 1)
+        try delta.attempt { () throws(SystemError) in
+            try delta.file.truncate(to: grown)
+            try delta.file.synchronize()
+        }
+        let larger = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: grown, clusterSize: clusterSize)
+        let writable = WritableDelta(delta: larger, allocator: nil, isMarked: true, isUntidy: false)
+        try gate.exclusively { chain throws(DiskError) in
+            map.invalidate()
+            return Chain(deltas: chain.deltas.dropLast() + [larger], writable: writable)
+        }
+    }
+
+    private func growTop(_ top: WritableDelta, _ header: ImageHeader, _ bytes: UInt64) throws(DiskError) {
+        var trial = header
+        let sectors = bytes.dividedRoundingUp(by: sectorBytes)
+        try parsing(path) { () throws(ImageError) in try trial.grow(toSectors: sectors) }
+        guard trial.sectorCount > header.sectorCount else { return }
+        try top.markInUse()
+        let (old, new) = (header.firstDataCluster, trial.firstDataCluster)
+        if new > old { try clearRoom(old..<new, top) }
+        try gate.exclusively { chain throws(DiskError) in
+            try flushInside()
+            let grown = try BatGrowth.writeHeader(of: top, toSectors: sectors)
+            return Chain(deltas: chain.deltas.dropLast() + [grown.delta], writable: grown)
+        }
+    }
+
+    /// Moves all data out of the clusters that the block table will take, and fills them with zeros.
+    private func clearRoom(_ room: Range<UInt64>, _ top: WritableDelta) throws(DiskError) {
+        guard let allocator = top.allocator, let scanner = BatScanner(top.delta) else { return }
+        allocator.raiseFloor(to: room.upperBound)
+        // Who got a cluster there before has entered it into the map after this.
+        try gate.pauseWrites()
+        gate.resumeWrites()
+        try flush()
+        let chain = gate.chain
+        var moved: Int
+        repeat {
+            moved = 0
+            scanner.invalidate()
+            var owners: [UInt64] = []
+            try scanner.forEachEntry { cluster, raw throws(DiskError) in
+                if let place = scanner.place(raw), room.contains(place) { owners.append(cluster) }
+            }
+            for cluster in owners where try writer.moveUp(cluster, outOf: room, chain, top) { moved += 1 }
+            // The moves are durable before anything in the room is touched.
+            try flush()
+        } while moved > 0
+        try BatGrowth.fillRoom(room, top)
+    }
+
+    /// Makes a delta below the top larger, for a merge. Its clusters move under everybody's feet, so requests are held.
+    func growBelow(_ delta: WritableDelta, toSectors sectors: UInt64) throws(DiskError) -> WritableDelta {
+        var grown = delta
+        try whileSwitching { () throws(DiskError) in
+            try flush()
+            try gate.exclusively { chain throws(DiskError) in
+                try flushInside()
+                try BatGrowth.moveData(of: delta, toSectors: sectors, pool)
+                grown = try BatGrowth.writeHeader(of: delta, toSectors: sectors)
+                map.invalidate()
+                // The chain's own view of the file has the old header, which says where data begins.
+                let deltas = chain.deltas.map { $0.path == delta.delta.path ? grown.delta : $0 }
+                return Chain(deltas: deltas, writable: chain.writable)
+            }
+        }
+        return grown
+    }
+}
+
+/// The steps of making an image's block table longer. Nobody else uses the file meanwhile.
+enum BatGrowth {
+    /// Fills what was data with zeros, durably.
+    static func fillRoom(_ room: Range<UInt64>, _ delta: WritableDelta) throws(DiskError) {
+        let size = delta.delta.clusterSize
+        let end = size.offset(of: room.upperBound)
+        var offset = size.offset(of: room.lowerBound)
+        try delta.delta.attempt { () throws(SystemError) in
+            while offset < end {
+                let count = min(UInt64(BufferPool.pieceBytes), end - offset)
+                try unsafe delta.delta.file.write(
+                    at: offset, from: UnsafeRawBufferPointer(ZeroMemory.bytes(Int(count))))
+                offset += count
+            }
+            try delta.delta.file.synchronize()
+        }
+    }
+
+    /// Writes the larger header, durably. - Returns: the file as it is then.
+    static func writeHeader(of delta: WritableDelta, toSectors sectors: UInt64) throws(DiskError) -> WritableDelta {
+        guard var header = delta.header else { return delta }
+        let file = delta.delta.file
+        try parsing(delta.delta.path) { () throws(ImageError) in try header.grow(toSectors: sectors) }
+        try delta.delta.attempt { () throws(SystemError) in
+            try DeltaFile.writeHeader(header, to: file)
+            try file.synchronize()
+        }
+        let grown = DeltaFile(path: delta.delta.path, file: file, header: header)
+        return WritableDelta(delta: grown, allocator: delta.allocator, isMarked: true, isUntidy: true)
+    }
+
+    /// Moves the data of an image that is not the top out of the room that its table needs: copies, durably; entries,
+    /// durably; then zeros.
+    static func moveData(of delta: WritableDelta, toSectors sectors: UInt64, _ pool: BufferPool) throws(DiskError) {
+        guard var header = delta.header, let allocator = delta.allocator, let scanner = BatScanner(delta.delta) else { return }
+        let old = header.firstDataCluster
+        try parsing(delta.delta.path) { () throws(ImageError) in try header.grow(toSectors: sectors) }
+        let room = old..<header.firstDataCluster
+        guard !room.isEmpty else { return }
+        allocator.raiseFloor(to: room.upperBound)
+        var moves: [(cluster: UInt64, raw: UInt32)] = []
+        try scanner.forEachEntry { cluster, raw throws(DiskError) in
+            guard let place = scanner.place(raw), room.contains(place) else { return }
+            let target = try delta.delta.attempt { () throws(SystemError) in try allocator.allocate() }
+            try copy(place, to: target.cluster, delta.delta, pool)
+            moves.append((cluster, scanner.bat.encode(target.cluster) ?? 0))
+        }
+        let file = delta.delta.file
+        try delta.delta.attempt { () throws(SystemError) in
+            try file.synchronize()
+            let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
+            for move in moves {
+                let (page, slot) = DeltaFile.place(of: move.cluster)
+                try unsafe file.read(at: page * UInt64(DeltaFile.pageBytes), into: buffer.memory)
+                unsafe buffer.memory.storeBytes(of: move.raw.littleEndian, toByteOffset: slot * 4, as: UInt32.self)
+                try unsafe file.write(
+                    at: page * UInt64(DeltaFile.pageBytes), from: UnsafeRawBufferPointer(buffer.memory))
+            }
+            try file.synchronize()
+        }
+        try fillRoom(room, delta)
+    }
+
+    private static func copy(
+        _ source: UInt64, to target: UInt64, _ delta: DeltaFile, _ pool: BufferPool
+    ) throws(DiskError) {
+        let size = delta.clusterSize
+        var position: UInt64 = 0
+        while position < size.bytes {
+            let count = min(UInt64(BufferPool.pieceBytes), size.bytes - position)
+            try unsafe pool.withBuffer(Int(count)) { buffer throws(DiskError) in
+                try delta.attempt { () throws(SystemError) in
+                    try unsafe delta.file.read(at: size.offset(of: source) + position, into: buffer)
+                    try unsafe delta.file.write(
+                        at: size.offset(of: target) + position, from: UnsafeRawBufferPointer(buffer))
+                }
+            }
+            position += count
+        }
+    }
+}
