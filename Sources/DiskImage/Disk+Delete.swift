@@ -98,7 +98,7 @@ extension Disk {
     private func mergeFrozen(
         _ childName: GUID, into parentName: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
-        let descriptor = try folder.load()
+        let descriptor = try markTemporary(parentName, folder)
         let pair = try openPair(descriptor, childName, folder)
         let parent = try beginMerge(pair)
         let merge = DeltaMerge(
@@ -117,6 +117,17 @@ extension Disk {
         try drop(pair, merged: parent.delta)
         removeFile(file, folder)
         return .done(childName)
+    }
+
+    /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole. Whoever sees
+    /// it after a crash has to know.
+    private func markTemporary(_ name: GUID, _ folder: DiskFolder) throws(DiskError) -> DiskDescriptor {
+        let descriptor = try folder.load()
+        if descriptor.shot(name)?.isTemporary == true { return descriptor }
+        return try folder.updateDescriptor { descriptor throws(ImageError) in
+            try descriptor.markTemporary(name)
+            return descriptor
+        }
     }
 
     private struct Pair {
@@ -222,7 +233,7 @@ extension Disk {
             return ()
         }
         defer { endMaintenance { $0.isPreparing = false } }
-        let descriptor = try folder.load()
+        let descriptor = try markTemporary(parentName, folder)
         let pair = try openPair(descriptor, descriptor.top, folder)
         let parent = try beginMerge(pair)
         return try whileSwitching { () throws(DiskError) in

@@ -19,7 +19,14 @@ extension Disk {
             let disk = Disk(
                 path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
                 isRepaired: chain.isRepaired)
-            if !options.readOnly { try disk.removeLeftovers(descriptor) }
+            if !options.readOnly {
+                try disk.removeLeftovers(descriptor)
+                let sectors = disk.byteCount / sectorBytes
+                // A grow was cut off after the image's header.
+                if descriptor.sectorCount != sectors {
+                    try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
+                }
+            }
             return disk
         case .image(let image):
             var locks: [any HeldLock] = []

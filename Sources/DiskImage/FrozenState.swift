@@ -51,6 +51,9 @@ public final class FrozenState: Sendable {
             guard descriptor.image(name) != nil else {
                 throw DiskError(.notFound, "\(folder): there is no snapshot \(guid)", path: folder)
             }
+            guard descriptor.shot(name)?.isTemporary == false else {
+                throw DiskError(.notFound, "\(folder): snapshot \(guid) is being removed", path: folder)
+            }
             let states = try parsing(disk.path) { () throws(ImageError) in try descriptor.chain(to: name).map(\.guid) }
             do throws(DiskError) {
                 let chain = try opener.open(try ChainOpener.places(descriptor, to: name, in: disk), path: disk.path)

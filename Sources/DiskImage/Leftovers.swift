@@ -30,6 +30,15 @@ extension Disk {
     /// Removes what is on the list and not named by the descriptor, and the list.
     func removeLeftovers(_ descriptor: DiskDescriptor) throws(DiskError) {
         guard let folder else { return }
+        let list = "\(folder.path)/\(Self.listName)"
+        for staging in [folder.descriptorPath + ".tmp", list + ".tmp"] {
+            let isThere = try withPath(staging) { () throws(SystemError) in try fs.exists(staging) }
+            guard isThere else { continue }
+            // Locked, it can't be a change that ploop's tools are just making.
+            try folder.withDescriptorLock { () throws(DiskError) in
+                try withPath(staging) { () throws(SystemError) in try fs.remove(staging) }
+            }
+        }
         let names = try leftovers(in: folder)
         guard !names.isEmpty else { return }
         let kept = Set(descriptor.images.map(\.file))
@@ -38,7 +47,6 @@ extension Disk {
             let isThere = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
             if isThere { try withPath(path) { () throws(SystemError) in try fs.remove(path) } }
         }
-        let list = "\(folder.path)/\(Self.listName)"
         try folder.synchronizeNames()
         try withPath(list) { () throws(SystemError) in try fs.remove(list) }
     }
