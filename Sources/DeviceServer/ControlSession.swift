@@ -95,10 +95,16 @@ final class ControlSession {
             let tracker = try tracker(number)
             trackers[number] = nil
             try withDisk { disk in disk.stopTracking(tracker) }
-        case .pause(let milliseconds): try server.pause.begin(holder: identifier, milliseconds: milliseconds)
+        case .pause(let milliseconds):
+            try whileOpen { () throws(ControlError) in
+                try server.pause.begin(holder: identifier, milliseconds: milliseconds)
+            }
         case .resume:
             guard server.pause.end(holder: identifier) else { throw WritePause.expired }
-        case .release: try server.pause.release(holder: identifier) { server.disk.release() }
+        case .release:
+            try whileOpen { () throws(ControlError) in
+                try server.pause.release(holder: identifier) { server.disk.release() }
+            }
         case .shutdown:
             do throws(DiskError) { try server.closeDisk() } catch { throw ControlError(error) }
             isShutDown = true
@@ -109,13 +115,13 @@ final class ControlSession {
     /// Runs `body` unless the disk is closed or belongs to another host.
     private func withDisk<R>(_ body: (Disk) throws(DiskError) -> R) throws(ControlError) -> R {
         guard !server.pause.isReleased else { throw WritePause.released }
-        let result: R?
-        do throws(DiskError) {
-            result = try server.gate.pass { () throws(DiskError) in try body(server.disk) }
-        } catch {
-            throw ControlError(error)
+        return try whileOpen { () throws(ControlError) in
+            do throws(DiskError) { return try body(server.disk) } catch { throw ControlError(error) }
         }
-        guard let result else { throw ControlError(code: ControlError.unreachable, message: "the disk is closed") }
+    }
+
+    private func whileOpen<R>(_ body: () throws(ControlError) -> R) throws(ControlError) -> R {
+        guard let result = try server.gate.pass(body) else { throw WritePause.closed }
         return result
     }
 
@@ -196,7 +202,7 @@ extension DeviceServer {
             status.isReleased = pause.isReleased
             return status
         }
-        guard let answer else { throw ControlError(code: ControlError.unreachable, message: "the disk is closed") }
+        guard let answer else { throw WritePause.closed }
         return answer
     }
 }

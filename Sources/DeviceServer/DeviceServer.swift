@@ -86,9 +86,10 @@ public final class DeviceServer: Sendable {
 
     /// The same for a `.shutdown` request, whose own connection lives on until it is answered.
     func closeDisk() throws(DiskError) {
-        pause.endAny()
-        guard gate.close() else { return }
-        guard !pause.isReleased else { return }
+        guard gate.shut() else { return }
+        // Writes that are held back have to go on, or fail, before the last request can leave.
+        pause.close()
+        gate.awaitEmpty()
         try disk.close()
     }
 

@@ -29,13 +29,14 @@ final class RequestGate: Sendable {
         }
     }
 
-    /// Lets nobody in any more, and waits until the last request has left.
-    /// - Returns: `false` when it had been closed before, in which case nothing is waited for.
-    func close() -> Bool {
-        let (was, _) = state.bitwiseOr(Self.closedBit, ordering: .acquiringAndReleasing)
-        guard was < Self.closedBit else { return false }
-        // Only the descriptor's state counts: a refused latecomer may write a second byte, which nobody reads.
-        if was > 0 { _ = try? emptied.reading.readSome(upTo: 1) }
-        return true
+    /// Lets nobody in any more. - Returns: `false` when that was so before.
+    func shut() -> Bool { state.bitwiseOr(Self.closedBit, ordering: .acquiringAndReleasing).oldValue < Self.closedBit }
+
+    /// Waits, after ``shut()``, until the last request has left. For one caller.
+    func awaitEmpty() {
+        // Counted as one more inside, so that leaving tells this caller, too, when nobody else was.
+        state.add(1, ordering: .acquiring)
+        leave()
+        _ = try? emptied.reading.readSome(upTo: 1)
     }
 }

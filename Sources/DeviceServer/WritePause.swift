@@ -12,6 +12,8 @@ final class WritePause: Sendable {
         case expired(holder: UInt64)
         /// The disk has gone to another host: nothing is held back, everything fails.
         case released
+        /// The device closes.
+        case closed
     }
 
     /// What the thread that waits for the deadline is woken by, when the pause ends before.
@@ -64,13 +66,22 @@ final class WritePause: Sendable {
             case .running, .expired: nil
             case .paused: ControlError(code: ControlError.busy, message: "the disk's writes are paused already")
             case .released: Self.released
+            case .closed: Self.closed
             }
         }
         if let refusal { throw refusal }
         let watch: Watch
         do { watch = try Watch() } catch { throw ControlError(code: "io", message: "cannot watch a pause: \(error)") }
         try hold()
-        state.withLock { $0 = .paused(holder: holder, watch: watch) }
+        let isClosed = state.withLock { state in
+            if case .closed = state {
+                letGo()
+                return true
+            }
+            state = .paused(holder: holder, watch: watch)
+            return false
+        }
+        if isClosed { throw Self.closed }
         do {
             // Not joined: it ends by itself, at the latest at the deadline.
             _ = try OwnThread(name: "pause-deadline") { [weak self] in
@@ -101,13 +112,17 @@ final class WritePause: Sendable {
         }
     }
 
-    /// Ends whatever pause there is: the device closes.
-    func endAny() {
+    /// Ends whatever pause there is, and allows no other: the device closes.
+    func close() {
         state.withLock { state in
-            guard case .paused(_, let watch) = state else { return }
-            state = .running
-            letGo()
-            try? watch.pipe.writing.writeAll([0])
+            switch state {
+            case .released: return
+            case .paused(_, let watch):
+                letGo()
+                try? watch.pipe.writing.writeAll([0])
+            default: break
+            }
+            state = .closed
         }
     }
 
@@ -140,6 +155,7 @@ final class WritePause: Sendable {
 
     static let expired = ControlError(
         code: ControlError.expired, message: "the pause ended by itself at its deadline; writes have gone on since")
+    static let closed = ControlError(code: ControlError.unreachable, message: "the disk is closed")
     static let released = ControlError(
         code: ControlError.released, message: "the disk belongs to another host; attach it there")
 }
