@@ -6,9 +6,9 @@
 
     /// `byteCount` zero bytes.
     public init(byteCount: Int) {
-        unsafe memory = .allocate(byteCount: byteCount, alignment: 4096)
+        unsafe memory = TransferArena.shared.take(byteCount) ?? .allocate(byteCount: byteCount, alignment: 4096)
         unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
     }
 
-    deinit { unsafe memory.deallocate() }
+    deinit { if unsafe !TransferArena.shared.giveBack(memory) { unsafe memory.deallocate() } }
 }

@@ -9,7 +9,23 @@ public struct LinuxFileSystem: FileSystem {
     /// Room for the names of one folder: a listing beyond it is refused.
     private static let listBytesMax = 256 << 20
 
-    public init() {}
+    /// How the transfers of a batch are done.
+    public enum Batching: Hashable, Sendable {
+        /// Together: through a ring, or by threads where the host has or allows no io_uring.
+        case automatic
+        /// Together, by threads.
+        case threads
+        /// One after the other.
+        case sequential
+    }
+    private let batching: Batching
+
+    public init(batching: Batching = .automatic) { self.batching = batching }
+
+    /// Whether batches go through io_uring here; `GODWIT_NO_URING` in the environment forbids it.
+    public static var usesRings: Bool { RingPool.shared != nil }
+    /// Whether the rings have registered memory for ``AlignedBuffer``s; the limit on locked memory may forbid it.
+    public static var hasRegisteredMemory: Bool { RingPool.shared?.hasRegisteredMemory ?? false }
 
     public func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile {
         try openLinuxFile(path, mode)
@@ -26,7 +42,7 @@ public struct LinuxFileSystem: FileSystem {
         }
         if mode.direct, let file = try openDirect(path, flags) { return file }
         let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
-        return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+        return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
     }
 
     /// - Returns: `nil` where the host file system has no direct I/O.
@@ -40,16 +56,18 @@ public struct LinuxFileSystem: FileSystem {
         if result == -Errno.invalidArgument.rawValue {
             guard flags & SHIM_OPEN_CREATE != 0 else { return nil }
             let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
-            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
         }
         let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
         let alignment = shim_direct_alignment(descriptor.number)
         if alignment == 0 {
             let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
-            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1)
+            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
         }
         // Where the kernel does not say, a page suits every block size it supports.
-        return LinuxFile(descriptor: descriptor, path: path, alignment: alignment > 0 ? Int(alignment) : 4096)
+        return LinuxFile(
+            descriptor: descriptor, path: path, alignment: alignment > 0 ? Int(alignment) : 4096,
+            batching: batching)
     }
 
     public func rename(_ source: String, to target: String) throws(SystemError) {

@@ -6,9 +6,16 @@ import TestSupport
 /// The kinds of file that must behave alike.
 enum Backend: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case linux, linuxDirect, simulated, simulatedDirect
+    /// Without io_uring.
+    case linuxThreads, linuxDirectThreads
+    case linuxDirectSequential
     var testDescription: String { rawValue }
-    var isDirect: Bool { self == .linuxDirect || self == .simulatedDirect }
-    var isLinux: Bool { self == .linux || self == .linuxDirect }
+    var isDirect: Bool { rawValue.contains("Direct") }
+    var isLinux: Bool { rawValue.hasPrefix("linux") }
+    var batching: LinuxFileSystem.Batching {
+        if rawValue.hasSuffix("Threads") { return .threads }
+        return rawValue.hasSuffix("Sequential") ? .sequential : .automatic
+    }
 }
 
 /// A file system of one kind with an empty folder.
@@ -24,7 +31,7 @@ struct Bench {
             let temporary = try TemporaryFolder()
             self.temporary = temporary
             folder = temporary.path
-            fileSystem = LinuxFileSystem()
+            fileSystem = LinuxFileSystem(batching: backend.batching)
         } else {
             temporary = nil
             folder = "/folder"

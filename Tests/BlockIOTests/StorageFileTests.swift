@@ -168,4 +168,90 @@ import Testing
             #expect(throws: SystemError.self) { try file.perform([transfer]) }
         }
     }
+
+    @Test("a batch reads what lies in the file and zeros beyond its end", arguments: Backend.allCases)
+    func batchOverTheEnd(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        try file.put([UInt8](repeating: 7, count: 4 * Self.unit), at: 0)
+        try file.truncate(to: UInt64(2 * Self.unit + 100))
+        let buffer = AlignedBuffer(byteCount: 8 * Self.unit)
+        buffer.memory.initializeMemory(as: UInt8.self, repeating: 0xaa)
+        try file.perform(
+            (0..<4).map { part in
+                let memory = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[part * 2 * Self.unit..<(part + 1) * 2 * Self.unit])
+                return Transfer(.read, at: UInt64(part * 2 * Self.unit), memory: memory)
+            })
+        let inFile = 2 * Self.unit + 100
+        #expect(buffer.memory[..<inFile].allSatisfy { $0 == 7 })
+        #expect(buffer.memory[inFile...].allSatisfy { $0 == 0 })
+    }
+
+    @Test("the failure of one transfer is the batch's", arguments: Backend.allCases.filter(\.isLinux))
+    func batchFails(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        _ = try bench.file()
+        let file = try bench.fileSystem.open(bench.path("file"), OpenMode(writable: false, direct: backend.isDirect))
+        let buffer = AlignedBuffer(byteCount: 4 * Self.unit)
+        let transfers = (0..<4).map { part in
+            let memory = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[part * Self.unit..<(part + 1) * Self.unit])
+            return Transfer(part == 2 ? .write : .read, at: UInt64(part * Self.unit), memory: memory)
+        }
+        #expect(throws: SystemError(errno: .badFileDescriptor, operation: "write", subject: bench.path("file"))) {
+            try file.perform(transfers)
+        }
+        try file.perform([transfers[0], transfers[1], transfers[3]])
+    }
+
+    @Test("more threads than rings at once do their batches all the same")
+    func manyThreads() throws {
+        let bench = try Bench(.linuxDirect)
+        let file = try bench.file()
+        let count = 16
+        let threads = try (0..<24).map { number in
+            try OwnThread(name: "batches") {
+                let buffer = AlignedBuffer(byteCount: count * Self.unit)
+                let base = number * count * Self.unit
+                func batch(_ operation: Transfer.Operation) -> [Transfer] {
+                    (0..<count).map { part in
+                        let memory = UnsafeMutableRawBufferPointer(
+                            rebasing: buffer.memory[part * Self.unit..<(part + 1) * Self.unit])
+                        return Transfer(operation, at: UInt64(base + part * Self.unit), memory: memory)
+                    }
+                }
+                #expect(throws: Never.self) {
+                    for round in 0..<10 {
+                        let mark = UInt8(number * 10 + round)
+                        buffer.memory.initializeMemory(as: UInt8.self, repeating: mark)
+                        try file.perform(batch(.write))
+                        buffer.memory.initializeMemory(as: UInt8.self, repeating: 0)
+                        try file.perform(batch(.read))
+                        #expect(buffer.memory.allSatisfy { $0 == mark })
+                    }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+    }
+
+    @Test("buffers are zero, apart from each other, and used again")
+    func buffers() {
+        var random = SeededRandom("buffers")
+        var kept: [(AlignedBuffer, UInt8)] = []
+        for round in 0..<2000 {
+            let size = [100, 4096, 20_000, 65_536, 200_000, 1 << 20][random.below(6)]
+            let buffer = AlignedBuffer(byteCount: size)
+            #expect(buffer.memory.count == size)
+            #expect(UInt(bitPattern: buffer.memory.baseAddress) % 4096 == 0)
+            #expect(buffer.memory[0] == 0 && buffer.memory[size / 2] == 0 && buffer.memory[size - 1] == 0)
+            let mark = UInt8(truncatingIfNeeded: round | 1)
+            buffer.memory[0] = mark
+            buffer.memory[size - 1] = mark
+            kept.append((buffer, mark))
+            if kept.count > 24 {
+                let (old, mark) = kept.remove(at: random.below(kept.count))
+                #expect(old.memory[0] == mark && old.memory[old.memory.count - 1] == mark)
+            }
+        }
+    }
 }
