@@ -8,7 +8,8 @@ internal import Synchronization
 public final class LiveSource: MigrationSource {
     public let byteCount: UInt64
     private let control: ControlClient
-    private let data: Mutex<NBDConnection>
+    /// `nil` once the disk has gone: its server waits for its clients to hang up.
+    private let data: Mutex<Connection?>
     private let tracker = Mutex<UInt32?>(nil)
     private let onRetire: @Sendable () throws(AgentError) -> Void
     private static let runsMax = 4096
@@ -26,7 +27,7 @@ public final class LiveSource: MigrationSource {
             throw MigrationError(.source, error.message)
         }
         byteCount = connection.export.byteCount
-        data = Mutex(connection)
+        data = Mutex(Connection(connection))
     }
 
     public func read(_ ranges: [ByteRange], into memory: UnsafeMutableRawBufferPointer) throws(MigrationError) {
@@ -81,6 +82,7 @@ public final class LiveSource: MigrationSource {
     public func release() throws(MigrationError) { _ = try ask(.release) }
 
     public func retire() throws(MigrationError) {
+        data.withLock { $0 = nil }
         do throws(AgentError) { try onRetire() } catch { throw MigrationError(.source, error.message) }
     }
 
@@ -100,10 +102,18 @@ public final class LiveSource: MigrationSource {
     private func onData<R>(_ body: (borrowing NBDConnection) throws(NBDError) -> sending R) throws(MigrationError) -> R
     {
         do throws(NBDError) {
-            return try data.withLock { connection throws(NBDError) in try body(connection) }
+            return try data.withLock { connection throws(NBDError) in
+                guard let connection else { throw NBDError(.unreachable, "the disk has gone to another host") }
+                return try body(connection.held)
+            }
         } catch {
             throw MigrationError(.source, error.message)
         }
+    }
+
+    private final class Connection: Sendable {
+        let held: NBDConnection
+        init(_ connection: consuming NBDConnection) { held = connection }
     }
 
     private static let wrongReply = MigrationError(.source, "the disk's server gave the wrong reply")

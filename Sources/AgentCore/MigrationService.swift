@@ -61,7 +61,10 @@ public struct MigrationService: Sendable {
         let attachments = self.attachments
         let source = try LiveSource(attached, control: control) { () throws(AgentError) in
             guest.forget()
-            try attachments.detach(folder)
+            do throws(AgentError) { try attachments.detach(folder) } catch {
+                // A disk that was released is not closed like others: it is enough that nobody serves it any more.
+                guard try attachments.attached(folder) == nil else { throw error }
+            }
         }
         return try MigrationController(
             disk: disk, target: there, source: source, guest: guest, options: options, fs: fs, tell: tell,

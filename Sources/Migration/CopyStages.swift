@@ -16,7 +16,7 @@ enum CopyWork: Hashable, Sendable {
 enum CopyItem: Hashable, Sendable {
     case data(offset: UInt64, StreamPayload)
     case zeros(ByteRange)
-    /// That much of the work is dealt with, sent or not.
+    /// That much of the data is dealt with, sent or not.
     case looked(UInt64)
 }
 
@@ -46,23 +46,39 @@ final class CopyStages: @unchecked Sendable {
 
     /// Bytes as read.
     struct Batch: Sendable {
-        /// Of whole chunks, one behind the other in the buffer.
-        var ranges: [ByteRange]
+        /// Ranges of whole chunks, and where the buffer has their bytes.
+        var parts: [(range: ByteRange, position: Int)]
         var buffer: AlignedBuffer
     }
 
+    /// A gap up to this between two ranges is read along: a request of its own costs more.
+    private static let gapMax: UInt64 = 32 << 10
+
     func read(_ ranges: [ByteRange]) throws(MigrationError) -> Batch {
-        let buffer = AlignedBuffer(byteCount: Int(ranges.reduce(0) { $0 + $1.count }))
-        try unsafe source.read(ranges, into: buffer.memory)
-        return Batch(ranges: ranges, buffer: buffer)
+        var requests: [ByteRange] = []
+        var parts: [(range: ByteRange, position: Int)] = []
+        var position: UInt64 = 0
+        for range in ranges {
+            if let last = requests.last, range.offset - last.end <= Self.gapMax {
+                requests[requests.count - 1] = ByteRange(offset: last.offset, count: range.end - last.offset)
+                position += range.offset - last.end
+            } else {
+                requests.append(range)
+            }
+            parts.append((range, Int(position)))
+            position += range.count
+        }
+        let buffer = AlignedBuffer(byteCount: Int(position))
+        try unsafe source.read(requests, into: buffer.memory)
+        return Batch(parts: parts, buffer: buffer)
     }
 
     /// Hashes a batch, and gives on what the target does not have.
     func process(_ batch: Batch, _ emit: (CopyItem) -> Bool) throws(MigrationError) {
-        var position: UInt64 = 0
-        for range in batch.ranges {
+        var looked: UInt64 = 0
+        for (range, position) in batch.parts {
             let bytes = unsafe UnsafeRawBufferPointer(
-                rebasing: batch.buffer.memory[Int(position)..<Int(position + range.count)])
+                rebasing: batch.buffer.memory[position..<position + Int(range.count)])
             var run = Run()
             var offset = range.offset
             while offset < range.end {
@@ -78,9 +94,9 @@ final class CopyStages: @unchecked Sendable {
                 offset = chunk.end
             }
             guard unsafe finish(&run, bytes, of: range, emit) else { return }
-            position += range.count
+            looked += range.count
         }
-        _ = emit(.looked(position))
+        _ = emit(.looked(looked))
     }
 
     /// Gives on that the whole chunks in the range read as zeros, wherever the target's do not.
@@ -100,7 +116,6 @@ final class CopyStages: @unchecked Sendable {
             index = found + 1
         }
         if !run.range.isEmpty { guard emit(.zeros(run.range)) else { return } }
-        _ = emit(.looked(range.count))
     }
 
     private func finish(

@@ -99,8 +99,8 @@ struct WorkCutter {
     private var ready: [CopyWork] = []
     private var batch: [ByteRange] = []
     private var batchBytes: UInt64 = 0
-    /// Ranges of one batch, at most: each is a request of its own at the source.
-    private static let rangesMax = 1024
+    /// Ranges of one batch, at most: each may be a request of its own at the source, or be read with the gap before it.
+    private static let rangesMax = 512
 
     /// - Parameter range: of whole chunks.
     mutating func add(_ range: ByteRange) {

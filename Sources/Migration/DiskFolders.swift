@@ -8,9 +8,13 @@ public struct DiskFolders: TargetDisks {
     private let fs: any FileSystem
     private let options: DiskOptions
 
-    public init(fs: any FileSystem, options: DiskOptions = .standard) {
+    /// - Parameter options: `nil`: through the page cache. What arrives are small writes one after the other, which would
+    ///   each wait for the medium otherwise; the rounds' syncs bound what the cache holds back.
+    public init(fs: any FileSystem, options: DiskOptions? = nil) {
         self.fs = fs
-        self.options = options
+        var standard = DiskOptions.standard
+        standard.direct = false
+        self.options = options ?? standard
     }
 
     public func objection(to shape: TargetDiskShape) -> String? {

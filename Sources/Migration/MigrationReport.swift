@@ -2,7 +2,7 @@
 public struct RoundReport: Codable, Hashable, Sendable {
     /// From 1; the one in the frozen phase is the last.
     public var round: Int
-    /// Bytes that were to be looked at.
+    /// Bytes of data that were looked at.
     public var bytes: UInt64
     /// Bytes of the stream that went over the link.
     public var sentBytes: UInt64

@@ -1,0 +1,127 @@
+import AgentCore
+import BlockIO
+import DiskImage
+import Geometry
+import Glibc
+import LinuxSystem
+import Migration
+import TestSupport
+import Testing
+import Transport
+
+/// Where the build put the plugin: beside the test bundle.
+private let pluginPath: String? = {
+    guard let program = try? LinuxFileSystem().resolve("/proc/self/exe") else { return nil }
+    let path = LinuxFileSystem.folder(of: program) + "/libnbdkit-godwit-plugin.so"
+    return (try? LinuxFileSystem().exists(path)) == true ? path : nil
+}()
+
+/// Two hosts in one process, with run folders of their own.
+private struct Hosts {
+    let temporary: TemporaryFolder
+    let fs = LinuxFileSystem()
+    let here: String
+    let there: String
+    let ours: DeviceAttachments
+    let theirs: DeviceAttachments
+
+    init(byteCount: UInt64) throws {
+        temporary = try TemporaryFolder()
+        here = temporary.file("here/disk")
+        there = temporary.file("there/disk")
+        for name in ["here", "there", "run", "run2"] { try fs.createFolder(temporary.file(name)) }
+        ours = DeviceAttachments(runFolder: temporary.file("run"))
+        theirs = DeviceAttachments(runFolder: temporary.file("run2"))
+        try createDisk(at: here, options: CreateOptions(byteCount: byteCount), in: fs)
+    }
+
+    /// A service whose far side is a thread of this process.
+    var service: MigrationService {
+        let theirs = self.theirs
+        return MigrationService(attachments: ours, fs: fs) { _ throws(TransportError) in
+            let (near, far) = MemoryStream.pair(capacity: 4 << 20)
+            let agent = PeerAgent(
+                fs: LinuxFileSystem(), product: "test",
+                receiver: MigrationService.receiver(
+                    attachments: theirs, configuration: Configuration(), allowsCommands: true))
+            do throws(SystemError) {
+                _ = try OwnThread(name: "agent") { try? agent.serve(far, peerName: "the source") }
+            } catch {
+                throw TransportError(.system, error.description)
+            }
+            return try MessageChannel(stream: near, peerName: "the target")
+        }
+    }
+
+    /// All bytes of an image or disk, as a digest of sorts: equal for equal content.
+    func exported(_ path: String, to name: String) throws -> String {
+        let file = temporary.file(name)
+        _ = try exportImage(from: path, to: file, in: fs)
+        return file
+    }
+}
+
+@Suite(.serialized) struct MigrationServiceTests {
+    @Test("a detached disk moves in one round")
+    func detached() throws {
+        let hosts = try Hosts(byteCount: 64 << 20)
+        let disk = try Disk.open(hosts.here, in: hosts.fs)
+        var random = SeededRandom(seed: 1)
+        for offset in stride(from: UInt64(0), to: 64 << 20, by: 3 << 20) {
+            try random.bytes(70_000).withUnsafeBytes { try disk.write(at: offset, from: $0) }
+        }
+        try disk.close()
+        let report = try hosts.service.migrate(hosts.here, to: "far:\(hosts.there)")
+        #expect(report.rounds.count == 1)
+        #expect(report.sourceDigest == report.targetDigest)
+        #expect(report.leftBehind == nil)
+        let before = try hosts.exported(hosts.here + "/root.hds", to: "before.raw")
+        let after = try hosts.exported(hosts.there, to: "after.raw")
+        try expectTool("cmp", before, after)
+        #expect { try Disk.open(hosts.here, in: hosts.fs) } throws: { ($0 as? DiskError)?.code == .inUse }
+    }
+
+    @Test(
+        "an attached disk moves while a writer works on it, within its downtime, and arrives whole",
+        .enabled(if: pluginPath != nil && hasTool("nbdkit") && hasTool("fio")), arguments: ["4k", "64k"])
+    func attached(blockSize: String) throws {
+        setenv("GODWIT_PLUGIN", pluginPath ?? "", 1)
+        let hosts = try Hosts(byteCount: 1 << 30)
+        let attached = try hosts.ours.attach(hosts.here)
+        defer {
+            try? hosts.ours.detach(hosts.here)
+            try? hosts.theirs.detach(hosts.there)
+        }
+        try expectTool(
+            "fio", "--name=fill", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=write", "--bs=1M", "--size=256M",
+            "--buffer_compress_percentage=50", "--refill_buffers")
+        let writer = try ChildProcess(
+            "fio",
+            [
+                "--name=writer", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=randwrite", "--bs=\(blockSize)",
+                "--iodepth=8", "--size=256M", "--rate=4M", "--time_based", "--runtime=120",
+                "--output=\(hosts.temporary.file("fio.txt"))",
+            ])
+        // Reaped at once, so that the hook sees it end.
+        let reaper = try OwnThread(name: "reaper") { _ = try? writer.wait() }
+        // The guest's end: it is told to stop, and the hook waits until it has.
+        let stop = "kill -INT \(writer.identifier); while kill -0 \(writer.identifier) 2> /dev/null; do :; done"
+        let hooks = HookRunner(hooks: [.stop: Hook(command: stop, limitSeconds: 30)])
+        var options = MigrationOptions()
+        // A debug build on a busy host: what is to be shown is that it converges and loses nothing, not how fast it is.
+        options.limits.downtimeNanoseconds = 2_000_000_000
+        options.startCommand = "echo $GODWIT_DISK > \(hosts.temporary.file("started"))"
+        let report = try hosts.service.migrate(
+            hosts.here, to: "far:\(hosts.there)", options: options, hooks: hooks)
+        print("rounds \(report.rounds.count), downtime \(report.downtimeMilliseconds) ms")
+        reaper.join()
+        #expect(report.sourceDigest == report.targetDigest)
+        #expect(report.finalBytes > 0)
+        #expect(report.startFailure == nil && report.leftBehind == nil)
+        #expect(try hosts.theirs.attached(hosts.there) != nil)
+        try hosts.theirs.detach(hosts.there)
+        let before = try hosts.exported(hosts.here + "/root.hds", to: "before.raw")
+        let after = try hosts.exported(hosts.there, to: "after.raw")
+        try expectTool("cmp", before, after)
+    }
+}
