@@ -9,6 +9,6 @@ struct GodwitCommand: ParsableCommand {
         version: Program.version,
         subcommands: [
             DiskCommand.self, SnapshotCommand.self, StoreCommand.self, BackupCommand.self, PointsCommand.self,
-            AgentCommand.self, StatusCommand.self, FreezeGuardCommand.self,
+            MigrateCommand.self, AgentCommand.self, StatusCommand.self, FreezeGuardCommand.self,
         ])
 }

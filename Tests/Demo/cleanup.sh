@@ -23,7 +23,7 @@ clean_up() {
     writer_stop
     rm -f "$work/hold"
     pg_stop immediate 2>/dev/null
-    declare -F sshd_stop > /dev/null && sshd_stop 2>/dev/null
+    stop_sshd 2>/dev/null
     for found in "$work"/a/disk "$work"/a/restored; do
         [ ! -d "$found" ] || g disk detach "$found" --quiet 2>/dev/null
     done

@@ -148,14 +148,17 @@ step_crash() {
 step_migration() {
     heading 5 "Live migration over SSH"
     local report=$work/log/migrate.json last target=$work/b/disk
-    sshd_start "$work/ssh" "GODWIT_RUN_DIR=$work/b/run" "GODWIT_CONFIG=$work/b/godwit.toml"
+    start_sshd "$work/ssh" "GODWIT_RUN_DIR=$work/b/run" "GODWIT_CONFIG=$work/b/godwit.toml"
+    export GODWIT_SSH_CONFIG=$SSHD_CLIENT_CONFIG GODWIT_REMOTE_COMMAND="$godwit agent --stdio"
     writer_advance 100
-    g migrate "$disk" "$sshd_target:$target" --json > "$report"
-    jq -r '.rounds[] | "   round \(.number): \(.sentBytes / 1048576 | floor) MiB sent, "
-        + "\(.dirtyBytes / 1048576 | floor) MiB dirty, dirty rate \(.dirtyBytesPerSecond / 1048576 | floor) MiB/s, "
-        + "goodput \(.goodputBytesPerSecond / 1048576 | floor) MiB/s"' "$report"
-    figure "downtime predicted, measured" "$(milliseconds "$(jq .predictedDowntimeNanoseconds "$report")"), $(
-        milliseconds "$(jq .downtimeNanoseconds "$report")")"
+    g migrate "$disk" "root@127.0.0.1:$SSHD_PORT:$target" --json > "$report"
+    jq -r 'def mib: . / 104857.6 | floor / 10 | tostring + " MiB";
+        .rounds[] | "   round \(.round): \(.bytes | mib), sent \(.sentBytes | mib), then dirty \(.dirtyBytes | mib), "
+        + "dirty rate \(.dirtyBytesPerSecond | mib)/s, goodput \(.goodputBytesPerSecond | mib)/s"' "$report"
+    figure "downtime predicted, measured" \
+        "$(jq -r '"\(.predictedDowntimeMilliseconds | floor) ms, \(.downtimeMilliseconds | floor) ms"' "$report")"
+    figure "of it: stop, rest, proof, start" "$(jq -r '[.stopMilliseconds, .finalCopyMilliseconds, .verifyMilliseconds,
+        .startMilliseconds] | map("\(floor) ms") | join(", ")' "$report")"
     figure "digest of the source" "$(jq -r .sourceDigest "$report")"
     figure "digest of the target" "$(jq -r .targetDigest "$report")"
     [ "$(jq -r .sourceDigest "$report")" = "$(jq -r .targetDigest "$report")" ] || fail "the digests differ"
@@ -175,14 +178,14 @@ step_migration() {
     writer_stop
     pg_stop fast
     at disk detach "$target" --quiet
-    sshd_stop
+    stop_sshd
     step_done
 }
 
 step_restore() {
     heading 6 "Restore of the second point"
     local point exact disk_r=$work/a/restored device
-    point=$(g points --store "$store" --json | jq -r '.points | sort_by(.time) | .[1].id')
+    point=$(g points --store "$store" --json | jq -r '.points | sort_by(.timeNanoseconds) | .[1].id')
     [ "$point" = "$(jq -r .point "$work/log/backup2.json")" ] || fail "the second point in the list is not the second backup"
     g restore "$point" --store "$store" --to "$disk_r" --json > "$work/log/restore.json"
     figure "restored" "$(mebibytes "$(jq .writtenBytes "$work/log/restore.json")") in $(

@@ -1,0 +1,161 @@
+internal import AgentCore
+internal import ArgumentParser
+internal import Geometry
+internal import Migration
+
+struct MigrateCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "migrate", abstract: "Move a disk to another host, while it is in use.",
+        discussion: "Until the target has proved that its copy is the same, a failure leaves the disk and its guest here.")
+
+    @Argument(help: .disk) var disk: String
+    @Argument(help: ArgumentHelp("[user@]host[:port]:folder", valueName: "target")) var target: String?
+    @Option(help: ArgumentHelp("The longest standstill of the guest to plan for; 300ms if not given.", valueName: "duration"))
+    var maxDowntime: DurationArgument?
+    @Option(help: ArgumentHelp("Rounds of copying after which it ends.", valueName: "number")) var maxRounds = 30
+    @Flag(help: "At that end switch, however long it takes, instead of giving up.") var forceSwitch = false
+    @Option(help: ArgumentHelp("Granule of the dirty map, a power of two from 4K to 1M.", valueName: "size"))
+    var granule: GranuleArgument?
+    @Option(help: ArgumentHelp("zstd level of the stream.", valueName: "level")) var compressionLevel = 1
+    @Option(help: ArgumentHelp("Run this at the target once the disk is there.", valueName: "command"))
+    var startCommand: String?
+    @Flag(help: "Remove the disk's files here once the target has it.") var removeSource = false
+    @Flag(help: "Finish a migration of this disk that was interrupted.") var recover = false
+    @OptionGroup var common: CommonOptions
+
+    func validate() throws {
+        guard (target == nil) == recover else {
+            throw ValidationError(
+                recover ? "--recover takes the target from the disk's record: leave it out" : "name a target, or give --recover")
+        }
+        guard (1...1000).contains(maxRounds) else { throw ValidationError("--max-rounds is from 1 to 1000, not \(maxRounds)") }
+        guard (1...19).contains(compressionLevel) else {
+            throw ValidationError("--compression-level is from 1 to 19, not \(compressionLevel)")
+        }
+    }
+
+    func run() throws {
+        let configuration = try common.configuration()
+        let disk = try DiskArgument.existing(disk, configuration)
+        guard let target else { return try finish(disk) }
+        var options = MigrationOptions()
+        let downtime = maxDowntime?.milliseconds ?? configuration.limits.downtimeMilliseconds
+        options.limits.downtimeNanoseconds = downtime &* 1_000_000
+        options.limits.roundsMax = maxRounds
+        options.limits.forcesSwitch = forceSwitch
+        if let granule { options.granuleBytes = granule.bytes }
+        options.compressionLevel = Int32(compressionLevel)
+        options.startCommand = startCommand
+        options.removesSource = removeSource
+        let display = MigrationDisplay(common)
+        defer { display.finish() }
+        let report = try translated {
+            try Interruption.withCleanEnd { () throws(MigrationError) in
+                try MigrationService().migrate(
+                    disk.path, to: target, options: options, hooks: disk.hooks(configuration), tell: display.tell,
+                    shouldStop: { Interruption.isRequested })
+            }
+        }
+        display.finish()
+        try Report(common).result(report, lines(report))
+    }
+
+    private func lines(_ report: MigrationReport) -> [String] {
+        var rows = [
+            ["target", report.target],
+            ["size", SizeText.format(report.sizeBytes)],
+            ["sent", "\(SizeText.format(report.sentBytes)) in \(Self.text(milliseconds: report.seconds * 1000))"],
+            ["downtime", Self.text(milliseconds: report.downtimeMilliseconds)],
+            ["digest", report.targetDigest],
+        ]
+        if report.reusedBytes > 0 { rows.insert(["reused", SizeText.format(report.reusedBytes)], at: 3) }
+        if let predicted = report.predictedDowntimeMilliseconds {
+            rows[rows.count - 2][1] += ", predicted \(Self.text(milliseconds: predicted))"
+        }
+        var lines = Report.columns(rows)
+        if let failure = report.startFailure { lines.append("the guest could not be started at the target: \(failure)") }
+        if let left = report.leftBehind {
+            lines.append("something is left behind here ('godwit migrate --recover' tries again): \(left)")
+        }
+        return lines
+    }
+
+    private func finish(_ disk: DiskArgument) throws {
+        let outcome = try MigrationService().recover(disk.path)
+        switch outcome {
+        case .ownedHere(let isUnderWay):
+            let text = isUnderWay ? "a migration of it was begun and can be started again" : "no migration of it is open"
+            try Report(common).result(
+                RecoveryReport(disk: disk.path, owner: "source", target: nil, startFailure: nil),
+                ["\(disk.path) belongs to this host; \(text)"])
+        case .ownedThere(let record, let startFailure):
+            var lines = ["\(disk.path) belongs to \(record.target)"]
+            if let startFailure { lines.append("the guest could not be started there: \(startFailure)") }
+            try Report(common).result(
+                RecoveryReport(disk: disk.path, owner: "target", target: record.target, startFailure: startFailure), lines)
+        }
+    }
+
+    static func text(milliseconds: Double) -> String {
+        DurationText.format(nanoseconds: UInt64(max(0, min(milliseconds, 1e12)) * 1e6))
+    }
+}
+
+/// A granule of the dirty map on the command line.
+struct GranuleArgument: ExpressibleByArgument, Hashable {
+    var bytes: UInt64
+
+    init?(argument: String) {
+        guard let bytes = SizeText.parse(argument), bytes.nonzeroBitCount == 1, (4 << 10...1 << 20).contains(bytes) else {
+            return nil
+        }
+        self.bytes = bytes
+    }
+}
+
+private struct RecoveryReport: Encodable {
+    var disk: String
+    /// `source` or `target`.
+    var owner: String
+    var target: String?
+    var startFailure: String?
+}
+
+/// Shows how a migration goes: a line for each round, progress within it.
+private final class MigrationDisplay {
+    private let common: CommonOptions
+    private var round = 1
+    private var display: ProgressDisplay
+
+    init(_ common: CommonOptions) {
+        self.common = common
+        display = ProgressDisplay("round 1", common)
+    }
+
+    func tell(_ progress: MigrationProgress) {
+        let report = Report(common)
+        switch progress {
+        case .checked: report.detail("both sides are fit for it")
+        case .resuming(let bytes):
+            report.note("the target has \(SizeText.format(bytes)) of an earlier attempt, which are compared instead of sent")
+        case .copied(let done, let total): _ = display.update(done, total)
+        case .round(let told):
+            display.finish()
+            let predicted = told.predictedDowntimeMilliseconds.map { MigrateCommand.text(milliseconds: $0) } ?? "unknown"
+            report.note(
+                "round \(told.round): \(SizeText.format(told.bytes)) in \(MigrateCommand.text(milliseconds: told.seconds * 1000)), "
+                    + "sent \(SizeText.format(told.sentBytes)), goodput \(rate(told.goodputBytesPerSecond)), "
+                    + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), downtime now \(predicted)")
+            round = told.round + 1
+            display = ProgressDisplay("round \(round)", common)
+        case .stopping: report.detail("stopping the guest")
+        case .finishing: report.detail("the target has the disk")
+        }
+    }
+
+    private func rate(_ bytesPerSecond: Double) -> String {
+        "\(SizeText.format(UInt64(max(0, min(bytesPerSecond, 1e18)))))/s"
+    }
+
+    func finish() { display.finish() }
+}
