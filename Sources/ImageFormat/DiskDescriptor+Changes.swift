@@ -146,11 +146,11 @@ extension DiskDescriptor {
     private mutating func remove(_ guid: GUID) {
         if let index = images.firstIndex(where: { $0.guid == guid }) {
             images.remove(at: index)
-            updateStorage { $0.children.remove(at: $0.indices(of: "Image")[index]) }
+            updateStorage { $0.removeChild(at: $0.indices(of: "Image")[index]) }
         }
         if let index = shots.firstIndex(where: { $0.guid == guid }) {
             shots.remove(at: index)
-            document.root.updateFirst("Snapshots") { $0.children.remove(at: $0.indices(of: "Shot")[index]) }
+            document.root.updateFirst("Snapshots") { $0.removeChild(at: $0.indices(of: "Shot")[index]) }
         }
     }
 
@@ -158,7 +158,7 @@ extension DiskDescriptor {
         guard let index = shots.firstIndex(where: { $0.guid == guid }), shots[index].isTemporary != isTemporary else { return }
         shots[index].isTemporary = isTemporary
         updateShot(index) {
-            for old in $0.indices(of: "Temporary").reversed() { $0.children.remove(at: old) }
+            for old in $0.indices(of: "Temporary").reversed() { $0.removeChild(at: old) }
             if isTemporary { $0.children.append(.element(XMLElement("Temporary"))) }
         }
     }

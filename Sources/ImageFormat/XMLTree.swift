@@ -96,6 +96,16 @@ struct XMLElement: Hashable, Sendable {
         }
     }
 
+    /// Takes a child out. Texts that meet become one, as they would when they are read again.
+    mutating func removeChild(at index: Int) {
+        children.remove(at: index)
+        guard index > 0, index < children.count, case .text(let first) = children[index - 1],
+            case .text(let second) = children[index]
+        else { return }
+        children[index - 1] = .text(first + second)
+        children.remove(at: index)
+    }
+
     mutating func update(at index: Int, _ body: (inout XMLElement) -> Void) {
         guard case .element(var element) = children[index] else { return }
         body(&element)

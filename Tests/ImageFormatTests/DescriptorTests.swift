@@ -90,6 +90,12 @@ let exampleDescriptor = """
         #expect(places == places.sorted { ($0 ?? result.endIndex) < ($1 ?? result.endIndex) })
     }
 
+    @Test("text between elements stays one text when an element between goes") func mixedContent() throws {
+        var descriptor = try parse(exampleDescriptor.replacing("<Image>", with: "x<Image>").replacing("</Image>", with: "</Image>y"))
+        _ = try descriptor.mergeIntoParent(.top)
+        #expect(try parse(text(descriptor)) == descriptor)
+    }
+
     @Test("a snapshot renames the top and begins a new one") func snapshot() throws {
         var descriptor = DiskDescriptor(sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: "root.hds")
         let one = try #require(GUID("{11111111-1111-1111-1111-111111111111}"))
