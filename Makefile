@@ -11,8 +11,8 @@ DESTDIR ?=
 packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburing-dev libssh-dev libnbd-dev \
 	nbdkit-plugin-dev pkg-config
 packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
-packages_demo = $(packages_build) $(packages_run) postgresql openssh-server
-packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 jq mandoc
+packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
+packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_bench = $(packages_test) restic borgbackup zstd time
 
 built = .build/release

@@ -9,6 +9,7 @@ struct GodwitCommand: ParsableCommand {
         version: Program.version,
         subcommands: [
             DiskCommand.self, SnapshotCommand.self, StoreCommand.self, BackupCommand.self, PointsCommand.self,
-            MigrateCommand.self, AgentCommand.self, StatusCommand.self, FreezeGuardCommand.self,
+            RestoreCommand.self, MigrateCommand.self, AgentCommand.self, StatusCommand.self,
+            FreezeGuardCommand.self,
         ])
 }

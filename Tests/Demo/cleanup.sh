@@ -6,7 +6,7 @@ demo_processes() {
     for entry in /proc/[0-9]*; do
         pid=${entry#/proc/}
         [ "$pid" != $$ ] && [ "$pid" != "$BASHPID" ] || continue
-        if tr '\0' ' ' < "$entry/cmdline" 2>/dev/null | grep -qF "$work"; then echo "$pid"; fi
+        if { tr '\0' ' ' < "$entry/cmdline"; } 2>/dev/null | grep -qF "$work"; then echo "$pid"; fi
     done
 }
 
