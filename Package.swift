@@ -101,7 +101,7 @@ for name in [
         .testTarget(name: name + "Tests", dependencies: tested.dependencies + [.byName(name: name), "TestSupport"]))
 }
 // The whole product against real tools, through the built binary.
-package.targets.append(.testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "LinuxSystem", system]))
+package.targets.append(.testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "BlockIO", "LinuxSystem", system]))
 
 for target in package.targets where !target.name.hasPrefix("C") || ["Codecs", "ChangeTracking", "ChunkTree", "ControlCLI"].contains(target.name)
     || target.isTest

@@ -1,0 +1,119 @@
+import BlockIO
+import LinuxSystem
+import TestSupport
+import Testing
+
+/// Servers: who owns a disk, and what a crash leaves.
+@Suite(.enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"))
+struct AttachTests {
+    private enum Exit {
+        static let notFound: CInt = 3
+        static let inUse: CInt = 5
+        static let notAttached: CInt = 7
+        static let alreadyAttached: CInt = 8
+    }
+
+    @Test func aDiskIsAttachedOnce() throws {
+        let bench = try DeviceBench()
+        try bench.attach()
+        #expect(try bench.run(["disk", "attach", bench.disk]).exitCode == Exit.alreadyAttached)
+        // From another run folder it is somebody else's.
+        let other = try bench.run(
+            ["disk", "attach", bench.disk], environment: ["GODWIT_RUN_DIR": bench.folder.file("run2")])
+        #expect(other.exitCode == Exit.inUse, "\(other.errorText)")
+        try bench.godwit("disk", "detach", bench.disk)
+        #expect(try bench.run(["disk", "detach", bench.disk]).exitCode == Exit.notAttached)
+        #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty)
+    }
+
+    @Test func whatIsNoDiskIsToldSo() throws {
+        let bench = try DeviceBench()
+        let missing = try bench.run(["disk", "attach", bench.folder.file("none")])
+        #expect(missing.exitCode == Exit.notFound, "\(missing.errorText)")
+        let file = bench.folder.file("empty.hds")
+        _ = try LinuxFileSystem().open(file, OpenMode(writable: true, creation: .exclusive))
+        let empty = try bench.run(["disk", "attach", file])
+        #expect(empty.exitCode != 0)
+        #expect(empty.errorText.contains("empty.hds"), "\(empty.errorText)")
+    }
+
+    @Test(.enabled(if: hasTool("qemu-io"))) func flushedDataSurvivesAKilledServer() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k")
+        let attached = try bench.attach()
+        try expectTool(
+            "qemu-io", "-f", "raw", "-c", "write -P 7 0 8M", "-c", "flush", "-c", "write -P 8 32M 1M", attached.uri)
+        try bench.kill(attached)
+        try bench.godwit("disk", "detach", bench.disk)
+        let again = try bench.attach()
+        #expect(again.repairedOnOpen)
+        #expect(again.pid != attached.pid)
+        let said = try expectTool("qemu-io", "-f", "raw", "-c", "read -P 7 0 8M", again.uri)
+        #expect(!said.contains("failed"), "\(said)")
+        try bench.godwit("disk", "detach", bench.disk)
+        try bench.godwit("disk", "check", bench.disk)
+    }
+
+    @Test(.enabled(if: hasTool("fio"))) func aServerKilledUnderLoadLeavesASoundDisk() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k")
+        // What one round wrote and flushed is verified in all later lives of the server.
+        for round in 0..<3 {
+            let attached = try bench.attach()
+            let result = try fioOverNBD(
+                attached.uri,
+                ["--rw=write", "--bs=64k", "--size=8M", "--offset=\(round * 8)M", "--end_fsync=1", "--do_verify=0"])
+            #expect(result.exitCode == 0, "\(result.errorText)")
+            let load = try ChildProcess(
+                "fio",
+                [
+                    "--name=load", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=randwrite", "--bs=4k", "--iodepth=16",
+                    "--offset=32M", "--size=32M", "--time_based", "--runtime=60",
+                ], output: .null, errors: .null)
+            // Until the load has begun: each look is an answer of the server.
+            while try bench.writtenBytes() < UInt64(12 << 20), try load.exitCode() == nil {}
+            try bench.kill(attached)
+            _ = try load.wait(deadlineMilliseconds: 90_000)
+            let again = try bench.attach()
+            #expect(again.repairedOnOpen)
+            for earlier in 0...round {
+                let verified = try fioOverNBD(
+                    again.uri, ["--rw=read", "--bs=64k", "--size=8M", "--offset=\(earlier * 8)M"])
+                #expect(verified.exitCode == 0, "round \(round), \(earlier): \(verified.errorText)")
+            }
+            try bench.godwit("disk", "detach", bench.disk)
+            try bench.godwit("disk", "check", bench.disk)
+        }
+    }
+
+    @Test func detachingDoesNotWaitForIdleClients() throws {
+        let bench = try DeviceBench()
+        let attached = try bench.attach()
+        let idle = try UnixSocket.connect(to: String(attached.uri.drop { $0 != "=" }.dropFirst()))
+        try bench.godwit("disk", "detach", bench.disk)
+        #expect(try ProcessHandle(attached.pid) == nil)
+        #expect(try !bench.attach().repairedOnOpen)
+        UnixSocket.end(idle.number)
+    }
+
+    @Test func aTerminatedServerClosesItsDisk() throws {
+        let bench = try DeviceBench()
+        let attached = try bench.attach()
+        let server = try #require(try ProcessHandle(attached.pid))
+        try server.send(Signal.terminate)
+        #expect(try server.waitForEnd(deadlineMilliseconds: 30_000))
+        #expect(try !bench.attach().repairedOnOpen)
+    }
+}
+
+extension DeviceBench {
+    private struct Counters: Decodable {
+        struct One: Decodable {
+            struct Server: Decodable { var writeBytes: UInt64 }
+            var server: Server?
+        }
+        var disks: [One]
+    }
+
+    fileprivate func writtenBytes() throws -> UInt64 {
+        try decode(Counters.self, "status", disk).disks.first?.server?.writeBytes ?? 0
+    }
+}

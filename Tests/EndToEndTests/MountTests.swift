@@ -1,0 +1,138 @@
+import BlockIO
+import LinuxSystem
+import SystemPackage
+import TestSupport
+import Testing
+
+/// The kernel's file systems on the device. Serialised: there are few loop devices.
+@Suite(
+    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"),
+    .enabled(if: canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse"), "needs root, loop devices, nbdfuse and ext4"),
+    .serialized)
+struct MountTests {
+    private static let busy: CInt = 6
+
+    private struct Snapshots: Decodable {
+        struct One: Decodable {
+            var guid: String
+            var consistent: Bool
+            var freezeNanoseconds: UInt64
+        }
+        var snapshots: [One]
+    }
+
+    /// An attached disk with an empty ext4, not mounted.
+    private func formatted() throws -> (bench: DeviceBench, attached: DeviceBench.Attached) {
+        let bench = try DeviceBench(size: "256M")
+        let attached = try bench.attach("--device")
+        try expectTool("mkfs.ext4", "-q", try #require(attached.device))
+        return (bench, attached)
+    }
+
+    /// Checks the file system of a disk that is not mounted, and the disk.
+    private func checkAll(_ bench: DeviceBench) throws {
+        try bench.godwit("disk", "detach", bench.disk)
+        let device = try #require(try bench.attach("--device").device)
+        try expectTool("e2fsck", "-fn", device)
+        try bench.godwit("disk", "detach", bench.disk)
+        try bench.godwit("disk", "check", bench.disk)
+    }
+
+    @Test func aFileSystemLivesOnTheDisk() throws {
+        let (bench, _) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cp", Product.plugin, bench.mountPoint + "/file")
+        try bench.godwit("disk", "umount", bench.disk)
+        try bench.godwit("disk", "detach", bench.disk)
+        #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty)
+        // A new attachment, in one step.
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint, "-t", "ext4", "-o", "noatime")
+        try expectTool("cmp", Product.plugin, bench.mountPoint + "/file")
+        #expect(try bench.run(["disk", "mount", bench.disk, bench.mountPoint]).exitCode != 0)
+        try checkAll(bench)
+    }
+
+    @Test func aBusyFileSystemStaysMounted() throws {
+        let (bench, _) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        do {
+            let file = try LinuxFileSystem().open(
+                bench.mountPoint + "/open", OpenMode(writable: true, creation: .exclusive))
+            let refused = try bench.run(["disk", "detach", bench.disk])
+            #expect(refused.exitCode == Self.busy, "\(refused.errorText)")
+            try file.writeBytes([1, 2, 3], at: 0)
+            try file.synchronize()
+        }
+        try bench.godwit("disk", "detach", bench.disk)
+    }
+
+    @Test(.enabled(if: hasTool("sfdisk") && hasTool("qemu-io"))) func aPartitionIsMounted() throws {
+        let bench = try DeviceBench(size: "256M")
+        let attached = try bench.attach("--device")
+        let device = try #require(attached.device)
+        try expectTool("sfdisk", "--quiet", "--no-reread", device, input: Array("label: gpt\n,64M\n,\n".utf8))
+        try bench.godwit("disk", "umount", bench.disk)
+        let absent = try bench.run(["disk", "mount", bench.disk, bench.mountPoint, "--partition", "7"])
+        #expect(absent.exitCode != 0)
+        // Nothing is on it yet, so the mount fails, and leaves nothing.
+        #expect(try bench.run(["disk", "mount", bench.disk, bench.mountPoint, "--partition", "1"]).exitCode != 0)
+        #expect(try bench.status().device == nil)
+        let image = bench.folder.file("fs")
+        try expectTool("truncate", "-s", "64M", image)
+        try expectTool("mkfs.ext4", "-q", image)
+        try expectTool("qemu-io", "-f", "raw", "-c", "write -s \(image) 1M 64M", attached.uri)
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint, "--partition", "1")
+        try expectTool("cp", Product.plugin, bench.mountPoint + "/file")
+        try bench.godwit("disk", "detach", bench.disk)
+    }
+
+    @Test(.enabled(if: hasTool("fio"))) func aSnapshotUnderLoadIsConsistent() throws {
+        let (bench, _) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        let load = try ChildProcess(
+            "fio",
+            [
+                "--name=load", "--directory=\(bench.mountPoint)", "--rw=randwrite", "--bs=4k", "--size=8M", "--fsync=8",
+                "--verify=crc32c", "--loops=2",
+            ], output: .null)
+        let taken = try bench.decode(Snapshots.self, "snapshot", "create", bench.disk).snapshots
+        let snapshot = try #require(taken.first)
+        #expect(snapshot.consistent)
+        #expect(snapshot.freezeNanoseconds > 0)
+        #expect(try load.wait(deadlineMilliseconds: 120_000) == 0)
+        #expect(try !FreezeHandle.thaw(bench.mountPoint), "it was still frozen")
+        try bench.godwit("snapshot", "delete", bench.disk, snapshot.guid)
+        try checkAll(bench)
+    }
+
+    @Test func aMountOfAKilledServerIsTakenApart() throws {
+        let (bench, attached) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cp", Product.plugin, bench.mountPoint + "/file")
+        try expectTool("sync", "-f", bench.mountPoint)
+        try bench.kill(attached)
+        // Something still uses the mount.
+        let held = try? LinuxFileSystem().open(bench.mountPoint + "/file", .read)
+        try bench.godwit("disk", "detach", bench.disk)
+        #expect(try MountTable.current().mount(at: bench.mountPoint) == nil)
+        withExtendedLifetime(held) {}
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cmp", Product.plugin, bench.mountPoint + "/file")
+        try checkAll(bench)
+    }
+
+    @Test(.enabled(if: hasTool("jq"))) func aMountOfAKilledFuseFileIsTakenApart() throws {
+        let (bench, attached) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cp", Product.plugin, bench.mountPoint + "/file")
+        try expectTool("sync", "-f", bench.mountPoint)
+        let fuse = try expectTool("sh", "-c", "jq -r .device.fuse.pid \"$0\"/*/attach.json", bench.runFolder)
+        let process = try #require(try ProcessHandle(Int32(fuse.prefix { $0 != "\n" }) ?? 0))
+        try process.send(Signal.kill)
+        #expect(try process.waitForEnd(deadlineMilliseconds: 30_000))
+        try bench.godwit("disk", "umount", bench.disk)
+        #expect(try ProcessHandle(attached.pid) != nil)
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cmp", Product.plugin, bench.mountPoint + "/file")
+    }
+}
