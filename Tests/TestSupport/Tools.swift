@@ -4,6 +4,12 @@ public import LinuxSystem
 public struct ToolFailure: Error, CustomStringConvertible {
     public var command: [String]
     public var result: ProgramResult
+
+    public init(command: [String], result: ProgramResult) {
+        self.command = command
+        self.result = result
+    }
+
     public var description: String {
         "\(command.joined(separator: " ")): exit code \(result.exitCode)\(result.isTimedOut ? " (timed out)" : "")\n"
             + result.outputText.suffix(2000) + result.errorText.suffix(2000)
