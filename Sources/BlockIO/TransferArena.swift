@@ -16,7 +16,7 @@ internal import Synchronization
 
     private init() {
         unsafe memory = .allocate(byteCount: Self.blockBytes * Self.blockCount, alignment: 4096)
-        unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
+        unsafe memory.fillWithZeros()
     }
 
     /// Lends memory of undefined content; `nil` where there is no room for it.

@@ -90,7 +90,7 @@ struct ChainReader: Sendable {
                     .corrupt, "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
                         + "check the disk", path: chain.top?.path ?? "")
             } else if entry.isNone {
-                unsafe part.initializeMemory(as: UInt8.self, repeating: 0)
+                unsafe part.fillWithZeros()
             } else {
                 let offset = chain.clusterSize.offset(of: UInt64(entry.cluster)) + inner
                 unsafe plan.add(Transfer(operation, at: offset, memory: part), level: Int(entry.level))

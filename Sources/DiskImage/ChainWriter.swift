@@ -179,7 +179,7 @@ struct ChainWriter: Sendable {
                         if let fill {
                             try unsafe fill.delta.file.read(at: fill.base + piece.lowerBound, into: buffer)
                         } else {
-                            unsafe buffer.initializeMemory(as: UInt8.self, repeating: 0)
+                            unsafe buffer.fillWithZeros()
                         }
                     }
                     if !covered.isEmpty {
@@ -190,7 +190,7 @@ struct ChainWriter: Sendable {
                                 Int(covered.lowerBound - inner.lowerBound)..<Int(covered.upperBound - inner.lowerBound)]
                             unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: source))
                         } else {
-                            unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
+                            unsafe target.fillWithZeros()
                         }
                     }
                     try unsafe delta.file.write(at: base + piece.lowerBound, from: UnsafeRawBufferPointer(buffer))

@@ -255,7 +255,7 @@ final class DiskModel {
         try verifySnapshots()
     }
 
-    private func settleUncertain() throws {
+    func settleUncertain() throws {
         let states = try current().snapshots()
         let present = Set(states.filter { !$0.isTemporary }.map(\.guid))
         for state in frozen where !present.contains(state.guid) {

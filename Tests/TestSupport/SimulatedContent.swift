@@ -1,3 +1,4 @@
+import BlockIO
 import Geometry
 
 /// The bytes of a simulated file: pages that are holes, reserved or hold data. Copies share what they have in common.
@@ -29,7 +30,7 @@ struct SimulatedContent: Sendable {
     }
 
     func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) {
-        memory.initializeMemory(as: UInt8.self, repeating: 0)
+        memory.fillWithZeros()
         let count = offset < size ? min(UInt64(memory.count), size - offset) : 0
         Self.forEachPart(of: ByteRange(offset: offset, count: count)) { page, inPage, inRange, count in
             guard case .data(let bytes) = pages[page] else { return }

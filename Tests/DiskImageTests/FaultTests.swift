@@ -1,0 +1,142 @@
+import BlockIO
+import Geometry
+import LinuxSystem
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import DiskImage
+
+@Suite struct FaultTests {
+    private static let steps: [DiskModel.Step] = [
+        .write(sector: 0, count: 100, durable: false), .flush, .write(sector: 256, count: 64, durable: false),
+        .discard(sector: 0, count: 64), .flush, .snapshot, .write(sector: 10, count: 8, durable: true),
+        .write(sector: 300, count: 200, durable: false), .zero(sector: 256, count: 128, mayDiscard: true), .flush, .snapshot,
+        .write(sector: 600, count: 3, durable: false), .delete(0), .grow(3 << 20), .write(sector: 6000, count: 4, durable: true),
+        .delete(0), .flush,
+    ]
+
+    /// Applies steps until one fails. - Returns: its error.
+    private func run(_ model: DiskModel, _ steps: [DiskModel.Step]) throws -> DiskError? {
+        for step in steps {
+            do { try model.apply(step) } catch let error as DiskError { return error }
+        }
+        return nil
+    }
+
+    @Test("no space at any call: the request fails with that, and nothing else is harmed")
+    func outOfSpace() throws {
+        var number = 1
+        while true {
+            let model = try DiskModel(byteCount: 2 << 20)
+            try model.open()
+            model.fs.setPlan(.outOfSpace(at: number))
+            let error = try run(model, Self.steps)
+            model.fs.setPlan(nil)
+            guard let error else {
+                try model.close()
+                return
+            }
+            guard error.code == .outOfSpace else {
+                Issue.record("call \(number): \(error.code) \(error)")
+                return
+            }
+            do {
+                // There is space again, and the same disk goes on; then another process does.
+                try model.settleAfterFailure()
+                try model.apply(.write(sector: 900, count: 130, durable: true))
+                try model.verify()
+                try model.close()
+                try model.open()
+                try model.verify()
+                try model.close()
+                try model.check()
+            } catch {
+                Issue.record("after call \(number): \(error)")
+                return
+            }
+            number += 1
+        }
+    }
+
+    @Test("no space at any call, then a power cut: what was flushed is there")
+    func outOfSpaceThenCut() throws {
+        var number = 1
+        while true {
+            let model = try DiskModel(byteCount: 2 << 20)
+            try model.open()
+            model.fs.setPlan(.outOfSpace(at: number))
+            guard try run(model, Self.steps) != nil else { return }
+            do {
+                try model.crash(.random(seed: UInt64(number)))
+                try model.verify()
+                try model.close()
+                try model.check()
+            } catch {
+                Issue.record("after call \(number): \(error)")
+                return
+            }
+            number += 1
+        }
+    }
+
+    @Test("a failed synchronisation is not taken for success later")
+    func failedFlush() throws {
+        for number in 1...40 {
+            let model = try DiskModel(byteCount: 2 << 20)
+            try model.open()
+            model.fs.setPlan(.ioError(at: number, of: [.synchronize]))
+            guard let error = try run(model, Self.steps) else { return }
+            #expect(error.code == .io)
+            model.fs.setPlan(nil)
+            let failed = model.disk?.gate.failure
+            if failed != nil {
+                #expect(throws: DiskError.self) { try model.current().flush() }
+                #expect(throws: DiskError.self) { try model.apply(.write(sector: 0, count: 8, durable: false)) }
+                #expect(throws: DiskError.self) { try model.current().close() }
+            }
+            do {
+                try model.crash(.random(seed: UInt64(number)))
+                try model.verify()
+                try model.close()
+                try model.check()
+            } catch {
+                Issue.record("after synchronisation \(number): \(error)")
+                return
+            }
+        }
+    }
+
+    @Test("a failed write fails its request only", arguments: [FaultPlan.Call.write, .read])
+    func failedTransfer(call: FaultPlan.Call) throws {
+        for number in 1...80 {
+            let model = try DiskModel(byteCount: 2 << 20)
+            try model.open()
+            model.fs.setPlan(.ioError(at: number, of: [call]))
+            guard let error = try run(model, Self.steps) else { return }
+            #expect(error.code == .io || error.code == .corrupt)
+            model.fs.setPlan(nil)
+            do {
+                try model.crash(.random(seed: UInt64(number)))
+                try model.verify()
+                try model.close()
+                try model.check()
+            } catch {
+                Issue.record("after \(call) \(number): \(error)")
+                return
+            }
+        }
+    }
+}
+
+extension DiskModel {
+    /// A request failed: what it touched holds old or new, a snapshot is there or not.
+    func settleAfterFailure() throws {
+        let disk = try current()
+        if let wanted = sizeWanted, disk.byteCount == wanted { byteCount = wanted }
+        sizeWanted = nil
+        if let prepared = disk.maintenance.withLock({ $0.prepared }) { disk.abandonSnapshot(prepared) }
+        try settleUncertain()
+        for sector in possible.keys.sorted() { try takeOver(sector..<sector + 1) }
+    }
+}
