@@ -44,8 +44,8 @@ public struct SpaceInfo: Hashable, Sendable {
 /// Names, folders and their durability: with ``StorageFile`` the only door to stored bytes, so that a simulated one can
 /// cut the power at any call. Paths are plain strings; relative ones start at the process's folder.
 ///
-/// A created, renamed or removed name is durable only after ``synchronizeFolder(_:)`` on its folder; before that a crash
-/// may undo it (never half of a rename).
+/// A created, renamed or removed name is durable only after ``synchronizeFolder(_:)`` on its folder; before that a
+/// crash may undo it (never half of a rename).
 public protocol FileSystem: Sendable {
     func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile
     /// Moves `source` over `target`, atomically; they must be on one file system.

@@ -32,19 +32,21 @@ public final class LinuxFile: StorageFile {
     public func perform(_ transfers: [Transfer]) throws(SystemError) {
         if unsafe gainsFromBatching(transfers) {
             if batching == .automatic, let rings = RingPool.shared {
-                if try unsafe rings.perform(transfers, on: descriptor.number, alignment: alignment, path: path) { return }
+                if try unsafe rings.perform(transfers, on: descriptor.number, alignment: alignment, path: path) {
+                    return
+                }
             } else if batching != .sequential {
                 return try unsafe TransferThreads.shared.perform(transfers) { transfer throws(SystemError) in
                     try unsafe self.perform(transfer)
                 }
             }
         }
-        for unsafe transfer in unsafe transfers { try unsafe perform(transfer) }
+        for unsafetransfer in unsafe transfers { try unsafe perform(transfer) }
     }
 
-    /// A single transfer is no slower by itself, and a buffered write only copies into the page cache (through a ring it
-    /// was measured several times slower, since ext4 hands it to a kernel thread). Direct transfers and reads wait for the
-    /// medium: several of them at once take less than half the time.
+    /// A single transfer is no slower by itself, and a buffered write only copies into the page cache (through a ring
+    /// it was measured several times slower, since ext4 hands it to a kernel thread). Direct transfers and reads wait
+    /// for the medium: several of them at once take less than half the time.
     private func gainsFromBatching(_ transfers: [Transfer]) -> Bool {
         guard unsafe transfers.count > 1 else { return false }
         return unsafe alignment > 1 || transfers.allSatisfy { unsafe $0.operation == .read }
@@ -96,7 +98,9 @@ public final class LinuxFile: StorageFile {
         try allocate(SHIM_FALLOC_PUNCH | SHIM_FALLOC_KEEP_SIZE, offset, count, "give back a part of")
     }
 
-    private func allocate(_ mode: CInt, _ offset: UInt64, _ count: UInt64, _ operation: String) throws(SystemError) -> Bool {
+    private func allocate(_ mode: CInt, _ offset: UInt64, _ count: UInt64, _ operation: String) throws(SystemError)
+        -> Bool
+    {
         guard count > 0 else { return true }
         let result = shim_fallocate(descriptor.number, mode, offset, count)
         if result == -Errno.notSupported.rawValue || result == -Errno.noFunction.rawValue { return false }
@@ -123,7 +127,9 @@ public final class LinuxFile: StorageFile {
         while position < range.end {
             let result = unsafe shim_fiemap(
                 descriptor.number, position, range.end - position, &extents, UInt32(extents.count))
-            if result == -Errno.notSupported.rawValue || result == -Errno.inappropriateIOCTLForDevice.rawValue { return nil }
+            if result == -Errno.notSupported.rawValue || result == -Errno.inappropriateIOCTLForDevice.rawValue {
+                return nil
+            }
             let count = Int(try check(result, "map", path))
             for extent in extents.prefix(count) {
                 guard extent.flags & SHIM_EXTENT_UNWRITTEN != 0 else { continue }

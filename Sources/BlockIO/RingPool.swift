@@ -26,8 +26,8 @@ final class RingPool: Sendable {
     /// Whether the rings have the arena registered.
     var hasRegisteredMemory: Bool { state.withLock { $0.idle.last?.hasRegisteredMemory ?? false } }
 
-    /// Does the transfers. - Returns: `false` when no ring is free or the ring failed: nothing is under way then, and the
-    /// transfers, done or not, may be done again.
+    /// Does the transfers. - Returns: `false` when no ring is free or the ring failed: nothing is under way then, and
+    /// the transfers, done or not, may be done again.
     func perform(
         _ transfers: [Transfer], on descriptor: CInt, alignment: Int, path: String
     ) throws(SystemError) -> Bool {
@@ -42,7 +42,7 @@ final class RingPool: Sendable {
             return false
         }
         state.withLock { $0.idle.append(ring) }
-        for unsafe transfer in unsafe native {
+        for unsafetransfer in unsafe native {
             _ = try check(unsafe transfer.result, unsafe transfer.is_write != 0 ? "write" : "read", path)
         }
         return true

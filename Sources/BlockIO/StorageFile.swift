@@ -47,14 +47,15 @@ public protocol StorageFile: AnyObject, Sendable {
     /// Reserves the range as allocated and reading as zeros where it held no data, extending the size when it ends
     /// beyond it. - Returns: `false`, with nothing done, where the host file system can't.
     func reserve(offset: UInt64, count: UInt64) throws(SystemError) -> Bool
-    /// Makes the range read as zeros while it stays allocated. - Returns: `false`, with nothing done, where the host can't.
+    /// Makes the range read as zeros while it stays allocated. - Returns: `false`, with nothing done, where the host
+    /// can't.
     func zero(offset: UInt64, count: UInt64) throws(SystemError) -> Bool
-    /// Gives the range back to the host file system; it reads as zeros. The size stays. - Returns: `false`, with nothing
-    /// done, where the host can't.
+    /// Gives the range back to the host file system; it reads as zeros. The size stays. - Returns: `false`, with
+    /// nothing done, where the host can't.
     func punch(offset: UInt64, count: UInt64) throws(SystemError) -> Bool
 
-    /// The next run of the file at or after `offset` that may hold anything but zeros, or `nil` when there is none up to
-    /// the end. Files that can't tell answer with all the rest.
+    /// The next run of the file at or after `offset` that may hold anything but zeros, or `nil` when there is none up
+    /// to the end. Files that can't tell answer with all the rest.
     func nextData(from offset: UInt64) throws(SystemError) -> (offset: UInt64, count: UInt64)?
 
     /// The parts of `range` that are reserved but were never written, ascending; holes are not among them.

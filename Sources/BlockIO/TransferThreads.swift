@@ -16,7 +16,8 @@ final class TransferThreads: Sendable {
     private let state = Monitor(State())
 
     /// Does all transfers, on this thread and on those that are free.
-    func perform(_ transfers: [Transfer], _ body: @escaping (Transfer) throws(SystemError) -> Void) throws(SystemError) {
+    func perform(_ transfers: [Transfer], _ body: @escaping (Transfer) throws(SystemError) -> Void) throws(SystemError)
+    {
         let batch = unsafe Batch(transfers, body)
         offer(batch, helpers: unsafe min(transfers.count - 1, Self.threadsMax))
         batch.work()

@@ -16,7 +16,7 @@ extension ChildProcess {
     /// What a pipe takes at once, without blocking, when it is writable.
     private static let pipeAtom = 4096
 
-    /// Runs a program to its end. Of each of its streams the first `limit` bytes are kept, the rest is read and dropped.
+    /// Runs a program to its end. The first `limit` bytes of each of its streams are kept, the rest is dropped.
     /// - Parameters:
     ///   - input: what it reads; `nil`: nothing.
     ///   - deadlineMilliseconds: it is killed when it takes longer; `nil`: for ever.
@@ -82,7 +82,8 @@ extension ChildProcess {
     }
 
     /// - Returns: what is left to write; nothing when the child reads no more.
-    private static func write(_ bytes: ArraySlice<UInt8>, to descriptor: CInt) throws(SystemError) -> ArraySlice<UInt8> {
+    private static func write(_ bytes: ArraySlice<UInt8>, to descriptor: CInt) throws(SystemError) -> ArraySlice<UInt8>
+    {
         do throws(SystemError) {
             return bytes.dropFirst(try writeSome(bytes.prefix(pipeAtom), to: descriptor))
         } catch {

@@ -31,7 +31,8 @@ public final class ChildProcess: Sendable {
         let result = unsafe withCStrings([program] + arguments) { argv in
             unsafe withCStrings(variables) { envp in
                 unsafe shim_spawn(
-                    program, argv, envp, input.number(or: 0), output.number(or: 1), errors.number(or: 2), newGroup ? 1 : 0)
+                    program, argv, envp, input.number(or: 0), output.number(or: 1), errors.number(or: 2),
+                    newGroup ? 1 : 0)
             }
         }
         identifier = try check(result, "start", program)
@@ -59,7 +60,9 @@ public final class ChildProcess: Sendable {
 
     /// Waits for its end, for ever. - Returns: its exit code, 128 + the signal that killed it.
     public func wait() throws(SystemError) -> CInt {
-        guard let code = try wait(deadlineMilliseconds: nil) else { preconditionFailure("a wait for ever does not end early") }
+        guard let code = try wait(deadlineMilliseconds: nil) else {
+            preconditionFailure("a wait for ever does not end early")
+        }
         return code
     }
 

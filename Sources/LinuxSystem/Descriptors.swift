@@ -58,7 +58,9 @@ func writeSome(_ bytes: ArraySlice<UInt8>, to descriptor: CInt) throws(SystemErr
 extension OwnedDescriptor {
     /// Reads what there is, at most `memory.count` bytes; waits for the first. - Returns: 0 at the end.
     public func readSome(into memory: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
-        Int(try check(unsafe shim_read(number, memory.baseAddress, UInt64(memory.count)), "read", "descriptor \(number)"))
+        Int(
+            try check(
+                unsafe shim_read(number, memory.baseAddress, UInt64(memory.count)), "read", "descriptor \(number)"))
     }
 
     /// Reads what there is, at most `count` bytes; waits for the first. - Returns: nothing at the end.
@@ -74,7 +76,9 @@ extension OwnedDescriptor {
 
     /// Writes what fits, at least one byte; waits for room unless the descriptor is non-blocking.
     public func writeSome(_ memory: UnsafeRawBufferPointer) throws(SystemError) -> Int {
-        Int(try check(unsafe shim_write(number, memory.baseAddress, UInt64(memory.count)), "write", "descriptor \(number)"))
+        Int(
+            try check(
+                unsafe shim_write(number, memory.baseAddress, UInt64(memory.count)), "write", "descriptor \(number)"))
     }
 
     /// Writes all of `memory`. - Throws: EPIPE when the reader is gone (see ``ignoreBrokenPipes()``).

@@ -43,11 +43,13 @@ public struct MountTable: Hashable, Sendable {
     // 36 35 98:0 /root /mount\040point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue
     private static func mount(parsing line: Substring) -> Mount? {
         let fields = line.split(separator: " ", omittingEmptySubsequences: false)
-        guard let dash = fields.dropFirst(6).firstIndex(of: "-"), fields.count >= dash + 4, let identifier = Int(fields[0])
+        guard let dash = fields.dropFirst(6).firstIndex(of: "-"), fields.count >= dash + 4,
+            let identifier = Int(fields[0])
         else { return nil }
         let options = fields[5].split(separator: ",") + fields[dash + 3].split(separator: ",")
         return Mount(
-            identifier: identifier, device: String(fields[2]), root: unescaped(fields[3]), mountPoint: unescaped(fields[4]),
+            identifier: identifier, device: String(fields[2]), root: unescaped(fields[3]),
+            mountPoint: unescaped(fields[4]),
             type: unescaped(fields[dash + 1]), source: unescaped(fields[dash + 2]), isReadOnly: options.contains("ro"))
     }
 

@@ -16,8 +16,9 @@ import Testing
         let bench = try Bench(backend)
         let (fileSystem, path) = (bench.fileSystem, bench.path("a"))
         #expect(errno { _ = try fileSystem.open(path, .read) } == .noSuchFileOrDirectory)
-        #expect(errno { _ = try fileSystem.open(bench.path("no/a"), OpenMode(writable: true, creation: .exclusive)) }
-            == .noSuchFileOrDirectory)
+        #expect(
+            errno { _ = try fileSystem.open(bench.path("no/a"), OpenMode(writable: true, creation: .exclusive)) }
+                == .noSuchFileOrDirectory)
         let made = OpenMode(writable: true, creation: .exclusive, direct: backend.isDirect)
         try fileSystem.open(path, made).put([UInt8](repeating: 1, count: 4096), at: 0)
         #expect(errno { _ = try fileSystem.open(path, made) } == .fileExists)
@@ -81,7 +82,8 @@ import Testing
         let path = bench.path("lock")
         let output = try Pipe()
         let holder = try ChildProcess(
-            "flock", [path, "sh", "-c", "echo; exec cat /dev/zero >/dev/null"], output: .descriptor(output.writing.number), newGroup: true)
+            "flock", [path, "sh", "-c", "echo; exec cat /dev/zero >/dev/null"],
+            output: .descriptor(output.writing.number), newGroup: true)
         #expect(try output.reading.readSome(upTo: 1).count == 1)
         #expect(try bench.fileSystem.lock(path, wait: false) == nil)
         try expectTool("kill", "-9", "--", "-\(holder.identifier)")

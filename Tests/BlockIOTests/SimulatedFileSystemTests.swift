@@ -135,13 +135,17 @@ import Testing
         let (fileSystem, file) = try begun()
         fileSystem.setPlan(.ioError(at: 2, of: [.synchronize]))
         try file.synchronize()
-        #expect(throws: SystemError(errno: .ioError, operation: "synchronize", subject: "/a")) { try file.synchronize() }
+        #expect(throws: SystemError(errno: .ioError, operation: "synchronize", subject: "/a")) {
+            try file.synchronize()
+        }
         try file.synchronize()
         fileSystem.setPlan(FaultPlan(.fail(.noSpace), at: 1, of: [.write]))
         #expect(throws: SystemError(errno: .noSpace, operation: "write", subject: "/a")) {
             try file.writeBytes([UInt8](repeating: 6, count: 2048), at: 0)
         }
-        #expect(try file.readBytes(at: 0, count: 2048) == [UInt8](repeating: 6, count: 1024) + [UInt8](repeating: 1, count: 1024))
+        #expect(
+            try file.readBytes(at: 0, count: 2048) == [UInt8](repeating: 6, count: 1024)
+                + [UInt8](repeating: 1, count: 1024))
     }
 
     @Test func spaceRunsOutAndComesBack() throws {

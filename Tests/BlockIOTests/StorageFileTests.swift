@@ -19,8 +19,9 @@ import Testing
         let bytes = random.bytes(3 * Self.unit)
         try file.put(bytes, at: UInt64(5 * Self.unit))
         #expect(try file.size() == UInt64(8 * Self.unit))
-        #expect(try file.take(at: UInt64(4 * Self.unit), count: 6 * Self.unit)
-            == [UInt8](repeating: 0, count: Self.unit) + bytes + [UInt8](repeating: 0, count: 2 * Self.unit))
+        #expect(
+            try file.take(at: UInt64(4 * Self.unit), count: 6 * Self.unit)
+                == [UInt8](repeating: 0, count: Self.unit) + bytes + [UInt8](repeating: 0, count: 2 * Self.unit))
         try file.synchronize()
     }
 
@@ -58,9 +59,12 @@ import Testing
         try file.perform(transfers(.read, target))
         #expect(source.memory.elementsEqual(target.memory))
         // Reads and writes in one batch, each at a place of its own.
-        try file.perform(transfers(.read, target) + [
-            Transfer(.write, at: UInt64(Self.unit), memory: UnsafeMutableRawBufferPointer(rebasing: source.memory[..<Self.unit]))
-        ])
+        try file.perform(
+            transfers(.read, target) + [
+                Transfer(
+                    .write, at: UInt64(Self.unit),
+                    memory: UnsafeMutableRawBufferPointer(rebasing: source.memory[..<Self.unit]))
+            ])
         #expect(source.memory.elementsEqual(target.memory))
         try file.perform([])
     }
@@ -79,7 +83,9 @@ import Testing
             func grow() { model += [UInt8](repeating: 0, count: max(0, offset + count - model.count)) }
             func clear() {
                 let end = min(offset + count, model.count)
-                if offset < end { model.replaceSubrange(offset..<end, with: [UInt8](repeating: 0, count: end - offset)) }
+                if offset < end {
+                    model.replaceSubrange(offset..<end, with: [UInt8](repeating: 0, count: end - offset))
+                }
             }
             switch random.below(10) {
             case 0...3:
@@ -92,7 +98,9 @@ import Testing
             case 6: if try file.reserve(offset: UInt64(offset), count: UInt64(count)) { grow() }
             case 7 where random.oneIn(4):
                 try file.truncate(to: UInt64(offset))
-                model = model.count > offset ? Array(model[..<offset]) : model + [UInt8](repeating: 0, count: offset - model.count)
+                model =
+                    model.count > offset
+                    ? Array(model[..<offset]) : model + [UInt8](repeating: 0, count: offset - model.count)
             case 8: try file.synchronize()
             default:
                 let read = try file.take(at: UInt64(offset), count: count)
@@ -126,12 +134,17 @@ import Testing
         let whole = ByteRange(offset: 0, count: 16 * unit)
         guard let unwritten = try file.unwrittenRanges(in: whole) else { return }
         #expect(unwritten == [ByteRange(offset: 0, count: 4 * unit), ByteRange(offset: 6 * unit, count: 10 * unit)])
-        #expect(try file.unwrittenRanges(in: ByteRange(offset: unit, count: unit)) == [ByteRange(offset: unit, count: unit)])
+        #expect(
+            try file.unwrittenRanges(in: ByteRange(offset: unit, count: unit)) == [ByteRange(offset: unit, count: unit)]
+        )
         let data = try #require(try file.nextData(from: 0))
         #expect(data == (4 * unit, 2 * unit))
         guard try file.punch(offset: 8 * unit, count: 8 * unit) else { return }
         #expect(try file.allocatedBytes() < 16 * unit)
-        #expect(try file.unwrittenRanges(in: whole) == [ByteRange(offset: 0, count: 4 * unit), ByteRange(offset: 6 * unit, count: 2 * unit)])
+        #expect(
+            try file.unwrittenRanges(in: whole) == [
+                ByteRange(offset: 0, count: 4 * unit), ByteRange(offset: 6 * unit, count: 2 * unit),
+            ])
     }
 
     @Test("threads may use one file at a time", arguments: Backend.allCases)
@@ -151,7 +164,9 @@ import Testing
             }
         }
         for thread in threads { thread.join() }
-        #expect(try file.take(at: UInt64(79 * 2 * Self.unit), count: 2 * Self.unit) == [UInt8](repeating: 79, count: 2 * Self.unit))
+        #expect(
+            try file.take(at: UInt64(79 * 2 * Self.unit), count: 2 * Self.unit)
+                == [UInt8](repeating: 79, count: 2 * Self.unit))
     }
 
     @Test("direct files refuse what is not aligned", arguments: [Backend.linuxDirect, .simulatedDirect])
@@ -179,7 +194,8 @@ import Testing
         buffer.memory.initializeMemory(as: UInt8.self, repeating: 0xaa)
         try file.perform(
             (0..<4).map { part in
-                let memory = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[part * 2 * Self.unit..<(part + 1) * 2 * Self.unit])
+                let memory = UnsafeMutableRawBufferPointer(
+                    rebasing: buffer.memory[part * 2 * Self.unit..<(part + 1) * 2 * Self.unit])
                 return Transfer(.read, at: UInt64(part * 2 * Self.unit), memory: memory)
             })
         let inFile = 2 * Self.unit + 100
@@ -194,7 +210,8 @@ import Testing
         let file = try bench.fileSystem.open(bench.path("file"), OpenMode(writable: false, direct: backend.isDirect))
         let buffer = AlignedBuffer(byteCount: 4 * Self.unit)
         let transfers = (0..<4).map { part in
-            let memory = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[part * Self.unit..<(part + 1) * Self.unit])
+            let memory = UnsafeMutableRawBufferPointer(
+                rebasing: buffer.memory[part * Self.unit..<(part + 1) * Self.unit])
             return Transfer(part == 2 ? .write : .read, at: UInt64(part * Self.unit), memory: memory)
         }
         #expect(throws: SystemError(errno: .badFileDescriptor, operation: "write", subject: bench.path("file"))) {

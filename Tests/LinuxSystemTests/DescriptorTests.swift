@@ -18,7 +18,8 @@ import Testing
 
     @Test func aSocketNobodyListensAtRefuses() throws {
         let folder = try TemporaryFolder()
-        #expect(throws: SystemError(errno: .noSuchFileOrDirectory, operation: "connect to", subject: folder.file("s"))) {
+        #expect(throws: SystemError(errno: .noSuchFileOrDirectory, operation: "connect to", subject: folder.file("s")))
+        {
             _ = try UnixSocket.connect(to: folder.file("s"))
         }
         _ = try UnixSocket.listen(at: folder.file("s"))

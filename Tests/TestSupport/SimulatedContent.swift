@@ -35,24 +35,27 @@ struct SimulatedContent: Sendable {
         Self.forEachPart(of: ByteRange(offset: offset, count: count)) { page, inPage, inRange, count in
             guard case .data(let bytes) = pages[page] else { return }
             bytes.withUnsafeBytes { source in
-                memory.baseAddress?.advanced(by: inRange)
-                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[inPage..<inPage + count]).baseAddress!, byteCount: count)
+                UnsafeMutableRawBufferPointer(rebasing: memory[inRange..<inRange + count])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[inPage..<inPage + count]))
             }
         }
     }
 
     mutating func write(_ source: UnsafeRawBufferPointer, at offset: UInt64) {
-        guard let start = source.baseAddress, source.count > 0 else { return }
+        guard source.count > 0 else { return }
         let range = ByteRange(offset: offset, count: UInt64(source.count))
         Self.forEachPart(of: range) { page, inPage, inRange, count in
             let isNew: Bool
             var bytes: [UInt8]
-            if case .data(let old) = pages.removeValue(forKey: page) { (isNew, bytes) = (false, old) } else {
+            if case .data(let old) = pages.removeValue(forKey: page) {
+                (isNew, bytes) = (false, old)
+            } else {
                 (isNew, bytes) = (true, [UInt8](repeating: 0, count: Self.pageBytes))
             }
             if isNew { dataPages = nil }
             bytes.withUnsafeMutableBytes { target in
-                target.baseAddress!.advanced(by: inPage).copyMemory(from: start + inRange, byteCount: count)
+                UnsafeMutableRawBufferPointer(rebasing: target[inPage..<inPage + count])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[inRange..<inRange + count]))
             }
             pages[page] = .data(bytes)
         }
@@ -78,7 +81,7 @@ struct SimulatedContent: Sendable {
     mutating func zero(_ range: ByteRange) { clear(range, wholePages: .reserved) }
     mutating func punch(_ range: ByteRange) { clear(range, wholePages: nil) }
 
-    /// Zeroes the bytes of the range; pages wholly in it become `wholePages`, others with data keep it but for the range.
+    /// Zeroes the bytes of the range; pages wholly in it become `wholePages`, others keep their data outside of it.
     private mutating func clear(_ range: ByteRange, wholePages: Page?) {
         let unit = UInt64(Self.pageBytes)
         let inner = range.alignedInward(to: unit)
@@ -134,13 +137,15 @@ struct SimulatedContent: Sendable {
         let wanted = Self.pages(of: range)
         var found: [UInt64] = []
         if UInt64(wanted.count) > UInt64(pages.count) {
-            found = pages.filter { if case .reserved = $0.value { wanted.contains($0.key) } else { false } }.keys.sorted()
+            found = pages.filter { if case .reserved = $0.value { wanted.contains($0.key) } else { false } }.keys
+                .sorted()
         } else {
             for page in wanted { if case .reserved = pages[page] { found.append(page) } }
         }
         var runs: [ByteRange] = []
         for page in found {
-            let part = ByteRange(offset: page * UInt64(Self.pageBytes), count: UInt64(Self.pageBytes)).intersection(range)
+            let part = ByteRange(offset: page * UInt64(Self.pageBytes), count: UInt64(Self.pageBytes)).intersection(
+                range)
             if let last = runs.last, last.end == part.offset {
                 runs[runs.count - 1] = ByteRange(offset: last.offset, count: last.count + part.count)
             } else {

@@ -52,7 +52,7 @@ public final class SimulatedFileSystem: FileSystem {
     public func trace() { world.withLock { $0.isTraced = true } }
     public var history: [String] { world.withLock { $0.history } }
 
-    /// The file system that a new start finds when the power goes now. This one has no power any more: all its calls fail.
+    /// The file system that a new start finds when the power goes now. All later calls on this one fail.
     public func afterPowerCut(_ survival: Survival) -> SimulatedFileSystem {
         let next = world.withLock { world in
             world.isStopped = true
@@ -94,7 +94,8 @@ public final class SimulatedFileSystem: FileSystem {
             let stops = try world.enterWhole(.rename, subject)
             if replaced != node {
                 world.edit([
-                    .init(folder: from.folder, name: from.name, node: nil), .init(folder: to.folder, name: to.name, node: node),
+                    .init(folder: from.folder, name: from.name, node: nil),
+                    .init(folder: to.folder, name: to.name, node: node),
                 ])
                 if let replaced { world.releaseSpace(of: replaced) }
             }
@@ -115,7 +116,8 @@ public final class SimulatedFileSystem: FileSystem {
                     throw SystemError(errno: .directoryNotEmpty, operation: "remove folder", subject: path)
                 }
             case (.some, _): throw SystemError(errno: .isDirectory, operation: "remove", subject: path)
-            case (nil, .removeFolder): throw SystemError(errno: .notDirectory, operation: "remove folder", subject: path)
+            case (nil, .removeFolder):
+                throw SystemError(errno: .notDirectory, operation: "remove folder", subject: path)
             case (nil, _): break
             }
             let stops = try world.enterWhole(call, path)
@@ -175,7 +177,8 @@ public final class SimulatedFileSystem: FileSystem {
             _ = try world.require(path, "examine the file system of")
             let total = world.capacityPages ?? 1 << 38
             let unit = UInt64(SimulatedContent.pageBytes)
-            return SpaceInfo(freeBytes: UInt64(max(0, total - world.usedPages)) * unit, totalBytes: UInt64(total) * unit)
+            return SpaceInfo(
+                freeBytes: UInt64(max(0, total - world.usedPages)) * unit, totalBytes: UInt64(total) * unit)
         }
     }
 
@@ -210,7 +213,9 @@ private final class SimulatedLock: HeldLock {
 extension SimulatedWorld {
     mutating func open(_ path: String, _ mode: OpenMode, countsHandle: Bool = true) throws(SystemError) -> Int {
         if let node = try find(path, "open") {
-            guard mode.creation != .exclusive else { throw SystemError(errno: .fileExists, operation: "open", subject: path) }
+            guard mode.creation != .exclusive else {
+                throw SystemError(errno: .fileExists, operation: "open", subject: path)
+            }
             guard folder(node) == nil else { throw SystemError(errno: .isDirectory, operation: "open", subject: path) }
             if countsHandle { withFile(node) { $0.handles += 1 } }
             if mode.creation == .replace, file(node).live.size > 0 {

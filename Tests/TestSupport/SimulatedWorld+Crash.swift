@@ -87,7 +87,8 @@ private struct Lottery {
             let isPrefix = random.below(2) == 0
             let kept = isPrefix ? random.below(bytes.count + 1) : 0
             while position < bytes.count {
-                let next = min(bytes.count, position + Int(sectorBytes) - Int((offset + UInt64(position)) % sectorBytes))
+                let next = min(
+                    bytes.count, position + Int(sectorBytes) - Int((offset + UInt64(position)) % sectorBytes))
                 if isPrefix ? next <= kept : random.below(2) == 0 {
                     bytes.withUnsafeBytes { memory in
                         content.write(

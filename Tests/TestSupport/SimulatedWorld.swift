@@ -118,7 +118,9 @@ struct SimulatedWorld: Sendable {
 
     /// Changes a file in place. The node is taken out meanwhile, or its dictionaries would be copied.
     mutating func withFile<R>(_ node: Int, _ body: (inout File) -> R) -> R {
-        guard case .file(var file) = nodes.removeValue(forKey: node) else { preconditionFailure("node \(node) is no file") }
+        guard case .file(var file) = nodes.removeValue(forKey: node) else {
+            preconditionFailure("node \(node) is no file")
+        }
         let before = file.live.pages.count
         let result = body(&file)
         usedPages += file.live.pages.count - before
@@ -188,7 +190,9 @@ struct SimulatedWorld: Sendable {
         let parts = Self.components(path)
         guard let name = parts.last else { throw SystemError(errno: .fileExists, operation: operation, subject: path) }
         let parent = try require("/" + parts.dropLast().joined(separator: "/"), operation)
-        guard folder(parent) != nil else { throw SystemError(errno: .notDirectory, operation: operation, subject: path) }
+        guard folder(parent) != nil else {
+            throw SystemError(errno: .notDirectory, operation: operation, subject: path)
+        }
         return (parent, name)
     }
 
@@ -205,7 +209,9 @@ struct SimulatedWorld: Sendable {
     }
 
     mutating func withFolder(_ node: Int, _ body: (inout Folder) -> Void) {
-        guard case .folder(var folder) = nodes.removeValue(forKey: node) else { preconditionFailure("node \(node) is no folder") }
+        guard case .folder(var folder) = nodes.removeValue(forKey: node) else {
+            preconditionFailure("node \(node) is no folder")
+        }
         body(&folder)
         nodes[node] = .folder(folder)
     }
