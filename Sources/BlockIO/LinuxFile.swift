@@ -41,7 +41,7 @@ public final class LinuxFile: StorageFile {
                 }
             }
         }
-        for unsafetransfer in unsafe transfers { try unsafe perform(transfer) }
+        for index in unsafe transfers.indices { try unsafe perform(transfers[index]) }
     }
 
     /// A single transfer is no slower by itself, and a buffered write only copies into the page cache (through a ring

@@ -42,8 +42,9 @@ final class RingPool: Sendable {
             return false
         }
         state.withLock { $0.idle.append(ring) }
-        for unsafetransfer in unsafe native {
-            _ = try check(unsafe transfer.result, unsafe transfer.is_write != 0 ? "write" : "read", path)
+        for index in unsafe native.indices {
+            let isWrite = unsafe native[index].is_write != 0
+            _ = try check(unsafe native[index].result, isWrite ? "write" : "read", path)
         }
         return true
     }
