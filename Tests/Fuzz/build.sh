@@ -10,7 +10,7 @@ mkdir -p "$out"
 swiftc=${SWIFTC:-swiftc}
 clang=$(dirname "$(readlink -f "$(command -v "$swiftc")")")/clang
 [ -x "$clang" ] || clang=clang
-swift_flags=(-O -g -parse-as-library -sanitize=address,fuzzer -swift-version 6 -package-name godwit
+swift_flags=(-O -g -parse-as-library -enable-testing -sanitize=address,fuzzer -swift-version 6 -package-name godwit
 	-enable-upcoming-feature ExistentialAny -enable-upcoming-feature InternalImportsByDefault
 	-enable-upcoming-feature MemberImportVisibility -enable-upcoming-feature NonisolatedNonsendingByDefault
 	-enable-experimental-feature Lifetimes -I "$out")
@@ -64,7 +64,7 @@ build_module() {
 	mapfile -t sources < <(find "$folder" -name '*.swift' | sort)
 	if [ -f "$out/$name.o" ] && [ -z "$(find "$root/Sources" "$0" -newer "$out/$name.o" -type f -print -quit)" ]; then return; fi
 	local flags=("${swift_flags[@]}")
-	if [ "$name" = SystemPackage ]; then flags=(-O -g -parse-as-library -sanitize=address -swift-version 5 -DSYSTEM_PACKAGE \
+	if [ "$name" = SystemPackage ]; then flags=(-O -g -parse-as-library -sanitize=address -suppress-warnings -swift-version 5 -DSYSTEM_PACKAGE \
 		-Xcc "-fmodule-map-file=$system/include/module.modulemap" -I "$out"); fi
 	"$swiftc" "${flags[@]}" -wmo -module-name "$name" -emit-module -emit-module-path "$out/$name.swiftmodule" \
 		-c "${sources[@]}" -o "$out/$name.o"
@@ -88,5 +88,5 @@ for target in "$@"; do
 	done
 	echo "fuzz: building $target"
 	"$swiftc" "${swift_flags[@]}" -module-name "Fuzz$target" "$source" "$root/Tests/Fuzz/Support.swift" \
-		"${objects[@]}" "${libraries[@]}" -o "$out/fuzz$target"
+		"${objects[@]}" "${libraries[@]}" -use-ld=lld -o "$out/fuzz$target"
 done
