@@ -6,8 +6,10 @@ internal import LinuxSystem
 /// libssh sessions are for one thread, so this one has a thread that does nothing else: it moves bytes between libssh and
 /// two rings, and sleeps in `cssh_wait`. Readers and writers copy into and out of the rings.
 final class SSHStream: ByteStream {
-    /// Of each ring: what a fast link with 40 ms of delay needs at 100 MB/s.
-    private static let ringBytes = 4 << 20
+    /// Of each ring. The incoming one's free space is also the window that the far side is granted. What waits in the
+    /// outgoing one delays what comes after it; libssh and the kernel hold enough to fill a long link.
+    private static let incomingBytes = 4 << 20
+    private static let outgoingBytes = 1 << 20
     /// On close, as long as bytes keep leaving, so long may they need for each step.
     private static let closeMilliseconds = 2000
 
@@ -20,7 +22,9 @@ final class SSHStream: ByteStream {
         hostName = target.host
         limit = TimeLimit(milliseconds: options.silenceMilliseconds, time: SystemTime())
         do throws(SystemError) {
-            let shared = Shared(wake: try WakeEvent(), ringBytes: Self.ringBytes)
+            let shared = Shared(
+                wake: try WakeEvent(),
+                state: State(incoming: ByteRing(byteCount: Self.incomingBytes), outgoing: ByteRing(byteCount: Self.outgoingBytes)))
             let owner = unsafe Owner(
                 connection: connection, shared: shared, hostName: target.host, command: options.command,
                 onErrorLine: options.onErrorLine)
@@ -108,9 +112,9 @@ extension SSHStream {
         let state: Monitor<State>
         let wake: WakeEvent
 
-        init(wake: WakeEvent, ringBytes: Int) {
+        init(wake: WakeEvent, state: sending State) {
             self.wake = wake
-            state = Monitor(State(incoming: ByteRing(byteCount: ringBytes), outgoing: ByteRing(byteCount: ringBytes)))
+            self.state = Monitor(state)
         }
 
         deinit {
