@@ -24,6 +24,23 @@ internal import LinuxSystem
 
     /// The first page at or after `page` that may hold entries, read in; `nil` when there is none.
     func nextPage(from page: UInt64) throws(DiskError) -> UInt64? {
+        var next = page
+        while let found = try nextStored(from: next) {
+            if !isEmpty(found) { return found }
+            next = found + 1
+        }
+        return nil
+    }
+
+    /// Whether a page that was read in holds only zeros.
+    private func isEmpty(_ page: UInt64) -> Bool {
+        let offset = Int(page - loaded.lowerBound) * DeltaFile.pageBytes
+        return unsafe UnsafeRawBufferPointer(
+            rebasing: UnsafeRawBufferPointer(buffer.memory)[offset..<offset + DeltaFile.pageBytes]
+        ).isAllZero
+    }
+
+    private func nextStored(from page: UInt64) throws(DiskError) -> UInt64? {
         if loaded.contains(page) { return page }
         let unit = UInt64(DeltaFile.pageBytes)
         let pageCount = bat.endOffset.dividedRoundingUp(by: unit)

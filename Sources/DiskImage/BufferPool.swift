@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Glibc
 internal import Synchronization
 
 /// Aligned memory for transfers whose caller's memory is not: a few buffers of two sizes are kept for reuse. A thread
@@ -46,14 +47,8 @@ enum ZeroMemory {
 extension UnsafeRawBufferPointer {
     /// Whether all bytes are zero.
     var isAllZero: Bool {
-        let words = count / 8
-        var index = 0
-        // The first word that isn't ends it, which is almost always the first one.
-        while index < words {
-            if unsafe loadUnaligned(fromByteOffset: index * 8, as: UInt64.self) != 0 { return false }
-            index += 1
-        }
-        for index in words * 8..<count where unsafe self[index] != 0 { return false }
-        return true
+        guard let start = baseAddress, count > 0 else { return true }
+        // Each byte equals the one before it, as fast as the C library compares.
+        return unsafe start.load(as: UInt8.self) == 0 && (count == 1 || memcmp(start, start + 1, count - 1) == 0)
     }
 }
