@@ -17,7 +17,12 @@ struct MigrateCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Granule of the dirty map, a power of two from 4K to 1M.", valueName: "size"))
     var granule: GranuleArgument?
     @Option(help: ArgumentHelp("zstd level of the stream.", valueName: "level")) var compressionLevel = 1
-    @Option(help: ArgumentHelp("Run this at the target once the disk is there.", valueName: "command"))
+    @Option(help: ArgumentHelp("Stop the guest with this, instead of the configured stop hook.", valueName: "command"))
+    var stopCommand: String?
+    @Option(
+        help: ArgumentHelp(
+            "Start the guest with this at the target once the disk is there, or here again after a failure.",
+            valueName: "command"))
     var startCommand: String?
     @Flag(help: "Remove the disk's files here once the target has it.") var removeSource = false
     @Flag(help: "Finish a migration of this disk that was interrupted.") var recover = false
@@ -47,12 +52,15 @@ struct MigrateCommand: ParsableCommand {
         options.compressionLevel = Int32(compressionLevel)
         options.startCommand = startCommand
         options.removesSource = removeSource
+        var hooks = disk.hooks(configuration)
+        if let stopCommand { hooks.hooks[.stop] = Hook(command: stopCommand) }
+        if let startCommand { hooks.hooks[.start] = Hook(command: startCommand) }
         let display = MigrationDisplay(common)
         defer { display.finish() }
         let report = try translated {
             try Interruption.withCleanEnd { () throws(MigrationError) in
                 try MigrationService().migrate(
-                    disk.path, to: target, options: options, hooks: disk.hooks(configuration), tell: display.tell,
+                    disk.path, to: target, options: options, hooks: hooks, tell: display.tell,
                     shouldStop: { Interruption.isRequested })
             }
         }
