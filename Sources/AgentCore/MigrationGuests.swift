@@ -6,24 +6,27 @@ internal import Synchronization
 public final class AttachedGuest: GuestControl {
     private struct State {
         var unmountedFrom: String?
-        var frozen: [FreezeHandle] = []
+        var frozen: Freeze?
         var ranStopHook = false
     }
     private let disk: String
     private let attachments: DeviceAttachments
     private let hooks: HookRunner
+    private let freezeMilliseconds: UInt64
     private let state = Mutex(State())
 
-    public init(disk: String, attachments: DeviceAttachments, hooks: HookRunner) {
+    /// - Parameter freezeMilliseconds: after this time frozen file systems thaw by themselves.
+    public init(disk: String, attachments: DeviceAttachments, hooks: HookRunner, freezeMilliseconds: UInt64) {
+        self.freezeMilliseconds = freezeMilliseconds
         self.disk = disk
         self.attachments = attachments
         self.hooks = hooks
     }
 
     public func settle() {
-        // What sync(1) can't do is done by the stop, only later.
+        // What this can't do is done by the stop, only later.
         for mountpoint in (try? attachments.mountpoints(of: disk)) ?? [] {
-            _ = try? ChildProcess.run("sync", ["-f", mountpoint])
+            try? FreezeHandle.synchronize(mountpoint)
         }
     }
 
@@ -43,14 +46,11 @@ public final class AttachedGuest: GuestControl {
                 state.withLock { $0.unmountedFrom = mountpoint }
                 return
             }
-            for mountpoint in mountpoints {
-                do throws(SystemError) {
-                    let handle = try FreezeHandle(freezing: mountpoint)
-                    state.withLock { $0.frozen.append(handle) }
-                } catch {
-                    throw AgentError(.io, error.description)
-                }
-            }
+            // Should it expire, the server still holds the writes back.
+            let freeze = try Freeze(
+                mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,
+                executable: Installation.executable())
+            state.withLock { $0.frozen = freeze }
         } catch {
             throw MigrationError(.guest, error.message)
         }
@@ -61,7 +61,7 @@ public final class AttachedGuest: GuestControl {
             defer { state = State() }
             return state
         }
-        for handle in was.frozen { try? handle.thaw() }
+        _ = try? was.frozen?.thaw()
         do throws(AgentError) {
             if let mountpoint = was.unmountedFrom { _ = try attachments.mount(disk, at: mountpoint) }
             if was.ranStopHook { try hooks.run(.start, environment: ["GODWIT_DISK": disk]) }
@@ -76,7 +76,7 @@ public final class AttachedGuest: GuestControl {
             defer { state = State() }
             return state
         }
-        for handle in was.frozen { try? handle.thaw() }
+        _ = try? was.frozen?.thaw()
     }
 }
 

@@ -57,7 +57,8 @@ public struct MigrationService: Sendable {
             ).run()
         }
         let control = try agent { () throws(AgentError) in try self.attachments.control(folder) }
-        let guest = AttachedGuest(disk: folder, attachments: attachments, hooks: hooks)
+        let guest = AttachedGuest(
+            disk: folder, attachments: attachments, hooks: hooks, freezeMilliseconds: options.pauseDeadlineMilliseconds)
         let attachments = self.attachments
         let source = try LiveSource(attached, control: control) { () throws(AgentError) in
             guest.forget()
