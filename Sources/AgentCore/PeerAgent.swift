@@ -79,11 +79,14 @@ public struct PeerAgent: Sendable {
     func admit(_ request: ServiceRequest) -> Result<String, ServiceRefusal> {
         let isStore = StoreService.handles(request)
         guard isStore || request.service == "migrate" && receiver != nil else {
-            return .failure(ServiceRefusal("unsupported", "this godwit does not offer the service '\(request.service)'"))
+            return .failure(
+                ServiceRefusal("unsupported", "this godwit does not offer the service '\(request.service)'"))
         }
         let changes = !request.isReadOnly || !StoreService.canBeReadOnly(request)
         if limits.isReadOnly && changes {
-            return .failure(ServiceRefusal("readOnly", "this login may only read: \(request.service) of \(request.path) is refused"))
+            return .failure(
+                ServiceRefusal("readOnly", "this login may only read: \(request.service) of \(request.path) is refused")
+            )
         }
         guard !request.path.isEmpty, !request.path.utf8.contains(0) else {
             return .failure(ServiceRefusal("invalid", "the request names no folder"))
@@ -91,17 +94,22 @@ public struct PeerAgent: Sendable {
         if limits.storeFolder != nil && limits.rootFolder == nil && !isStore {
             return .failure(ServiceRefusal("forbidden", "this login is for stores only"))
         }
-        let allowed = isStore ? [limits.storeFolder, limits.rootFolder].compactMap { $0 } : [limits.rootFolder].compactMap { $0 }
+        let allowed =
+            isStore ? [limits.storeFolder, limits.rootFolder].compactMap { $0 } : [limits.rootFolder].compactMap { $0 }
         guard let first = allowed.first else { return .success(request.path) }
         let path = request.path.hasPrefix("/") ? request.path : first + "/" + request.path
         do throws(SystemError) {
             let place = try resolveNew(path)
             for folder in allowed {
                 let root = try fs.resolve(folder)
-                if place == root && isStore || place.hasPrefix(root == "/" ? "/" : root + "/") { return .success(place) }
+                if place == root && isStore || place.hasPrefix(root == "/" ? "/" : root + "/") {
+                    return .success(place)
+                }
             }
             return .failure(
-                ServiceRefusal("forbidden", "\(request.path) is outside of what this login may use: \(allowed.joined(separator: ", "))"))
+                ServiceRefusal(
+                    "forbidden",
+                    "\(request.path) is outside of what this login may use: \(allowed.joined(separator: ", "))"))
         } catch {
             return .failure(ServiceRefusal("notFound", error.description))
         }

@@ -35,7 +35,9 @@ public enum StoreLocation: Hashable, Sendable, CustomStringConvertible {
 
     public init(parsing text: String) throws(TransportError) {
         guard SSHTarget.isURL(text) else {
-            guard !text.isEmpty else { throw TransportError(.invalidTarget, "a store is a folder or ssh://[user@]host[:port]/folder") }
+            guard !text.isEmpty else {
+                throw TransportError(.invalidTarget, "a store is a folder or ssh://[user@]host[:port]/folder")
+            }
             self = .folder(text)
             return
         }
@@ -54,7 +56,8 @@ public enum StoreLocation: Hashable, Sendable, CustomStringConvertible {
     /// Opens the store.
     /// - Throws: `StoreError`, or `TransportError` when the peer can't be reached at all.
     public func open(
-        writable: Bool, fs: any FileSystem, product: String, onErrorLine: @escaping @Sendable (String) -> Void = { _ in }
+        writable: Bool, fs: any FileSystem, product: String,
+        onErrorLine: @escaping @Sendable (String) -> Void = { _ in }
     ) throws -> any StoreBackend {
         switch self {
         case .folder(let path): return try LocalStore(opening: path, writable: writable, in: fs)
@@ -73,7 +76,8 @@ public enum StoreLocation: Hashable, Sendable, CustomStringConvertible {
         case .folder(let path): try LocalStore.create(at: path, uuid: uuid, chunkBytes: chunkBytes, in: fs)
         case .peer(let target, let folder):
             let channel = try PeerConnection.open(target, product: product, onErrorLine: onErrorLine)
-            try RemoteStore.create(peer: channel, folder: folder, address: description, uuid: uuid, chunkBytes: chunkBytes)
+            try RemoteStore.create(
+                peer: channel, folder: folder, address: description, uuid: uuid, chunkBytes: chunkBytes)
         }
     }
 }

@@ -87,7 +87,8 @@ public final class RemoteStore: StoreBackend {
         writer.put(pieces: pieces)
         let bytes = try link.call(StoreMessage.read, writer.bytes)
         guard bytes.count == memory.count else {
-            throw StoreError(.remote, "\(address): the peer answered a read of \(memory.count) bytes with \(bytes.count)")
+            throw StoreError(
+                .remote, "\(address): the peer answered a read of \(memory.count) bytes with \(bytes.count)")
         }
         unsafe bytes.withUnsafeBytes { unsafe memory.copyMemory(from: $0) }
     }

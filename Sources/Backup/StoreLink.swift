@@ -45,7 +45,8 @@ final class StoreLink: Sendable {
         receiver.join()
     }
 
-    private static func receive(from peer: any MessagePeer, address: String, _ state: Monitor<State>) -> TransportError {
+    private static func receive(from peer: any MessagePeer, address: String, _ state: Monitor<State>) -> TransportError
+    {
         do throws(TransportError) {
             while let message = try peer.receive() {
                 try state.change { state throws(TransportError) in try take(message, address: address, &state) }
@@ -129,7 +130,9 @@ final class StoreLink: Sendable {
             state.answers[id] = nil
             return .failure(failure.asStoreError(self.address))
         }
-        guard let answer = try answer?.get() else { preconditionFailure("a wait without a deadline ends with an answer") }
+        guard let answer = try answer?.get() else {
+            preconditionFailure("a wait without a deadline ends with an answer")
+        }
         if let failure = answer.failure { throw failure }
         return answer.parts
     }

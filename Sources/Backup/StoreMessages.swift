@@ -45,7 +45,8 @@ extension PayloadReader {
     mutating func digests() throws(TransportError) -> [Digest] {
         let count = try count("ids", each: Digest.byteCount)
         guard count <= StoreLimits.batchMax else {
-            throw TransportError(.protocolViolation, "the peer asked for \(count) ids at once, over \(StoreLimits.batchMax)")
+            throw TransportError(
+                .protocolViolation, "the peer asked for \(count) ids at once, over \(StoreLimits.batchMax)")
         }
         let bytes = try raw("ids", count: count * Digest.byteCount)
         return unsafe bytes.withUnsafeBytes { memory in
@@ -77,7 +78,8 @@ extension PayloadReader {
             let piece = ObjectPiece(
                 kind: kind, name: name, offset: try next("offset"), count: Int(try next("count", as: UInt32.self)))
             guard piece.count <= StoreLimits.readMax - total else {
-                throw TransportError(.protocolViolation, "the peer asked for more than \(StoreLimits.readMax) bytes at once")
+                throw TransportError(
+                    .protocolViolation, "the peer asked for more than \(StoreLimits.readMax) bytes at once")
             }
             total += piece.count
             pieces.append(piece)
@@ -97,7 +99,9 @@ extension PayloadWriter {
         guard let location else { return put(UInt8(0)) }
         put(UInt8(1 | (location.isCompressed ? 2 : 0) | (location.isNode ? 4 : 0)))
         put(raw: location.pack.bytes)
-        for field in [location.frameOffset, location.storedBytes, location.plainBytes, location.offset, location.length] {
+        for field in [
+            location.frameOffset, location.storedBytes, location.plainBytes, location.offset, location.length,
+        ] {
             put(field)
         }
     }

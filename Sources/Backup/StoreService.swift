@@ -183,7 +183,8 @@ private final class StoreSession {
         switch message.kind {
         case StoreMessage.beginUpload:
             let kind = try ObjectKind(reading: &reader)
-            guard uploads[id] == nil, !failed.contains(id), uploads.count + failed.count < StoreMessage.uploadsMax else {
+            guard uploads[id] == nil, !failed.contains(id), uploads.count + failed.count < StoreMessage.uploadsMax
+            else {
                 throw TransportError(.protocolViolation, "the peer began upload \(id), one too many")
             }
             try attempt(id) { () throws(StoreError) in uploads[id] = try store.beginUpload(kind) }
@@ -254,7 +255,9 @@ private final class Committer: Sendable {
         do throws(SystemError) {
             thread = try OwnThread(name: "store-commit") {
                 // The first stays in the queue until it is done, so that its place is taken.
-                while let job = state.wait({ $0.jobs.first.map { .some($0) } ?? ($0.isEnding ? .some(nil) : nil) }) ?? nil {
+                while let job = state.wait({ $0.jobs.first.map { .some($0) } ?? ($0.isEnding ? .some(nil) : nil) })
+                    ?? nil
+                {
                     // What can't be sent shows in the receiving thread.
                     do throws(StoreError) {
                         try job.upload.commit(name: job.name)

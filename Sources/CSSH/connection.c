@@ -271,7 +271,7 @@ int32_t cssh_wait(struct cssh_connection *connection, int32_t wake_fd, int32_t t
 int64_t cssh_read(struct cssh_connection *connection, void *bytes, uint64_t count)
 {
 	if (connection->buffered == 0) {
-		int ended = connection->is_lost || ssh_channel_is_eof(connection->channel) || ssh_channel_is_closed(connection->channel);
+		int ended = cssh_is_closed(connection) || ssh_channel_is_eof(connection->channel);
 		return ended ? -1 : 0;
 	}
 	uint32_t part = count > 0x40000000u ? 0x40000000u : (uint32_t)count;

@@ -1,6 +1,7 @@
 internal import CSystemShims
 
-/// A value behind a lock, whose changes other threads can wait for, with a deadline. `Mutex` is lighter where nobody waits.
+/// A value behind a lock, whose changes other threads can wait for, with a deadline. `Mutex` is lighter where nobody
+/// waits.
 @safe public final class Monitor<Value>: @unchecked Sendable {
     // @unchecked: `value` is touched only between lock and unlock of `lock`; the pointer is constant.
     private let lock: OpaquePointer

@@ -28,8 +28,9 @@ public func setNonblocking(_ descriptor: CInt, _ nonblocking: Bool) throws(Syste
     try check(shim_set_nonblocking(descriptor, nonblocking ? 1 : 0), "set the mode of", "descriptor \(descriptor)") != 0
 }
 
-/// Takes standard input and output away for a conversation: returns descriptors of their own for both, while from now on
-/// reading standard input finds nothing and what is printed goes to standard error, this process's children included.
+/// Takes standard input and output away for a conversation: returns descriptors of their own for both, while from now
+/// on reading standard input finds nothing and what is printed goes to standard error, this process's children
+/// included.
 public func takeStandardStreams() throws(SystemError) -> (input: CInt, output: CInt) {
     let input = try check(shim_duplicate(0), "take", "standard input")
     let output = try check(shim_duplicate(1), "take", "standard output")
@@ -39,8 +40,8 @@ public func takeStandardStreams() throws(SystemError) -> (input: CInt, output: C
     return (input, output)
 }
 
-/// Reads what there is from a borrowed descriptor. - Returns: 0 at the end. - Throws: EAGAIN when it is non-blocking and
-/// there is nothing.
+/// Reads what there is from a borrowed descriptor. - Returns: 0 at the end. - Throws: EAGAIN when it is non-blocking
+/// and there is nothing.
 public func readDescriptor(_ descriptor: CInt, into memory: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
     let result = unsafe shim_read(descriptor, memory.baseAddress, UInt64(memory.count))
     return Int(try check(result, "read", "descriptor \(descriptor)"))

@@ -1,5 +1,6 @@
-/// A bounded queue of bytes in one piece of memory. Whoever guards it with a lock may copy in and out of the lent regions
-/// without the lock: one filler and one drainer at a time, and a region changes only with its ``fill`` or ``drain``.
+/// A bounded queue of bytes in one piece of memory. Whoever guards it with a lock may copy in and out of the lent
+/// regions without the lock: one filler and one drainer at a time, and a region changes only with its ``fill`` or
+/// ``drain``.
 @safe struct ByteRing: @unchecked Sendable {
     // @unchecked: the memory belongs to one ring; the owner frees it, and the rule above keeps the regions apart.
     private let memory: UnsafeMutableRawBufferPointer

@@ -41,8 +41,8 @@ extension Message {
 /// The receiver grants the sender a window, so what waits in the inbox is bounded and the reading thread never has to
 /// stop reading: pings are answered however long the receiver thinks about a message.
 struct ChannelState {
-    /// Most that waits to be sent before `send` blocks; one message may go over it. It only has to keep the writing thread
-    /// busy: more would be delay for the questions that come after data.
+    /// Most that waits to be sent before `send` blocks; one message may go over it. It only has to keep the writing
+    /// thread busy: more would be delay for the questions that come after data.
     static let outboxMax = 2 << 20
     /// Small messages are written together up to about this size.
     private static let batchMax = 64 << 10

@@ -27,7 +27,8 @@ struct FrameHeader: Hashable {
         let checksum = try reader.next("header checksum", as: UInt32.self)
         // First of all, so that a damaged length is not believed and waited for.
         guard checksum == Self.checksum(of: bytes) else {
-            throw TransportError(.protocolViolation, "the peer's frame has a wrong header checksum: the stream is damaged")
+            throw TransportError(
+                .protocolViolation, "the peer's frame has a wrong header checksum: the stream is damaged")
         }
         guard reserved == 0 else {
             throw TransportError(.protocolViolation, "the peer's frame has the unknown flags \(reserved)")
@@ -86,7 +87,8 @@ struct FrameReader {
         let header = try FrameHeader(parsing: bytes)
         guard let payload = try take(header.payloadCount, mayEnd: false) else { return nil }
         guard unsafe payload.withUnsafeBytes({ unsafe crc32c(0, $0) }) == header.payloadChecksum else {
-            throw TransportError(.protocolViolation, "a message from \(peerName) has a wrong checksum: the stream is damaged")
+            throw TransportError(
+                .protocolViolation, "a message from \(peerName) has a wrong checksum: the stream is damaged")
         }
         return Message(kind: header.kind, id: header.id, payload: payload)
     }

@@ -48,7 +48,8 @@ struct Hello: Hashable {
 
     init(parsing message: Message) throws(TransportError) {
         guard message.kind == ChannelKind.hello else {
-            throw TransportError(.protocolViolation, "the peer began with message kind \(message.kind) instead of hello")
+            throw TransportError(
+                .protocolViolation, "the peer began with message kind \(message.kind) instead of hello")
         }
         var reader = PayloadReader(message.payload)
         let lowest = try reader.next("lowest version", as: UInt16.self)

@@ -134,7 +134,8 @@ extension MessageChannel {
 
         var hello: Hello {
             Hello(
-                window: UInt32(clamping: options.windowBytes), silenceMilliseconds: UInt32(clamping: options.silenceMilliseconds),
+                window: UInt32(clamping: options.windowBytes),
+                silenceMilliseconds: UInt32(clamping: options.silenceMilliseconds),
                 features: options.features, product: options.product)
         }
 
@@ -158,7 +159,9 @@ extension MessageChannel {
                 }
             } catch {
                 // When the peer said why before it went, the reader is about to learn it: that is the better reason.
-                _ = state.wait(until: time.monotonic() + 2_000_000_000) { $0.failure != nil || $0.hasPeerSaidBye ? true : nil }
+                _ = state.wait(until: time.monotonic() + 2_000_000_000) {
+                    $0.failure != nil || $0.hasPeerSaidBye ? true : nil
+                }
                 abort(error)
             }
         }
@@ -168,7 +171,9 @@ extension MessageChannel {
 
         /// Waits for something to do; `.wait` when there was nothing for so long that the peer needs a sign of life.
         private func nextStep() -> ChannelState.Step {
-            let silence = state.withLock { min($0.peerSilenceMilliseconds, UInt32(clamping: options.silenceMilliseconds)) }
+            let silence = state.withLock {
+                min($0.peerSilenceMilliseconds, UInt32(clamping: options.silenceMilliseconds))
+            }
             let deadline = time.monotonic() + UInt64(max(silence / 3, Self.pingIntervalMin)) * 1_000_000
             let step = state.wait(until: deadline) { state -> ChannelState.Step? in
                 let step = state.nextStep()
@@ -215,7 +220,8 @@ extension MessageChannel {
 
         private func greet(_ reader: inout FrameReader) throws(TransportError) {
             guard let start = try reader.take(Hello.preamble.count, mayEnd: true) else {
-                throw TransportError(.closed, "\(peerName) ended the connection without a word: is godwit installed there?")
+                throw TransportError(
+                    .closed, "\(peerName) ended the connection without a word: is godwit installed there?")
             }
             guard start == Hello.preamble else {
                 let text = String(decoding: start, as: UTF8.self).filter { !$0.isNewline }

@@ -41,7 +41,9 @@ public struct PayloadReader: Sendable {
     ) throws(TransportError) -> T {
         try demand(MemoryLayout<T>.size, field)
         defer { position += MemoryLayout<T>.size }
-        return T(littleEndian: unsafe bytes.withUnsafeBytes { unsafe $0.loadUnaligned(fromByteOffset: position, as: T.self) })
+        return T(
+            littleEndian: unsafe bytes.withUnsafeBytes { unsafe $0.loadUnaligned(fromByteOffset: position, as: T.self) }
+        )
     }
 
     public mutating func text(_ field: StaticString) throws(TransportError) -> String {
@@ -65,7 +67,8 @@ public struct PayloadReader: Sendable {
     public mutating func count(_ field: StaticString, each: Int) throws(TransportError) -> Int {
         let count = Int(try next(field, as: UInt32.self))
         guard count <= remaining / max(each, 1) else {
-            throw TransportError(.protocolViolation, "the peer's message says \(count) for \(field), more than it holds")
+            throw TransportError(
+                .protocolViolation, "the peer's message says \(count) for \(field), more than it holds")
         }
         return count
     }

@@ -13,8 +13,8 @@ public struct SSHOptions: Sendable {
     public var connectMilliseconds = 15_000
     /// After this much silence of the far side calls fail.
     public var silenceMilliseconds = 30_000
-    /// Gets what the far side's command writes to its standard error, a line at a time without control characters, on the
-    /// connection's own thread.
+    /// Gets what the far side's command writes to its standard error, a line at a time without control characters, on
+    /// the connection's own thread.
     public var onErrorLine: @Sendable (String) -> Void = { _ in }
 
     public init() {}
@@ -31,7 +31,8 @@ public struct SSHOptions: Sendable {
 /// Byte streams to commands on other hosts.
 public enum SSHConnection {
     /// Logs in and starts the command.
-    /// - Throws: `.unreachable`, `.hostKeyUnknown`, `.hostKeyChanged`, `.authenticationFailed`; that the command is missing
+    /// - Throws: `.unreachable`, `.hostKeyUnknown`, `.hostKeyChanged`, `.authenticationFailed`; that the command is
+    /// missing
     ///   shows in the first read (`.commandFailed`).
     public static func open(_ target: SSHTarget, options: SSHOptions) throws(TransportError) -> any ByteStream {
         // libssh writes to sockets without asking for EPIPE.
@@ -40,7 +41,9 @@ public enum SSHConnection {
         let connection = unsafe withCTarget(target, options) { ctarget in
             unsafe cssh_open(ctarget, &report)
         }
-        guard let connection = unsafe connection else { throw SSHReport(report).error(target: target, options: options) }
+        guard let connection = unsafe connection else {
+            throw SSHReport(report).error(target: target, options: options)
+        }
         return try unsafe SSHStream(adopting: connection, target: target, options: options)
     }
 
@@ -113,21 +116,23 @@ struct SSHReport {
         case Int32(CSSH_HOST_UNKNOWN.rawValue):
             return TransportError(
                 .hostKeyUnknown,
-                "the key of host \(entry) is not in \(knownHostsFile): it is \(keyType) \(fingerprint). Compare that with "
-                    + "'ssh-keygen -lf /etc/ssh/ssh_host_\(keyFileName)_key.pub' on that host; when it is the same, run "
-                    + "'ssh-keyscan \(portOption)\(host) >> \(knownHostsFile)'")
+                "the key of host \(entry) is not in \(knownHostsFile): it is \(keyType) \(fingerprint). "
+                    + "Compare that with 'ssh-keygen -lf /etc/ssh/ssh_host_\(keyFileName)_key.pub' on that host; "
+                    + "when it is the same, run 'ssh-keyscan \(portOption)\(host) >> \(knownHostsFile)'")
         case Int32(CSSH_HOST_CHANGED.rawValue):
             return TransportError(
                 .hostKeyChanged,
-                "the key of host \(entry) is not the one in \(knownHostsFile): it is now \(keyType) \(fingerprint). Somebody "
-                    + "may be listening in. When you know why it changed, run 'ssh-keygen -f \(knownHostsFile) -R \(quotedEntry)' "
-                    + "and add the new key")
+                "the key of host \(entry) is not the one in \(knownHostsFile): it is now \(keyType) "
+                    + "\(fingerprint). Somebody may be listening in. When you know why it changed, run "
+                    + "'ssh-keygen -f \(knownHostsFile) -R \(quotedEntry)' and add the new key")
         case Int32(CSSH_NOT_ALLOWED.rawValue):
             let offers = methods.isEmpty ? "" : " (it offers:\(methods))"
             return TransportError(
                 .authenticationFailed,
                 "\(user)@\(host) refused the login\(offers): none of this user's keys is accepted there. Try 'ssh "
-                    + "\(portOption)\(user)@\(host) true'; 'ssh-copy-id' puts a key there, 'ssh-add' loads one that has a passphrase")
+                    + "\(portOption)\(user)@\(host) true'; 'ssh-copy-id' puts a key there, "
+                    + "'ssh-add' loads one that has a passphrase"
+            )
         case Int32(CSSH_NO_COMMAND.rawValue):
             return TransportError(
                 .commandFailed, "\(host) let us in but not run '\(options.command)': \(reason)")

@@ -3,8 +3,8 @@ internal import LinuxSystem
 
 /// The channel of one command on another host.
 ///
-/// libssh sessions are for one thread, so this one has a thread that does nothing else: it moves bytes between libssh and
-/// two rings, and sleeps in `cssh_wait`. Readers and writers copy into and out of the rings.
+/// libssh sessions are for one thread, so this one has a thread that does nothing else: it moves bytes between libssh
+/// and two rings, and sleeps in `cssh_wait`. Readers and writers copy into and out of the rings.
 final class SSHStream: ByteStream {
     /// Of each ring. The incoming one's free space is also the window that the far side is granted. What waits in the
     /// outgoing one delays what comes after it; libssh and the kernel hold enough to fill a long link.
@@ -24,7 +24,9 @@ final class SSHStream: ByteStream {
         do throws(SystemError) {
             let shared = Shared(
                 wake: try WakeEvent(),
-                state: State(incoming: ByteRing(byteCount: Self.incomingBytes), outgoing: ByteRing(byteCount: Self.outgoingBytes)))
+                state: State(
+                    incoming: ByteRing(byteCount: Self.incomingBytes), outgoing: ByteRing(byteCount: Self.outgoingBytes)
+                ))
             let owner = unsafe Owner(
                 connection: connection, shared: shared, hostName: target.host, command: options.command,
                 onErrorLine: options.onErrorLine)
@@ -43,7 +45,9 @@ final class SSHStream: ByteStream {
 
     func read(into memory: UnsafeMutableRawBufferPointer) throws(TransportError) -> Int {
         let region = try unsafe shared.state.wait(until: limit.deadline) { state throws(TransportError) -> Region? in
-            if !state.incoming.isEmpty { return unsafe Region(UnsafeMutableRawBufferPointer(mutating: state.incoming.readable)) }
+            if !state.incoming.isEmpty {
+                return unsafe Region(UnsafeMutableRawBufferPointer(mutating: state.incoming.readable))
+            }
             if let failure = state.failure { throw failure }
             if state.hasEnded { return unsafe Region(UnsafeMutableRawBufferPointer(start: nil, count: 0)) }
             if state.isClosing { throw TransportError(.closed, "the connection to the peer is closed") }
@@ -64,9 +68,12 @@ final class SSHStream: ByteStream {
     func write(_ memory: UnsafeRawBufferPointer) throws(TransportError) {
         var next = 0
         while next < memory.count {
-            let region = try unsafe shared.state.wait(until: limit.deadline) { state throws(TransportError) -> Region? in
+            let region = try unsafe shared.state.wait(until: limit.deadline) {
+                state throws(TransportError) -> Region? in
                 if let failure = state.failure { throw failure }
-                if state.hasEnded || state.isClosing { throw TransportError(.closed, "the far side has closed the connection") }
+                if state.hasEnded || state.isClosing {
+                    throw TransportError(.closed, "the far side has closed the connection")
+                }
                 return state.outgoing.isFull ? nil : unsafe Region(state.outgoing.writable)
             }
             guard let region = unsafe region?.memory else { throw limit.error(hostName) }
@@ -227,11 +234,14 @@ extension SSHStream.Owner {
         case 0: return nil
         case -1:
             let reason = unsafe String(cString: cssh_error(connection))
-            return TransportError(.closed, "the connection to \(hostName) was lost\(said.isEmpty ? ": \(reason)" : said)")
+            return TransportError(
+                .closed, "the connection to \(hostName) was lost\(said.isEmpty ? ": \(reason)" : said)")
         case 126, 127:
             return TransportError(
                 .commandFailed,
-                "'\(command)' cannot be run at \(hostName)\(said). Install godwit there, or say in GODWIT_REMOTE_COMMAND what to run")
+                "'\(command)' cannot be run at \(hostName)\(said). Install godwit there, "
+                    + "or say in GODWIT_REMOTE_COMMAND what to run"
+            )
         case 128...:
             return TransportError(.closed, "'\(command)' at \(hostName) was killed (status \(status))\(said)")
         default:
@@ -277,7 +287,8 @@ struct ErrorLines {
     init(report: @escaping @Sendable (String) -> Void) { self.report = report }
 
     mutating func take(_ bytes: UnsafeRawBufferPointer) {
-        for unsafe byte in unsafe bytes {
+        for index in bytes.indices {
+            let byte = unsafe bytes[index]
             if byte == UInt8(ascii: "\n") {
                 end()
             } else if line.count < Self.lineMax, byte >= 0x20 && byte != 0x7f || byte == UInt8(ascii: "\t") {

@@ -66,15 +66,21 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
         host = try Self.takeHost(&rest, of: text)
         port = try Self.takePort(&rest, of: text, folderFollows: folder == .afterColon)
         if folder == .afterColon {
-            guard rest.first == ":", rest.count > 1 else { throw Self.invalid(text, "write host:FOLDER or host:PORT:FOLDER") }
+            guard rest.first == ":", rest.count > 1 else {
+                throw Self.invalid(text, "write host:FOLDER or host:PORT:FOLDER")
+            }
             path = String(rest.dropFirst())
             rest = ""
         }
-        guard rest.isEmpty else { throw Self.invalid(text, "'\(rest)' follows the host; an IPv6 address stands in brackets") }
+        guard rest.isEmpty else {
+            throw Self.invalid(text, "'\(rest)' follows the host; an IPv6 address stands in brackets")
+        }
         self.path = path
     }
 
-    private static func takeUser(_ rest: inout Substring, of text: String, isURL: Bool) throws(TransportError) -> String? {
+    private static func takeUser(_ rest: inout Substring, of text: String, isURL: Bool) throws(TransportError)
+        -> String?
+    {
         // Not beyond the host: a folder may have an @ too. User names may contain one, so the last counts.
         let end = rest.firstIndex(where: { $0 == "/" || $0 == "[" }) ?? rest.endIndex
         guard let at = rest[..<end].lastIndex(of: "@") else { return nil }
@@ -90,14 +96,17 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
         if rest.first == "[" {
             guard let end = rest.firstIndex(of: "]") else { throw invalid(text, "the bracket is not closed") }
             let host = String(rest[rest.index(after: rest.startIndex)..<end])
-            guard !host.isEmpty, host.allSatisfy({ $0.isHexDigit || ":.%_-".contains($0) || $0.isLetter }), host.contains(":")
+            guard !host.isEmpty, host.allSatisfy({ $0.isHexDigit || ":.%_-".contains($0) || $0.isLetter }),
+                host.contains(":")
             else { throw invalid(text, "'\(host)' is not an IPv6 address") }
             rest = rest[rest.index(after: end)...]
             return host
         }
         let end = rest.firstIndex(of: ":") ?? rest.endIndex
         let host = String(rest[..<end])
-        guard isPlain(host), !host.contains("/") else { throw invalid(text, host.isEmpty ? "it names no host" : "'\(host)' is not a host") }
+        guard isPlain(host), !host.contains("/") else {
+            throw invalid(text, host.isEmpty ? "it names no host" : "'\(host)' is not a host")
+        }
         rest = rest[end...]
         return host
     }
@@ -111,11 +120,15 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
         if folderFollows {
             // host:22:/folder has a port, host:22 and host:/folder have none.
             guard !digits.isEmpty, after.first == ":" else {
-                if !digits.isEmpty && after.isEmpty { throw invalid(text, "it names no folder: write host:\(digits):FOLDER") }
+                if !digits.isEmpty && after.isEmpty {
+                    throw invalid(text, "it names no folder: write host:\(digits):FOLDER")
+                }
                 return nil
             }
         }
-        guard let port = UInt16(digits), port > 0 else { throw invalid(text, "the port must be a number from 1 to 65535") }
+        guard let port = UInt16(digits), port > 0 else {
+            throw invalid(text, "the port must be a number from 1 to 65535")
+        }
         rest = after
         return port
     }
@@ -149,6 +162,8 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
     /// Something that neither ssh nor a shell takes for anything else.
     private static func isPlain(_ text: String) -> Bool {
         guard let first = text.utf8.first, first != UInt8(ascii: "-") else { return false }
-        return text.unicodeScalars.allSatisfy { $0.value > 0x20 && $0.value != 0x7f && !"'\"`\\$;&|<>()[]{}*?!".unicodeScalars.contains($0) }
+        return text.unicodeScalars.allSatisfy {
+            $0.value > 0x20 && $0.value != 0x7f && !"'\"`\\$;&|<>()[]{}*?!".unicodeScalars.contains($0)
+        }
     }
 }

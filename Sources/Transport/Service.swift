@@ -20,7 +20,8 @@ public struct ServiceRequest: Hashable, Sendable {
 
     public init(parsing message: Message) throws(TransportError) {
         guard message.kind == Self.kind else {
-            throw TransportError(.protocolViolation, "the peer began with message kind \(message.kind), not with a service")
+            throw TransportError(
+                .protocolViolation, "the peer began with message kind \(message.kind), not with a service")
         }
         var reader = PayloadReader(message.payload)
         service = try reader.text("service")
@@ -84,7 +85,8 @@ extension MessagePeer {
         }
         if answer.kind == ServiceFailure.kind { throw try ServiceFailure(parsing: answer).error }
         guard answer.kind == ServiceRequest.openedKind else {
-            throw TransportError(.protocolViolation, "the peer answered a request for a service with kind \(answer.kind)")
+            throw TransportError(
+                .protocolViolation, "the peer answered a request for a service with kind \(answer.kind)")
         }
         return answer
     }

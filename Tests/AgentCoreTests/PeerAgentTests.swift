@@ -10,7 +10,9 @@ import Testing
 import Transport
 
 /// A client's channel to an agent in this process.
-private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem = LinuxFileSystem()) throws -> (MessageChannel, OwnThread) {
+private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem = LinuxFileSystem()) throws -> (
+    MessageChannel, OwnThread
+) {
     let (near, far) = MemoryStream.pair()
     let agent = PeerAgent(fs: fs, limits: limits, product: "9.9", receiver: nil)
     let thread = try OwnThread(name: "agent") { try? agent.serve(far, peerName: "client") }
@@ -18,7 +20,9 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
 }
 
 @Suite struct PeerAgentTests {
-    private func refusal(_ limits: PeerLimits, _ service: String, _ path: String, readOnly: Bool = false) throws -> String? {
+    private func refusal(_ limits: PeerLimits, _ service: String, _ path: String, readOnly: Bool = false) throws
+        -> String?
+    {
         let (channel, thread) = try connect(limits)
         defer {
             channel.close()
@@ -49,7 +53,8 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
         let fs = LinuxFileSystem()
         for name in ["allowed", "outside"] {
             try fs.createFolder(folder.file(name))
-            try LocalStore.create(at: folder.file("\(name)/store"), uuid: "u-\(name)", chunkBytes: TreeShape.chunkBytesStandard, in: fs)
+            try LocalStore.create(
+                at: folder.file("\(name)/store"), uuid: "u-\(name)", chunkBytes: TreeShape.chunkBytesStandard, in: fs)
         }
         try expectTool("ln", "-s", folder.file("outside"), folder.file("allowed/escape"))
         try expectTool("ln", "-s", folder.file("outside/new"), folder.file("allowed/dangling"))
@@ -71,7 +76,8 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
 
     @Test func `a login that may only read changes nothing`() throws {
         let folder = try TemporaryFolder()
-        try LocalStore.create(at: folder.file("store"), uuid: "u", chunkBytes: TreeShape.chunkBytesStandard, in: LinuxFileSystem())
+        try LocalStore.create(
+            at: folder.file("store"), uuid: "u", chunkBytes: TreeShape.chunkBytesStandard, in: LinuxFileSystem())
         var limits = PeerLimits()
         limits.isReadOnly = true
         #expect(try refusal(limits, "store", folder.file("store"), readOnly: false) == "readOnly")
@@ -87,7 +93,10 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
     @Test func `store locations read and print as users write them`() throws {
         #expect(try StoreLocation(parsing: "/srv/store") == .folder("/srv/store"))
         let place = try StoreLocation(parsing: "ssh://me@host:2222/srv/my%20store")
-        #expect(place == .peer(SSHTarget(user: "me", host: "host", port: 2222, path: "/srv/my store"), folder: "/srv/my store"))
+        #expect(
+            place
+                == .peer(
+                    SSHTarget(user: "me", host: "host", port: 2222, path: "/srv/my store"), folder: "/srv/my store"))
         #expect(try StoreLocation(parsing: "ssh://host/~/store").description == "ssh://host/~/store")
         #expect(throws: TransportError.self) { try StoreLocation(parsing: "ssh://host") }
     }

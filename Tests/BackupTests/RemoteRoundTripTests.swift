@@ -46,7 +46,8 @@ private struct Host {
 struct RemoteRoundTripTests {
     private func job(_ disk: MemorySource, base: BackupJob.Base? = nil, time: UInt64 = 1) -> BackupJob {
         BackupJob(
-            disk: "disk-1", name: "test", snapshot: disk.freeze(), time: 1_700_000_000_000_000_000 + time * 1_000_000_000,
+            disk: "disk-1", name: "test", snapshot: disk.freeze(),
+            time: 1_700_000_000_000_000_000 + time * 1_000_000_000,
             base: base)
     }
 
@@ -76,10 +77,12 @@ struct RemoteRoundTripTests {
     }
 
     // Unbuffered, so that what comes before the cut does not wait in the pipe.
-    @Test("a link that is cut anywhere leaves nothing that counts, and the next backup succeeds", arguments: [
-        "stdbuf -o0 head -c 40 | @", "stdbuf -o0 head -c 300 | @", "stdbuf -o0 head -c 200000 | @",
-        "stdbuf -o0 head -c 9000000 | @", "stdbuf -o0 head -c 30000000 | @", "@ | stdbuf -o0 head -c 120",
-    ])
+    @Test(
+        "a link that is cut anywhere leaves nothing that counts, and the next backup succeeds",
+        arguments: [
+            "stdbuf -o0 head -c 40 | @", "stdbuf -o0 head -c 300 | @", "stdbuf -o0 head -c 200000 | @",
+            "stdbuf -o0 head -c 9000000 | @", "stdbuf -o0 head -c 30000000 | @", "@ | stdbuf -o0 head -c 120",
+        ])
     func cut(command: String) throws {
         let host = try Host()
         try host.create()

@@ -58,7 +58,8 @@ func anyPoint(_ number: UInt64) -> RestorePoint {
     let shape = TreeShape(byteCount: 1 << 20, chunkBytes: 65536)
     return RestorePoint(
         RestorePoint.Content(
-            disk: "disk", name: "name", time: number * 1_000_000_000, root: TreeRoot(top: .zero, shape: shape), parent: nil,
+            disk: "disk", name: "name", time: number * 1_000_000_000, root: TreeRoot(top: .zero, shape: shape),
+            parent: nil,
             snapshot: "{0}"))
 }
 
@@ -94,9 +95,13 @@ func anyPoint(_ number: UInt64) -> RestorePoint {
         }
         #expect(missing?.code == .missing)
         #expect(missing?.message.hasPrefix("ssh://far/store: ") == true)
-        let invalid = #expect(throws: StoreError.self) { try pair.remote.contents(.pack, "../../etc/passwd", byteCount: 10) }
+        let invalid = #expect(throws: StoreError.self) {
+            try pair.remote.contents(.pack, "../../etc/passwd", byteCount: 10)
+        }
         #expect(invalid?.code == .invalid)
-        let refused = #expect(throws: StoreError.self) { try pair.remote.put(.point, anyPoint(1).id, anyPoint(2).encoded()) }
+        let refused = #expect(throws: StoreError.self) {
+            try pair.remote.put(.point, anyPoint(1).id, anyPoint(2).encoded())
+        }
         #expect(refused?.code == .corrupt)
         // The conversation goes on.
         try pair.remote.put(.point, anyPoint(1).id, anyPoint(1).encoded())
@@ -181,7 +186,9 @@ func anyPoint(_ number: UInt64) -> RestorePoint {
 
     @Test func `a store opened to read takes nothing`() throws {
         let pair = try RemotePair(writable: false)
-        let error = #expect(throws: StoreError.self) { try pair.remote.put(.point, anyPoint(1).id, anyPoint(1).encoded()) }
+        let error = #expect(throws: StoreError.self) {
+            try pair.remote.put(.point, anyPoint(1).id, anyPoint(1).encoded())
+        }
         #expect(error?.code == .invalid)
         #expect(try pair.remote.list(.point) == [])
         pair.end()

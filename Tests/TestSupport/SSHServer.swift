@@ -32,7 +32,8 @@ public final class SSHServer: Sendable {
         let fileSystem = LinuxFileSystem()
         let folder = self.folder
         func write(_ name: String, _ lines: [String]) throws {
-            try fileSystem.replaceContents(of: folder.file(name), with: [UInt8]((lines.joined(separator: "\n") + "\n").utf8))
+            try fileSystem.replaceContents(
+                of: folder.file(name), with: [UInt8]((lines.joined(separator: "\n") + "\n").utf8))
         }
         try expectTool("cp", folder.file("client_key.pub"), folder.file("authorized_keys"))
         var started: (UInt16, ChildProcess, LogReader)?
@@ -46,7 +47,10 @@ public final class SSHServer: Sendable {
                 "LogLevel VERBOSE", "MaxStartups 100", "MaxSessions 100",
             ]
             if !environment.isEmpty {
-                lines.append("SetEnv " + environment.sorted { $0.key < $1.key }.map { "\"\($0.key)=\($0.value)\"" }.joined(separator: " "))
+                lines.append(
+                    "SetEnv "
+                        + environment.sorted { $0.key < $1.key }.map { "\"\($0.key)=\($0.value)\"" }.joined(
+                            separator: " "))
             }
             if let forcedCommand { lines.append("ForceCommand \(forcedCommand)") }
             try write("sshd_config", lines + extra)
@@ -65,11 +69,13 @@ public final class SSHServer: Sendable {
         let name = "[127.0.0.1]:\(port)"
         let hostKey = try fileSystem.contents(of: folder.file("host_key.pub"), limit: 4096)
         try write("known_hosts", ["\(name) \(String(decoding: hostKey, as: UTF8.self).filter { !$0.isNewline })"])
-        try write("ssh_config", [
-            "Host *", "  IdentityFile \(folder.file("client_key"))", "  IdentitiesOnly yes",
-            "  UserKnownHostsFile \(folder.file("known_hosts"))", "  GlobalKnownHostsFile /dev/null",
-            "Host far", "  HostName 127.0.0.1", "  Port \(port)", "  User \(user)",
-        ])
+        try write(
+            "ssh_config",
+            [
+                "Host *", "  IdentityFile \(folder.file("client_key"))", "  IdentitiesOnly yes",
+                "  UserKnownHostsFile \(folder.file("known_hosts"))", "  GlobalKnownHostsFile /dev/null",
+                "Host far", "  HostName 127.0.0.1", "  Port \(port)", "  User \(user)",
+            ])
     }
 
     deinit { stop() }
@@ -146,7 +152,8 @@ public struct SSHServerFailure: Error, CustomStringConvertible {
 
 /// The processes below `parent`, not itself.
 func descendants(of parent: Int32) throws -> [Int32] {
-    let table = try expectTool("ps", "-e", "-o", "pid=,ppid=").split(separator: "\n").compactMap { line -> (Int32, Int32)? in
+    let table = try expectTool("ps", "-e", "-o", "pid=,ppid=").split(separator: "\n").compactMap {
+        line -> (Int32, Int32)? in
         let fields = line.split(separator: " ").compactMap { Int32($0) }
         return fields.count == 2 ? (fields[0], fields[1]) : nil
     }

@@ -18,7 +18,9 @@ func channelPair(_ change: (inout ChannelOptions) -> Void = { _ in }) throws -> 
     @Test func `messages arrive whole, in order and both ways`() throws {
         let (a, b) = try channelPair()
         let messages = (0..<50).map { index in
-            Message(kind: 512 + UInt16(index), id: UInt32(index), payload: [UInt8](repeating: UInt8(index), count: index * 5000))
+            Message(
+                kind: 512 + UInt16(index), id: UInt32(index),
+                payload: [UInt8](repeating: UInt8(index), count: index * 5000))
         }
         let sender = try OwnThread(name: "sender") {
             for message in messages { try? a.send(message) }
@@ -84,7 +86,9 @@ func channelPair(_ change: (inout ChannelOptions) -> Void = { _ in }) throws -> 
         let sent = Atomic(0)
         let sender = try OwnThread(name: "sender") {
             for id in 0..<200 {
-                guard (try? a.send(Message(kind: 600, id: UInt32(id), payload: [UInt8](repeating: 1, count: 1 << 20)))) != nil
+                guard
+                    (try? a.send(Message(kind: 600, id: UInt32(id), payload: [UInt8](repeating: 1, count: 1 << 20))))
+                        != nil
                 else { return }
                 sent.add(1, ordering: .relaxed)
             }

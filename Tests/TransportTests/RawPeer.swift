@@ -15,7 +15,9 @@ enum RawPeer {
         return bytes + payload
     }
 
-    static func hello(versions: ClosedRange<UInt16> = 1...1, product: String = "test", window: UInt32 = 16 << 20) -> [UInt8] {
+    static func hello(versions: ClosedRange<UInt16> = 1...1, product: String = "test", window: UInt32 = 16 << 20)
+        -> [UInt8]
+    {
         var payload: [UInt8] = []
         payload.append(littleEndian: versions.lowerBound)
         payload.append(littleEndian: versions.upperBound)
@@ -64,7 +66,8 @@ extension ByteStream {
         let bytes = [UInt8](unsafeUninitializedCapacity: count) { memory, initialized in
             do throws(TransportError) {
                 while initialized < count {
-                    let rest = UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(memory)[initialized...])
+                    let rest = UnsafeMutableRawBufferPointer(
+                        rebasing: UnsafeMutableRawBufferPointer(memory)[initialized...])
                     let got = try read(into: rest)
                     if got == 0 { return }
                     initialized += got

@@ -32,7 +32,8 @@ import Transport
     }
 
     @Test(arguments: [
-        "", "@", "me@", "@host", ":22", "host:", "host:0", "host:65536", "host:x", "host:22x", "-oProxyCommand=x", "me@-x",
+        "", "@", "me@", "@host", ":22", "host:", "host:0", "host:65536", "host:x", "host:22x", "-oProxyCommand=x",
+        "me@-x",
         "ho st", "ho;st", "ho\nst", "$(x)", "::1", "fe80::1", "[::1", "[]", "[host]", "[::1]x", "me:pw@host", "host/x",
         "ssh://", "ssh:///x", "ssh://host/%zz", "ssh://host/%0", "ssh://host/a%00b", "ssh://host/%ff", "ssh://-x/y",
     ]) func `what is no target is refused`(text: String) {

@@ -56,7 +56,8 @@ struct SSHTests {
         try server.forgetHost()
         let error = #expect(throws: TransportError.self) { try open(server, "cat") }
         #expect(error?.code == .hostKeyUnknown)
-        let fingerprint = try expectTool("ssh-keygen", "-lf", server.folder.file("host_key.pub")).split(separator: " ")[1]
+        let fingerprint = try expectTool("ssh-keygen", "-lf", server.folder.file("host_key.pub")).split(separator: " ")[
+            1]
         #expect(error?.message.contains(fingerprint) == true, "\(error?.message ?? "")")
         #expect(error?.message.contains("ssh-keyscan -p \(server.port) 127.0.0.1 >> \(server.knownHostsFile)") == true)
         // The advice works.
@@ -95,7 +96,9 @@ struct SSHTests {
         let server = try SSHServer()
         var options = options(server, command: "cat")
         options.configurationFile = "/nowhere/config"
-        let error = #expect(throws: TransportError.self) { try SSHConnection.open(SSHTarget(host: "x"), options: options) }
+        let error = #expect(throws: TransportError.self) {
+            try SSHConnection.open(SSHTarget(host: "x"), options: options)
+        }
         #expect(error?.message.contains("/nowhere/config") == true, "\(error?.message ?? "")")
     }
 

@@ -5,7 +5,8 @@ import Transport
 
 /// Bytes a second over the loopback beside ssh(1)'s, in one run. With `GODWIT_BENCH` set; prints one JSON line a case.
 @Suite(
-    .serialized, .enabled(if: environmentVariable("GODWIT_BENCH") != nil && SSHServer.isInstalled, "set GODWIT_BENCH to measure"))
+    .serialized,
+    .enabled(if: environmentVariable("GODWIT_BENCH") != nil && SSHServer.isInstalled, "set GODWIT_BENCH to measure"))
 struct ThroughputTests {
     static let byteCount = 2 << 30
 
@@ -42,7 +43,8 @@ struct ThroughputTests {
         }
         let theirs = try seconds {
             try expectTool(
-                "sh", "-c", "head -c \(Self.byteCount) /dev/zero | ssh -F \(server.configurationFile) far 'cat > /dev/null'")
+                "sh", "-c",
+                "head -c \(Self.byteCount) /dev/zero | ssh -F \(server.configurationFile) far 'cat > /dev/null'")
         }
         report("ssh-send", ours: ours, theirs: theirs)
     }
@@ -63,7 +65,8 @@ struct ThroughputTests {
             stream.close()
         }
         let theirs = try seconds {
-            try expectTool("sh", "-c", "ssh -F \(server.configurationFile) far 'head -c \(Self.byteCount) /dev/zero' > /dev/null")
+            try expectTool(
+                "sh", "-c", "ssh -F \(server.configurationFile) far 'head -c \(Self.byteCount) /dev/zero' > /dev/null")
         }
         report("ssh-receive", ours: ours, theirs: theirs)
     }
