@@ -164,4 +164,7 @@ public struct LinuxFileSystem: FileSystem {
 private final class LinuxLock: HeldLock {
     private let descriptor: OwnedDescriptor
     init(descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+
+    // Closing would leave it held by a child that another thread is just starting, until that has become its program.
+    deinit { _ = shim_unflock(descriptor.number) }
 }

@@ -126,6 +126,11 @@ int32_t shim_flock(int32_t fd, int32_t exclusive, int32_t wait)
 	RESULT(flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | (wait ? 0 : LOCK_NB)));
 }
 
+int32_t shim_unflock(int32_t fd)
+{
+	RESULT(flock(fd, LOCK_UN));
+}
+
 int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_bytes, uint64_t *fs_type)
 {
 	struct statfs fs;

@@ -8,7 +8,8 @@ import Testing
 
 @Suite struct CrashTests {
     private func survivals(_ seed: UInt64) -> [Survival] {
-        [.nothing, .everything, .random(seed: seed), .prefix(seed: seed)]
+        // What lives through it by halves is the hardest; the rest takes turns.
+        [.random(seed: seed), [.nothing, .everything, .prefix(seed: seed)][Int(seed % 3)]]
     }
 
     /// Runs `steps` with the power cut at the 1st, 2nd, … change, and looks at what is left.
