@@ -26,7 +26,9 @@ struct BatScan {
             } catch { throw .host(error) }
             let count = min(Self.pageBytes, end - start)
             let bytes: [UInt8]
-            do throws(SystemError) { bytes = try file.readBytes(at: start, count: Int(count)) } catch { throw .host(error) }
+            do throws(SystemError) { bytes = try file.readBytes(at: start, count: Int(count)) } catch {
+                throw .host(error)
+            }
             let slots = unsafe bytes.withUnsafeBytes { memory in
                 (0..<memory.count / 4).map {
                     UInt32(littleEndian: unsafe memory.loadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self))

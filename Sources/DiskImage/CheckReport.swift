@@ -91,7 +91,9 @@ public struct ImageCheckReport: Hashable, Sendable, Codable {
     /// The changes that the repair made, in words.
     public var repairs: [String] = []
 
-    mutating func add(_ kind: CheckFinding.Kind, cluster: UInt64? = nil, count: UInt64 = 1, _ message: @autoclosure () -> String) {
+    mutating func add(
+        _ kind: CheckFinding.Kind, cluster: UInt64? = nil, count: UInt64 = 1, _ message: @autoclosure () -> String
+    ) {
         counts[kind.rawValue, default: 0] += count
         if findings.count < Self.findingsMax { findings.append(CheckFinding(kind, cluster: cluster, message())) }
     }

@@ -26,7 +26,9 @@ final class DeltaReader {
     private var entries: [UInt32] = []
 
     /// Opens an image, or a raw file when it has no ploop magic and `rawClusterBytes` is given.
-    init(_ path: String, in fs: any FileSystem, kind: DiskDescriptor.ImageKind?, rawClusterBytes: UInt64) throws(DiskError) {
+    init(_ path: String, in fs: any FileSystem, kind: DiskDescriptor.ImageKind?, rawClusterBytes: UInt64)
+        throws(DiskError)
+    {
         self.path = path
         let (file, size) = try withPath(path) { () throws(SystemError) in
             let file = try fs.open(path, .read)
@@ -43,7 +45,8 @@ final class DeltaReader {
             clusterBytes = rawClusterBytes
             byteCount = size
         } else {
-            let header = try parsing(path) { () throws(ImageError) in try ForeignHeader(parsing: head, fileBytes: size) }
+            let header = try parsing(path) { () throws(ImageError) in try ForeignHeader(parsing: head, fileBytes: size)
+            }
             self.header = header
             clusterBytes = header.clusterBytes
             byteCount = header.byteCount
@@ -159,7 +162,8 @@ final class ImageSource {
                     path: delta.path)
             }
             guard delta.byteCount <= byteCount else {
-                throw DiskError(.corrupt, "\(delta.path): the device is larger than in the delta above it", path: delta.path)
+                throw DiskError(
+                    .corrupt, "\(delta.path): the device is larger than in the delta above it", path: delta.path)
             }
         }
     }
@@ -167,7 +171,8 @@ final class ImageSource {
     /// What was read past because unclean images pointed behind the end of their files.
     var danglingEntries: Int { deltas.reduce(0) { $0 + $1.danglingEntries } }
 
-    /// The next range at or after `offset` in which some delta has data, in whole clusters but for the end of the device.
+    /// The next range at or after `offset` in which some delta has data, in whole clusters but for the end of the
+    /// device.
     func nextAllocated(from offset: UInt64) throws(DiskError) -> ByteRange? {
         guard offset < byteCount else { return nil }
         let first = offset / clusterBytes

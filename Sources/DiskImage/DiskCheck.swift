@@ -16,7 +16,8 @@ public func checkDisk(at path: String, repair: Bool = false, in fs: any FileSyst
         let lock: (any HeldLock)? = repair ? try lockBareImage(file, in: fs) : nil
         // An image that belongs to a disk has the disk's owner as well.
         let folder = DiskFolder(resolvedPath: folderPart(of: file), fs: fs)
-        let belongs = repair ? try withPath(file) { () throws(SystemError) in try fs.exists(folder.descriptorPath) } : false
+        let belongs =
+            repair ? try withPath(file) { () throws(SystemError) in try fs.exists(folder.descriptorPath) } : false
         let ownerLock: (any HeldLock)? = belongs ? try folder.lockOwner() : nil
         defer { withExtendedLifetime((lock, ownerLock)) {} }
         var report = CheckReport(path: file)
@@ -68,7 +69,8 @@ private func checkFolder(_ folder: DiskFolder, repair: Bool) throws(DiskError) -
             } else {
                 report.images.append(
                     try checkImage(
-                        path, name: image.file, guid: image.guid.description, repair: repair, report: &report, in: folder.fs))
+                        path, name: image.file, guid: image.guid.description, repair: repair, report: &report,
+                        in: folder.fs))
             }
         } catch {
             guard [.notFound, .notADisk, .corrupt, .unsupported].contains(error.code) else { throw error }
@@ -132,7 +134,9 @@ private func compare(_ descriptor: DiskDescriptor, _ report: inout CheckReport) 
 }
 
 /// Files that look like a delta or a staging file of this disk and are named by nothing.
-private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ report: inout CheckReport) throws(DiskError) {
+private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ report: inout CheckReport)
+    throws(DiskError)
+{
     let names = try withPath(folder.path) { () throws(SystemError) in try folder.fs.list(folder.path) }
     let known = Set(descriptor.images.map { folder.path(of: $0) })
     for name in names where !known.contains(folder.path(ofFile: name)) {
@@ -141,7 +145,8 @@ private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ re
         let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp")
         if isDelta || isStaging {
             report.findings.append(
-                CheckFinding(.strayFile, "\(name) is not part of the disk; it was left by something that was interrupted"))
+                CheckFinding(
+                    .strayFile, "\(name) is not part of the disk; it was left by something that was interrupted"))
         }
     }
 }

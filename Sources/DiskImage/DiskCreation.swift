@@ -25,7 +25,8 @@ public struct CreateOptions: Hashable, Sendable {
 /// The name of a new disk's only image.
 public let baseImageName = "root.hds"
 
-/// Makes a disk: `folder/DiskDescriptor.xml` and `folder/root.hds`. The folder may be there already if it holds neither.
+/// Makes a disk: `folder/DiskDescriptor.xml` and `folder/root.hds`. The folder may be there already if it holds
+/// neither.
 ///
 /// The descriptor comes last: after a crash there is either no disk at `folder` or a whole one. After a failure nothing
 /// is left.
@@ -101,7 +102,8 @@ func withNewDisk(
             try withPath(parent) { () throws(SystemError) in try fs.synchronizeFolder(parent) }
         }
     } catch {
-        // The first failure is the one to report; what can't be removed now is in the way of the next attempt, which says so.
+        // The first failure is the one to report; what can't be removed now is in the way of the next attempt, which
+        // says so.
         for name in [disk.descriptorPath, disk.descriptorPath + ".tmp", imagePath] { try? fs.remove(name) }
         try? fs.synchronizeFolder(resolved)
         if isNew { try? fs.removeFolder(resolved) }
@@ -165,7 +167,8 @@ enum NewImage {
             try file.writeBytes(entries, at: bat.byteOffset(ofEntry: next))
             next += count
         }
-        // The clusters were all allocated: ploop's own preallocated images say "empty" all the same, but that is a hint.
+        // The clusters were all allocated: ploop's own preallocated images say "empty" all the same, but that is a
+        // hint.
         var full = header
         full.flags.remove(.empty)
         try file.writeBytes(full.encode(), at: 0)
@@ -183,7 +186,8 @@ enum NewImage {
         while done < count {
             let part = Int(min(count - done, UInt64(zeroes)))
             try unsafe file.write(
-                at: offset + done, from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory.memory)[..<part]))
+                at: offset + done,
+                from: UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory.memory)[..<part]))
             done += UInt64(part)
         }
     }

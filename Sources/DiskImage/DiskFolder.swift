@@ -93,7 +93,9 @@ public struct DiskFolder: Sendable {
 
     /// - Throws: `.inUse` when the disk has moved to another host.
     func refuseIfMigrated() throws(DiskError) {
-        let isMigrated = try withPath(path) { () throws(SystemError) in try fs.exists("\(path)/\(Self.migratedMarkName)") }
+        let isMigrated = try withPath(path) { () throws(SystemError) in
+            try fs.exists("\(path)/\(Self.migratedMarkName)")
+        }
         guard isMigrated else { return }
         throw DiskError(
             .inUse, "\(path): the disk was migrated to another host; 'godwit migrate --recover \(path)' tells where",

@@ -5,8 +5,8 @@ internal import ImageFormat
 internal import LinuxSystem
 internal import SystemPackage
 
-/// Checks one image file, in memory that does not grow with it: file clusters are looked at in windows, with a walk over
-/// the block table for each.
+/// Checks one image file, in memory that does not grow with it: file clusters are looked at in windows, with a walk
+/// over the block table for each.
 struct ImageCheck {
     /// Clusters of the file in a window: 64 MiB of bits.
     static let windowClusters: UInt64 = 1 << 29
@@ -60,7 +60,9 @@ struct ImageCheck {
             start = end
         } while start < fileClusters
         let holes = usedEnd - header.firstDataCluster - inUse
-        if holes > 0 { report.add(.leak, count: holes, "\(holes) clusters of the file are not used by any part of the device") }
+        if holes > 0 {
+            report.add(.leak, count: holes, "\(holes) clusters of the file are not used by any part of the device")
+        }
         let end = cluster.offset(of: usedEnd)
         if fileBytes > end { report.add(.tail, "\(fileBytes - end) bytes at the end of the file are not used") }
         let isEmpty = report.allocatedClusters == 0
@@ -85,20 +87,28 @@ struct ImageCheck {
                 for (index, raw) in slots.enumerated() where raw != 0 {
                     let number = first + UInt64(index)
                     guard number < UInt64(bat.clusterCount) else {
-                        if isFirst { found.add(.slotBeyondDevice, cluster: number, "slot \(number) is behind the end of the device, but not zero") }
+                        if isFirst {
+                            found.add(
+                                .slotBeyondDevice, cluster: number,
+                                "slot \(number) is behind the end of the device, but not zero")
+                        }
                         continue
                     }
                     switch bat.decode(raw, fileBytes: fileBytes) {
                     case .unallocated: continue
                     case .invalid(let fault):
-                        if isFirst { found.add(fault.kind, cluster: number, "cluster \(number): its entry \(raw) \(fault.words)") }
+                        if isFirst {
+                            found.add(fault.kind, cluster: number, "cluster \(number): its entry \(raw) \(fault.words)")
+                        }
                     case .cluster(let place):
                         if isFirst {
                             found.allocatedClusters += 1
                             end = max(end, place + 1)
                         }
                         if !set.insert(place) {
-                            found.add(.duplicate, cluster: number, "cluster \(number) shares cluster \(place) of the file with another")
+                            found.add(
+                                .duplicate, cluster: number,
+                                "cluster \(number) shares cluster \(place) of the file with another")
                         }
                     }
                 }
@@ -122,7 +132,8 @@ struct ImageCheck {
             let content = try FormatExtension(parsing: bytes)
             extensionForbidsChanges = !content.allowsWritingWithout
             guard header.inUse == .closedWithExtension else {
-                report.add(.formatExtension, "the format extension is out of date: what wrote the image last does not know it")
+                report.add(
+                    .formatExtension, "the format extension is out of date: what wrote the image last does not know it")
                 return
             }
             var clusters: Set<UInt64> = [cluster.cluster(at: offset)]

@@ -35,7 +35,8 @@ struct ImageRepair {
     mutating func run() throws(DiskError) -> [String] {
         guard !checked.extensionForbidsChanges else {
             throw DiskError(
-                .unsupported, "\(path): the image has a necessary feature that is not known here; repair it with what made it",
+                .unsupported,
+                "\(path): the image has a necessary feature that is not known here; repair it with what made it",
                 path: path)
         }
         var done: [String] = []
@@ -51,7 +52,9 @@ struct ImageRepair {
                 start = end
             } while start < fileClusters
             for (kind, count) in counts.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
-                done.append(kind == .duplicate ? "copied \(count) shared clusters" : "cleared \(count) entries: \(kind.rawValue)")
+                done.append(
+                    kind == .duplicate
+                        ? "copied \(count) shared clusters" : "cleared \(count) entries: \(kind.rawValue)")
             }
         }
         let end = cluster.offset(of: usedEnd)
@@ -134,7 +137,8 @@ struct ImageRepair {
             case .cluster(let place):
                 guard !set.insert(place) else { continue }
                 guard let copy = bat.encode(usedEnd) else {
-                    throw DiskError(.invalid, "\(path): no room for the copy of a shared cluster; export the disk", path: path)
+                    throw DiskError(
+                        .invalid, "\(path): no room for the copy of a shared cluster; export the disk", path: path)
                 }
                 try copyCluster(place, to: usedEnd)
                 changes.append((number, copy))

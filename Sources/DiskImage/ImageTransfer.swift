@@ -63,8 +63,8 @@ public func importImage(
     return report
 }
 
-/// Writes the content of a disk or an image to a raw file that does not exist yet; ranges without data, and zeros, become
-/// holes. The disk is only read, but must not be in use. After a failure the file is removed.
+/// Writes the content of a disk or an image to a raw file that does not exist yet; ranges without data, and zeros,
+/// become holes. The disk is only read, but must not be in use. After a failure the file is removed.
 /// - Throws: `.busy` when `progress` stopped it.
 public func exportImage(
     from source: String, to file: String, in fs: any FileSystem, progress: TransferProgress = { _, _ in true }
@@ -123,8 +123,8 @@ private func openSource(
     }
 }
 
-/// Reads all that is allocated in `content` and gives what is not zero to `write`, in ascending runs of whole `unit`s of
-/// the device. The memory given reaches to the end of the last unit, behind the end of the device too.
+/// Reads all that is allocated in `content` and gives what is not zero to `write`, in ascending runs of whole `unit`s
+/// of the device. The memory given reaches to the end of the last unit, behind the end of the device too.
 private func copy(
     _ content: ImageSource, source: String, unit: UInt64, progress: TransferProgress, report: inout TransferReport,
     write: (UInt64, UnsafeMutableRawBufferPointer) throws(DiskError) -> Void
@@ -142,7 +142,8 @@ private func copy(
         var first = 0
         while let data = unsafe nextRun(of: Int(unit), in: part, from: first) {
             try unsafe write(start + UInt64(data.lowerBound), UnsafeMutableRawBufferPointer(rebasing: part[data]))
-            report.dataBytes += min(start + UInt64(data.upperBound), content.byteCount) - start - UInt64(data.lowerBound)
+            report.dataBytes +=
+                min(start + UInt64(data.upperBound), content.byteCount) - start - UInt64(data.lowerBound)
             first = data.upperBound
         }
         position = end

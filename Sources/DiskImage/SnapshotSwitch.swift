@@ -5,8 +5,8 @@ internal import LinuxSystem
 internal import SystemPackage
 
 /// Goes back to a snapshot: what was written since is dropped, and a new, empty top begins on it. The disk must not be
-/// in use. The new descriptor is the point of no return: a crash before it leaves the disk as it was, one after it as it
-/// shall be; a file may be left over, which a check names.
+/// in use. The new descriptor is the point of no return: a crash before it leaves the disk as it was, one after it as
+/// it shall be; a file may be left over, which a check names.
 /// - Throws: `.invalid` for a snapshot that does not exist, is being removed, or is the top; `.inUse`.
 public func switchSnapshot(of path: String, to guid: String, in fs: any FileSystem) throws(DiskError) {
     guard case .folder(let folder) = try DiskLocation.find(path, in: fs) else {
@@ -66,6 +66,7 @@ private func emptyHeader(
             return try ImageHeader(version: .v2, sectorCount: size / sectorBytes, clusterSize: cluster)
         }
         let header = try ImageHeader(parsing: head, fileBytes: size)
-        return try ImageHeader(version: header.version, sectorCount: header.sectorCount, clusterSize: header.clusterSize)
+        return try ImageHeader(
+            version: header.version, sectorCount: header.sectorCount, clusterSize: header.clusterSize)
     }
 }

@@ -2,8 +2,8 @@ internal import BlockIO
 internal import Geometry
 internal import LinuxSystem
 
-/// The original tools refuse an image on ext2/3/4 that has holes, or in which a reserved and never written extent starts
-/// or ends inside a cluster. Elsewhere they don't look.
+/// The original tools refuse an image on ext2/3/4 that has holes, or in which a reserved and never written extent
+/// starts or ends inside a cluster. Elsewhere they don't look.
 struct Sparseness {
     private static let extMagic: UInt64 = 0xEF53
     /// The file is looked at in windows of this size, a multiple of every cluster.
@@ -39,7 +39,8 @@ struct Sparseness {
         // First this, which also writes out what the host holds back: only then is the rest settled.
         guard let unwritten = try file.unwrittenRanges(in: window) else { return nil }
         var found: [(ByteRange, isHole: Bool)] = []
-        for range in unwritten where clusterSize.remainder(of: range.offset) != 0 || clusterSize.remainder(of: range.count) != 0 {
+        for range in unwritten
+        where clusterSize.remainder(of: range.offset) != 0 || clusterSize.remainder(of: range.count) != 0 {
             found.append((range, false))
         }
         var reserved = unwritten[...]
@@ -61,8 +62,8 @@ struct Sparseness {
         return found
     }
 
-    /// Removes the offences below `end` without changing any byte: holes of whole clusters are reserved, and the ends of
-    /// reserved extents inside a cluster are filled with zeros. Nothing is synchronised.
+    /// Removes the offences below `end` without changing any byte: holes of whole clusters are reserved, and the ends
+    /// of reserved extents inside a cluster are filled with zeros. Nothing is synchronised.
     /// - Returns: how many bytes were reserved or written.
     func settle(below end: UInt64) throws(SystemError) -> UInt64 {
         var changed: UInt64 = 0

@@ -88,7 +88,8 @@ public struct BatGeometry: Hashable, Sendable {
     /// The raw entry that points to a data cluster of the file, or `nil` when the version can't express it.
     @inlinable
     public func encode(_ cluster: UInt64) -> UInt32? {
-        let (value, overflow) = cluster.multipliedReportingOverflow(by: version == .v1 ? UInt64(clusterSize.sectors) : 1)
+        let (value, overflow) = cluster.multipliedReportingOverflow(
+            by: version == .v1 ? UInt64(clusterSize.sectors) : 1)
         // All ones is the marker of "no cluster" inside the original driver.
         guard !overflow, value < UInt64(UInt32.max) else { return nil }
         return UInt32(truncatingIfNeeded: value)

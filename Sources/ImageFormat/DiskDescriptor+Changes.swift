@@ -11,7 +11,9 @@ extension DiskDescriptor {
             throw ImageError(.invalid, "the disk has \(Self.chainLengthMax) deltas in a row; merge snapshots first")
         }
         rename(.top, to: guid)
-        append(Image(guid: .top, kind: imageKindForNewDeltas, file: file), Shot(guid: .top, parent: guid, isTemporary: false))
+        append(
+            Image(guid: .top, kind: imageKindForNewDeltas, file: file),
+            Shot(guid: .top, parent: guid, isTemporary: false))
         top = .top
         setTopElement()
     }
@@ -72,7 +74,9 @@ extension DiskDescriptor {
         guard !shot.isTemporary else { throw ImageError(.invalid, "snapshot \(guid) is being removed") }
         guard let old = image(top) else { throw ImageError(.invalid, "the disk has no top") }
         remove(top)
-        append(Image(guid: .top, kind: imageKindForNewDeltas, file: file), Shot(guid: .top, parent: guid, isTemporary: false))
+        append(
+            Image(guid: .top, kind: imageKindForNewDeltas, file: file),
+            Shot(guid: .top, parent: guid, isTemporary: false))
         return old.file
     }
 
@@ -103,7 +107,8 @@ extension DiskDescriptor {
     private mutating func adoptTopName() throws(ImageError) {
         guard top != .top else { return }
         guard shot(.top) == nil else {
-            throw ImageError(.invalid, "the top is called \(top), and \(GUID.top) is another state: not to be changed here")
+            throw ImageError(
+                .invalid, "the top is called \(top), and \(GUID.top) is another state: not to be changed here")
         }
         rename(top, to: .top)
     }
@@ -155,7 +160,9 @@ extension DiskDescriptor {
     }
 
     private mutating func setTemporary(_ guid: GUID, _ isTemporary: Bool) {
-        guard let index = shots.firstIndex(where: { $0.guid == guid }), shots[index].isTemporary != isTemporary else { return }
+        guard let index = shots.firstIndex(where: { $0.guid == guid }), shots[index].isTemporary != isTemporary else {
+            return
+        }
         shots[index].isTemporary = isTemporary
         updateShot(index) {
             for old in $0.indices(of: "Temporary").reversed() { $0.removeChild(at: old) }
@@ -174,8 +181,8 @@ extension DiskDescriptor {
         }
     }
 
-    /// The n-th Image element belongs to `images[n]`, the n-th Shot element to `shots[n]`: parsing and every change here
-    /// keep it so.
+    /// The n-th Image element belongs to `images[n]`, the n-th Shot element to `shots[n]`: parsing and every change
+    /// here keep it so.
     private mutating func updateStorage(_ body: (inout XMLElement) -> Void) {
         document.root.updateFirst("StorageData") { $0.updateFirst("Storage", body) }
     }

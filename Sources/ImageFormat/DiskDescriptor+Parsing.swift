@@ -17,7 +17,8 @@ extension DiskDescriptor {
             ClusterSize(sectors: sectors) != nil
         else {
             throw ImageError(
-                .unsupported, "a Blocksize of \"\(Self.quoted(blockSize.text))\" is not a power of two from 64 to 131072",
+                .unsupported,
+                "a Blocksize of \"\(Self.quoted(blockSize.text))\" is not a power of two from 64 to 131072",
                 at: blockSize.offset)
         }
         clusterSectors = sectors
@@ -70,9 +71,12 @@ extension DiskDescriptor {
             throw ImageError(.corrupt, "the descriptor has no StorageData", at: root.offset)
         }
         let all = data.elements("Storage")
-        guard let storage = all.first else { throw ImageError(.corrupt, "the descriptor has no Storage", at: data.offset) }
+        guard let storage = all.first else {
+            throw ImageError(.corrupt, "the descriptor has no Storage", at: data.offset)
+        }
         guard all.count == 1, root.elements("StorageData").count == 1 else {
-            throw ImageError(.unsupported, "disks that are split over several storages are not supported", at: data.offset)
+            throw ImageError(
+                .unsupported, "disks that are split over several storages are not supported", at: data.offset)
         }
         return storage
     }
@@ -101,7 +105,8 @@ extension DiskDescriptor {
             case nil, ImageKind.expandable.rawValue: kind = .expandable
             case ImageKind.raw.rawValue: kind = .raw
             case .some(let other):
-                throw ImageError(.unsupported, "image \(guid) is of the unknown type \"\(quoted(other))\"", at: element.offset)
+                throw ImageError(
+                    .unsupported, "image \(guid) is of the unknown type \"\(quoted(other))\"", at: element.offset)
             }
             images.append(Image(guid: guid, kind: kind, file: file))
         }

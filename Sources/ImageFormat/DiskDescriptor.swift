@@ -91,7 +91,8 @@ public struct DiskDescriptor: Hashable, Sendable {
             [
                 XMLElement("Disk_size", text: "\(sectorCount)"), XMLElement("Cylinders", text: "\(cylinders)"),
                 XMLElement("Heads", text: "\(heads)"),
-                XMLElement("Sectors", text: "\(perTrack == 0 ? 0 : sectorCount / perTrack)"), XMLElement("Padding", text: "0"),
+                XMLElement("Sectors", text: "\(perTrack == 0 ? 0 : sectorCount / perTrack)"),
+                XMLElement("Padding", text: "0"),
             ])
         var storage = [
             XMLElement("Start", text: "0"), XMLElement("End", text: "\(sectorCount)"),
@@ -104,7 +105,8 @@ public struct DiskDescriptor: Hashable, Sendable {
                 "Parallels_disk_image",
                 [
                     parameters, XMLElement("StorageData", [XMLElement("Storage", storage)]),
-                    XMLElement("Snapshots", [XMLElement("TopGUID", text: GUID.top.description), Self.element(shots[0])]),
+                    XMLElement(
+                        "Snapshots", [XMLElement("TopGUID", text: GUID.top.description), Self.element(shots[0])]),
                 ]))
     }
 

@@ -25,11 +25,14 @@ public struct ForeignHeader: Hashable, Sendable {
                 .unsupported, "a cluster of \(fields.clusterSectors) sectors is not in 1...\(Self.clusterSectorsMax)",
                 at: Offset.clusterSectors)
         }
-        guard fields.sectorCount > 0 else { throw ImageError(.corrupt, "the device has no size", at: Offset.sectorCount) }
+        guard fields.sectorCount > 0 else {
+            throw ImageError(.corrupt, "the device has no size", at: Offset.sectorCount)
+        }
         let needed = fields.sectorCount.dividedRoundingUp(by: UInt64(fields.clusterSectors))
         guard needed == UInt64(fields.clusterCount) else {
             throw ImageError(
-                .corrupt, "\(fields.clusterCount) clusters, but a device of \(fields.sectorCount) sectors has \(needed)",
+                .corrupt,
+                "\(fields.clusterCount) clusters, but a device of \(fields.sectorCount) sectors has \(needed)",
                 at: Offset.clusterCount)
         }
         let tableEnd = BatGeometry.byteOffset(ofEntry: UInt64(fields.clusterCount))
@@ -39,7 +42,8 @@ public struct ForeignHeader: Hashable, Sendable {
         }
         if fields.flags.contains(.versionConversion), !fields.inUse.isClean {
             throw ImageError(
-                .unsupported, "a version conversion was interrupted; finish it with the tool that began it", at: Offset.flags)
+                .unsupported, "a version conversion was interrupted; finish it with the tool that began it",
+                at: Offset.flags)
         }
         self.fields = fields
     }

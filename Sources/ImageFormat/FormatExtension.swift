@@ -1,8 +1,8 @@
 internal import Codecs
 public import Geometry
 
-/// The Format Extension: what newer software keeps in a cluster of its own beside the BAT. We keep none of it up to date,
-/// so a writer reads it only to learn whether it may write at all, and then takes it out of the header.
+/// The Format Extension: what newer software keeps in a cluster of its own beside the BAT. We keep none of it up to
+/// date, so a writer reads it only to learn whether it may write at all, and then takes it out of the header.
 public struct FormatExtension: Hashable, Sendable {
     public static let magic: UInt64 = 0xAB23_4CEF_23DC_EA87
     /// Bytes in front of the sections: magic and checksum.
@@ -66,8 +66,12 @@ public struct FormatExtension: Hashable, Sendable {
             let magic = try fields.next("extension magic", as: UInt64.self)
             guard magic == Self.magic else { throw ImageError(.corrupt, "the format extension has a wrong magic") }
             let stated = try fields.bytes("extension checksum", count: 16)
-            let actual = unsafe cluster.withUnsafeBytes { all in unsafe md5(UnsafeRawBufferPointer(rebasing: all[Self.headBytes...])) }
-            guard stated == actual else { throw ImageError(.corrupt, "the format extension's checksum is wrong", at: 8) }
+            let actual = unsafe cluster.withUnsafeBytes { all in
+                unsafe md5(UnsafeRawBufferPointer(rebasing: all[Self.headBytes...]))
+            }
+            guard stated == actual else {
+                throw ImageError(.corrupt, "the format extension's checksum is wrong", at: 8)
+            }
             while true {
                 let start = fields.position
                 let magic = try fields.next("section magic", as: UInt64.self)
@@ -132,7 +136,8 @@ public struct DirtyBitmapSection: Hashable, Sendable {
     public var id: [UInt8]
     /// Sectors per bit, a power of two.
     public var granularity: UInt32
-    /// One entry per cluster of bitmap: 0 = all clear, 1 = all set, else the sector of the cluster that holds that part.
+    /// One entry per cluster of bitmap: 0 = all clear, 1 = all set, else the sector of the cluster that holds that
+    /// part.
     public var table: [UInt64]
 
     public init(parsing data: RawSpan) throws(ImageError) {

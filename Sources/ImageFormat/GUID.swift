@@ -1,4 +1,5 @@
-/// The name of a state of a disk: 38 characters with braces. Letters compare without case and are written in lower case.
+/// The name of a state of a disk: 38 characters with braces. Letters compare without case and are written in lower
+/// case.
 public struct GUID: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// The 38 characters in lower case.
     public let description: String
@@ -19,7 +20,8 @@ public struct GUID: Hashable, Comparable, Sendable, CustomStringConvertible {
         guard bytes.count == 38, bytes[0] == UInt8(ascii: "{"), bytes[37] == UInt8(ascii: "}") else { return nil }
         for index in 1..<37 {
             switch bytes[index] {
-            case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "-"): continue
+            case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "-"):
+                continue
             case UInt8(ascii: "A")...UInt8(ascii: "Z"): bytes[index] += 32
             default: return nil
             }

@@ -55,14 +55,17 @@ public struct ImageHeader: Hashable, Sendable {
                 .unsupported, "a cluster of \(fields.clusterSectors) sectors is not a power of two from 64 to 131072",
                 at: Offset.clusterSectors)
         }
-        guard fields.sectorCount > 0 else { throw ImageError(.corrupt, "the device has no size", at: Offset.sectorCount) }
+        guard fields.sectorCount > 0 else {
+            throw ImageError(.corrupt, "the device has no size", at: Offset.sectorCount)
+        }
         guard fields.sectorCount <= fields.version.sectorCountMax(clusterSectors: clusterSize.sectors) else {
             throw ImageError(.corrupt, "a device of \(fields.sectorCount) sectors is too large", at: Offset.sectorCount)
         }
         let needed = fields.sectorCount.dividedRoundingUp(by: UInt64(clusterSize.sectors))
         guard UInt64(fields.clusterCount) == needed else {
             throw ImageError(
-                .corrupt, "\(fields.clusterCount) clusters, but a device of \(fields.sectorCount) sectors has \(needed)",
+                .corrupt,
+                "\(fields.clusterCount) clusters, but a device of \(fields.sectorCount) sectors has \(needed)",
                 at: Offset.clusterCount)
         }
         let first = fields.firstDataSector
@@ -77,11 +80,13 @@ public struct ImageHeader: Hashable, Sendable {
         }
         guard fileBytes >= max(dataStart, Self.fileBytesMin) else {
             throw ImageError(
-                .truncated, "the file ends at byte \(fileBytes), before its data area at \(dataStart)", at: Int(clamping: fileBytes))
+                .truncated, "the file ends at byte \(fileBytes), before its data area at \(dataStart)",
+                at: Int(clamping: fileBytes))
         }
         if fields.flags.contains(.versionConversion), !fields.inUse.isClean {
             throw ImageError(
-                .unsupported, "a version conversion was interrupted; finish it with the tool that began it", at: Offset.flags)
+                .unsupported, "a version conversion was interrupted; finish it with the tool that began it",
+                at: Offset.flags)
         }
         self.fields = fields
         self.clusterSize = clusterSize
@@ -128,7 +133,8 @@ public struct ImageHeader: Hashable, Sendable {
         guard sectorCount <= limit, sectorCount.roundedUp(toMultipleOf: UInt64(clusterSize.sectors)) <= limit else {
             let hint = version == .v1 ? "; use version 2" : "; use larger clusters"
             throw ImageError(
-                .invalid, "\(sectorCount) sectors are too many for a version \(version.rawValue) image with clusters of "
+                .invalid,
+                "\(sectorCount) sectors are too many for a version \(version.rawValue) image with clusters of "
                     + "\(SizeText.format(clusterSize.bytes))\(hint)")
         }
         return sectorCount.roundedUp(toMultipleOf: UInt64(clusterSize.sectors))

@@ -10,12 +10,15 @@ import Testing
     let fs = LinuxFileSystem()
 
     /// A disk of 16 clusters of 64 KiB, with clusters 0, 1 and 5 allocated as 1, 2 and 3 of the file.
-    private func makeDisk(_ folder: TemporaryFolder, version: ImageVersion = .v2) throws -> (disk: String, image: String) {
+    private func makeDisk(_ folder: TemporaryFolder, version: ImageVersion = .v2) throws -> (
+        disk: String, image: String
+    ) {
         let raw = folder.file("raw")
         try makeRaw(raw, byteCount: 1 << 20, [(0, pattern(128 << 10, seed: 1)), (5 << 16, pattern(64 << 10, seed: 2))])
         let disk = folder.file("disk")
         _ = try importImage(
-            from: raw, to: disk, options: ImportOptions(clusterSize: ClusterSize(bytes: 64 << 10), version: version), in: fs)
+            from: raw, to: disk, options: ImportOptions(clusterSize: ClusterSize(bytes: 64 << 10), version: version),
+            in: fs)
         return (disk, disk + "/root.hds")
     }
 
@@ -26,10 +29,13 @@ import Testing
         return try readFile(out)
     }
 
-    @Test("each fault is found, told in its class, and repaired", .enabled(if: hasPloop), arguments: [
-        (CheckFinding.Kind.slotBeyondDevice, 64 + 4 * 16, UInt32(1)), (.beyondFile, 64 + 4 * 3, 4), (.beyondFile, 64 + 4 * 3, 0xFFFF_FFFE),
-        (.duplicate, 64 + 4 * 3, 2), (.inUse, 44, 0x746F_6E59), (.inUse, 44, 1), (.emptyFlag, 52, 1),
-    ])
+    @Test(
+        "each fault is found, told in its class, and repaired", .enabled(if: hasPloop),
+        arguments: [
+            (CheckFinding.Kind.slotBeyondDevice, 64 + 4 * 16, UInt32(1)), (.beyondFile, 64 + 4 * 3, 4),
+            (.beyondFile, 64 + 4 * 3, 0xFFFF_FFFE),
+            (.duplicate, 64 + 4 * 3, 2), (.inUse, 44, 0x746F_6E59), (.inUse, 44, 1), (.emptyFlag, 52, 1),
+        ])
     func faults(kind: CheckFinding.Kind, offset: Int, value: UInt32) throws {
         let folder = try TemporaryFolder()
         let (disk, image) = try makeDisk(folder)
@@ -54,7 +60,8 @@ import Testing
         #expect(try content(folder, disk) == expected)
     }
 
-    @Test("version 1 entries that are no multiple of the cluster are found and cleared", .enabled(if: hasPloop)) func misaligned() throws {
+    @Test("version 1 entries that are no multiple of the cluster are found and cleared", .enabled(if: hasPloop))
+    func misaligned() throws {
         let folder = try TemporaryFolder()
         let (disk, image) = try makeDisk(folder, version: .v1)
         let before = try content(folder, disk)
@@ -72,7 +79,9 @@ import Testing
         try createDisk(
             at: disk, options: CreateOptions(byteCount: 20000 << 15, clusterSize: .smallest), in: fs)
         try patch(disk + "/root.hds", at: 64, littleEndian(1))
-        #expect(try checkDisk(at: disk, in: fs).images[0].counts == ["beforeData": 1, "emptyFlag": 0].filter { $0.value > 0 })
+        #expect(
+            try checkDisk(at: disk, in: fs).images[0].counts
+                == ["beforeData": 1, "emptyFlag": 0].filter { $0.value > 0 })
         #expect(try checkDisk(at: disk, repair: true, in: fs).severity == nil)
     }
 
@@ -101,10 +110,11 @@ import Testing
         #expect(try fs.open(image, .read).size() == 6 << 16)
     }
 
-    @Test("holes in images that QEMU made are noted, and filled so that ploop takes them", .enabled(if: hasPloop && hasQemuImg))
+    @Test(
+        "holes in images that QEMU made are noted, and filled so that ploop takes them",
+        .enabled(if: hasPloop && hasQemuImg && isOnExt4))
     func sparse() throws {
         let folder = try TemporaryFolder()
-        try #require(try fs.space(at: folder.path).typeMagic == 0xEF53, "needs ext4")
         let image = folder.file("q.hds")
         try expectTool("qemu-img", "create", "-f", "parallels", "-o", "size=20M", image)
         try expectTool("qemu-io", "-f", "parallels", "-c", "write -P 1 300k 8k", "-c", "write -P 2 5M 4k", image)
@@ -114,7 +124,9 @@ import Testing
         #expect(try checkDisk(at: image, repair: true, in: fs).severity == nil)
         let check = try runPloop("check", "-f", "-c", "-r", image)
         #expect(check.exitCode == 0, "\(check.outputText)\(check.errorText)")
-        try expectTool("qemu-io", "-f", "parallels", "-c", "read -P 1 300k 8k", "-c", "read -P 2 5M 4k", "-c", "read -P 0 6M 4k", image)
+        try expectTool(
+            "qemu-io", "-f", "parallels", "-c", "read -P 1 300k 8k", "-c", "read -P 2 5M 4k", "-c", "read -P 0 6M 4k",
+            image)
     }
 
     @Test("every flipped bit of header and table is repaired, or refused with a reason") func bitFlips() throws {
@@ -146,13 +158,17 @@ import Testing
         header.extensionSector = 4 * 128
         header.inUse = .closedWithExtension
         try file.writeBytes(header.encode(), at: 0)
-        try file.writeBytes(try FormatExtension(sections: [.init(magic: 5, flags: 1, data: [1])]).encode(clusterSize: cluster), at: 4 << 16)
+        try file.writeBytes(
+            try FormatExtension(sections: [.init(magic: 5, flags: 1, data: [1])]).encode(clusterSize: cluster),
+            at: 4 << 16)
         #expect(try checkDisk(at: image, in: fs).severity == nil)
         header.inUse = .open
         try file.writeBytes(header.encode(), at: 0)
         let error = #expect(throws: DiskError.self) { try checkDisk(at: image, repair: true, in: fs) }
         #expect(error?.code == .unsupported)
-        try file.writeBytes(try FormatExtension(sections: [.init(magic: 5, flags: 0, data: [1])]).encode(clusterSize: cluster), at: 4 << 16)
+        try file.writeBytes(
+            try FormatExtension(sections: [.init(magic: 5, flags: 0, data: [1])]).encode(clusterSize: cluster),
+            at: 4 << 16)
         #expect(try checkDisk(at: image, repair: true, in: fs).severity == nil)
         let after = try ImageHeader(parsing: try file.readBytes(at: 0, count: 64), fileBytes: try file.size())
         #expect(after.extensionSector == 0 && after.inUse == .closed)
@@ -176,7 +192,8 @@ import Testing
         let file = try fs.open(top, OpenMode(writable: true, creation: .exclusive))
         try file.writeBytes(old, at: 0)
         #expect(try checkDisk(at: disk, in: fs).severity == nil)
-        let stray = try fs.open(disk + "/root.hds.{22222222-1111-1111-1111-111111111111}", OpenMode(writable: true, creation: .exclusive))
+        let stray = try fs.open(
+            disk + "/root.hds.{22222222-1111-1111-1111-111111111111}", OpenMode(writable: true, creation: .exclusive))
         try stray.writeBytes([1], at: 0)
         #expect(try checkDisk(at: disk, in: fs).findings.map(\.kind) == [.strayFile])
     }

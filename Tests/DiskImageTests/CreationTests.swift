@@ -10,9 +10,11 @@ import Testing
     let fs = LinuxFileSystem()
     static let clusters: [UInt64] = [32 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 64 << 20]
 
-    @Test("a new disk passes the tools' checks", .enabled(if: hasPloop && hasQemuImg), arguments: clusters, [
-        (ImageVersion.v1, false), (.v2, false), (.v1, true), (.v2, true),
-    ])
+    @Test(
+        "a new disk passes the tools' checks", .enabled(if: hasPloop && hasQemuImg), arguments: clusters,
+        [
+            (ImageVersion.v1, false), (.v2, false), (.v1, true), (.v2, true),
+        ])
     func toolsAccept(clusterBytes: UInt64, _ kind: (version: ImageVersion, isPreallocated: Bool)) throws {
         let folder = try TemporaryFolder()
         let disk = folder.file("disk")
@@ -25,12 +27,15 @@ import Testing
         let check = try runPloop("check", "-f", "-c", "-r", image)
         #expect(check.exitCode == 0, "\(check.outputText)\(check.errorText)")
         try expectTool("qemu-img", "check", "-f", "parallels", image)
-        let size = try expectTool("sh", "-c", "qemu-img info --output=json -f parallels \(image) | jq '.[\"virtual-size\"]'")
+        let size = try expectTool(
+            "sh", "-c", "qemu-img info --output=json -f parallels \(image) | jq '.[\"virtual-size\"]'")
         #expect(size == "\(options.byteCount)\n")
         let report = try checkDisk(at: disk, in: fs)
         #expect(report.severity == nil, "\(report)")
         let info = try diskInfo(at: disk, in: fs)
-        #expect(info.byteCount == options.byteCount && info.clusterBytes == clusterBytes && info.version == kind.version.rawValue)
+        #expect(
+            info.byteCount == options.byteCount && info.clusterBytes == clusterBytes
+                && info.version == kind.version.rawValue)
         #expect(info.isPreallocated == kind.isPreallocated && info.snapshotCount == 0 && info.chainLength == 1)
         if kind.isPreallocated { #expect(info.allocatedBytes >= options.byteCount) }
     }
@@ -51,12 +56,15 @@ import Testing
         #expect(try fs.list(disk).filter { $0.hasPrefix("root.hds.") } == [])
     }
 
-    @Test("our descriptor is the one that ploop writes, byte for byte", .enabled(if: hasPloop)) func sameDescriptor() throws {
+    @Test("our descriptor is the one that ploop writes, byte for byte", .enabled(if: hasPloop)) func sameDescriptor()
+        throws
+    {
         let folder = try TemporaryFolder()
         try fs.createFolder(folder.file("theirs"))
         try expectPloop("init", "-s", "20M", "-t", "none", folder.file("theirs/root.hds"))
         try createDisk(at: folder.file("ours"), options: CreateOptions(byteCount: 20 << 20, version: .v1), in: fs)
-        #expect(try readFile(folder.file("theirs/DiskDescriptor.xml")) == readFile(folder.file("ours/DiskDescriptor.xml")))
+        #expect(
+            try readFile(folder.file("theirs/DiskDescriptor.xml")) == readFile(folder.file("ours/DiskDescriptor.xml")))
         #expect(try readFile(folder.file("theirs/root.hds")) == readFile(folder.file("ours/root.hds")))
     }
 

@@ -24,7 +24,8 @@ import Testing
 
     /// Runs `body` with the plan for N = 1, 2, ... until it gets through untouched; gives each run's end to `check`.
     private func atEveryCall(
-        from state: SimulatedFileSystem, _ plan: (Int) -> FaultPlan, _ body: (SimulatedFileSystem) throws(DiskError) -> Void,
+        from state: SimulatedFileSystem, _ plan: (Int) -> FaultPlan,
+        _ body: (SimulatedFileSystem) throws(DiskError) -> Void,
         check: (SimulatedFileSystem, _ number: Int, _ failure: DiskError?) throws -> Void
     ) throws {
         let clean = state.duplicate()
@@ -49,7 +50,9 @@ import Testing
         try disk.close()
     }
 
-    @Test("a cut while a disk is made leaves no disk or a whole one", arguments: Kind.allCases) func create(kind: Kind) throws {
+    @Test("a cut while a disk is made leaves no disk or a whole one", arguments: Kind.allCases) func create(kind: Kind)
+        throws
+    {
         var outcomes: Set<Bool> = []
         for survival in Self.survivals {
             try atEveryCall(from: SimulatedFileSystem(), FaultPlan.stop(atChange:)) { (fs) throws(DiskError) in
@@ -78,7 +81,11 @@ import Testing
     func createFails(kind: Kind) throws {
         let plans: [(Int) -> FaultPlan] = [
             { .outOfSpace(at: $0) }, { .outOfSpace(at: $0, isLasting: false) },
-            { FaultPlan(.fail(.ioError), at: $0, of: [.write, .synchronize, .truncate, .reserve, .create, .createFolder, .synchronizeFolder]) },
+            {
+                FaultPlan(
+                    .fail(.ioError), at: $0,
+                    of: [.write, .synchronize, .truncate, .reserve, .create, .createFolder, .synchronizeFolder])
+            },
             { FaultPlan(.fail(.ioError), at: $0, of: [.rename]) },
         ]
         for (index, plan) in plans.enumerated() {
@@ -221,7 +228,8 @@ import Testing
         try file.writeBytes([1, 2, 3], at: try file.size() + 100)
         try file.synchronize()
         let found = try checkDisk(at: "/disk", in: state)
-        #expect(found.images[0].counts == ["duplicate": 2, "beyondFile": 1, "slotBeyondDevice": 1, "tail": 1], "\(found)")
+        #expect(
+            found.images[0].counts == ["duplicate": 2, "beyondFile": 1, "slotBeyondDevice": 1, "tail": 1], "\(found)")
         for survival in Self.survivals {
             try atEveryCall(from: state, FaultPlan.stop(atChange:)) { (fs) throws(DiskError) in
                 _ = try checkDisk(at: "/disk", repair: true, in: fs)

@@ -40,3 +40,9 @@ let hasQemuImg = hasTool("qemu-img")
 
 /// Where files are in memory, for tests that synchronise often and don't ask the host's file system for its extents.
 let memoryFolder: String? = (try? LinuxFileSystem().isFolder("/dev/shm")) == true ? "/dev/shm" : nil
+
+/// Whether temporary folders are on a file system where the original tools look for holes.
+let isOnExt4: Bool = {
+    guard let folder = try? TemporaryFolder() else { return false }
+    return (try? LinuxFileSystem().space(at: folder.path))?.typeMagic == 0xEF53
+}()

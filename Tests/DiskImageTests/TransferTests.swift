@@ -9,19 +9,25 @@ import Testing
 @Suite struct TransferTests {
     let fs = LinuxFileSystem()
 
-    @Test("raw files come in and go out unchanged, and stay sparse", .enabled(if: hasPloop && hasQemuImg), arguments: [
-        UInt64(32 << 10), 64 << 10, 1 << 20, 64 << 20,
-    ], ImageVersion.allCases)
+    @Test(
+        "raw files come in and go out unchanged, and stay sparse", .enabled(if: hasPloop && hasQemuImg),
+        arguments: [
+            UInt64(32 << 10), 64 << 10, 1 << 20, 64 << 20,
+        ], ImageVersion.allCases)
     func roundTrip(clusterBytes: UInt64, version: ImageVersion) throws {
         let folder = try TemporaryFolder()
         let raw = folder.file("raw")
-        try makeRaw(raw, byteCount: 130 << 20, [
-            (0, pattern(10_000, seed: 1)), (9_999_000, pattern(3 << 20, seed: 2)), ((130 << 20) - 512, pattern(512, seed: 3)),
-            (50 << 20, [UInt8](repeating: 0, count: 1 << 20)),
-        ])
+        try makeRaw(
+            raw, byteCount: 130 << 20,
+            [
+                (0, pattern(10_000, seed: 1)), (9_999_000, pattern(3 << 20, seed: 2)),
+                ((130 << 20) - 512, pattern(512, seed: 3)),
+                (50 << 20, [UInt8](repeating: 0, count: 1 << 20)),
+            ])
         let disk = folder.file("disk")
         let cluster = try #require(ClusterSize(bytes: clusterBytes))
-        let report = try importImage(from: raw, to: disk, options: ImportOptions(clusterSize: cluster, version: version), in: fs)
+        let report = try importImage(
+            from: raw, to: disk, options: ImportOptions(clusterSize: cluster, version: version), in: fs)
         #expect(report.byteCount == 130 << 20)
         #expect(report.dataBytes <= (3 << 20) + 5 * clusterBytes + (1 << 20) || clusterBytes == 64 << 20)
         let image = disk + "/root.hds"
@@ -50,11 +56,15 @@ import Testing
         let (clusterBytes, byteCount) = kind
         let folder = try TemporaryFolder()
         let raw = folder.file("raw")
-        try makeRaw(raw, byteCount: byteCount, [
-            (0, pattern(700, seed: 4)), (300_000, pattern(200_000, seed: 5)), (byteCount - 1000, pattern(1000, seed: 6)),
-        ])
+        try makeRaw(
+            raw, byteCount: byteCount,
+            [
+                (0, pattern(700, seed: 4)), (300_000, pattern(200_000, seed: 5)),
+                (byteCount - 1000, pattern(1000, seed: 6)),
+            ])
         let image = folder.file("qemu.hds")
-        try expectTool("qemu-img", "convert", "-f", "raw", "-O", "parallels", "-o", "cluster_size=\(clusterBytes)", raw, image)
+        try expectTool(
+            "qemu-img", "convert", "-f", "raw", "-O", "parallels", "-o", "cluster_size=\(clusterBytes)", raw, image)
         let size = try diskInfo(at: image, in: fs).byteCount
         #expect(size == (byteCount + 511) / 512 * 512)
         let disk = folder.file("disk")
@@ -87,7 +97,9 @@ import Testing
         #expect(Array(out[..<((3 << 20) - 1000)]) == Array(content[..<((3 << 20) - 1000)]))
     }
 
-    @Test("a disk with snapshots made by ploop is read as a stack", .enabled(if: hasPloop && hasQemuImg)) func stack() throws {
+    @Test("a disk with snapshots made by ploop is read as a stack", .enabled(if: hasPloop && hasQemuImg)) func stack()
+        throws
+    {
         let folder = try TemporaryFolder()
         let disk = folder.file("disk")
         let raw = folder.file("raw")
@@ -126,13 +138,16 @@ import Testing
         #expect(try readFile(folder.file("taken")).count == 1)
     }
 
-    @Test("every flipped bit of a source's header or table is an error or content of the right size", .enabled(if: hasQemuImg))
+    @Test(
+        "every flipped bit of a source's header or table is an error or content of the right size",
+        .enabled(if: hasQemuImg))
     func bitFlips() throws {
         let folder = try TemporaryFolder(in: memoryFolder)
         try makeRaw(folder.file("raw"), byteCount: 256 << 10, [(0, pattern(100_000, seed: 11))])
         let image = folder.file("i.hds")
         try expectTool(
-            "qemu-img", "convert", "-f", "raw", "-O", "parallels", "-o", "cluster_size=32768", folder.file("raw"), image)
+            "qemu-img", "convert", "-f", "raw", "-O", "parallels", "-o", "cluster_size=32768", folder.file("raw"), image
+        )
         let head = Array(try readFile(image)[..<96])
         for bit in 0..<96 * 8 {
             var flipped = head

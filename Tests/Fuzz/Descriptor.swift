@@ -22,12 +22,15 @@ func fuzz(_ bytes: [UInt8]) {
 }
 
 private func check(_ descriptor: DiskDescriptor) {
-    guard let again = try? DiskDescriptor(parsing: descriptor.encode()) else { finding("a tree that is written and refused") }
+    guard let again = try? DiskDescriptor(parsing: descriptor.encode()) else {
+        finding("a tree that is written and refused")
+    }
     if again != descriptor { finding("a tree that is written and read as another") }
 }
 
 let seeds: [[UInt8]] = {
-    var descriptor = DiskDescriptor(sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: "root.hds")
+    var descriptor = DiskDescriptor(
+        sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: "root.hds")
     var all = [descriptor.encode()]
     for digit in ["1", "2", "3"] {
         guard let guid = GUID("{\(String(repeating: digit, count: 36))}") else { continue }

@@ -16,7 +16,9 @@ func fuzz(_ bytes: [UInt8]) {
         finding("a granularity that is no power of two")
     }
     guard let written = try? parsed.encode(clusterSize: .smallest) else { return }
-    if (try? FormatExtension(parsing: written)) != parsed { finding("an extension that is written and read as another") }
+    if (try? FormatExtension(parsing: written)) != parsed {
+        finding("an extension that is written and read as another")
+    }
 }
 
 let seeds: [[UInt8]] = {
@@ -27,10 +29,13 @@ let seeds: [[UInt8]] = {
     bitmap.append(littleEndian: UInt32(3))
     for entry: UInt64 in [0, 1, 4096] { bitmap.append(littleEndian: entry) }
     let sections: [FormatExtension.Section] = [
-        .init(magic: FormatExtension.Section.dirtyBitmapMagic, flags: 0, data: bitmap), .init(magic: 7, flags: 3, data: [1, 2, 3]),
+        .init(magic: FormatExtension.Section.dirtyBitmapMagic, flags: 0, data: bitmap),
+        .init(magic: 7, flags: 3, data: [1, 2, 3]),
     ]
     return (0...2).compactMap { count in
         // The padding only slows the fuzzer down.
-        (try? FormatExtension(sections: Array(sections[..<count])).encode(clusterSize: .smallest)).map { Array($0[..<256]) }
+        (try? FormatExtension(sections: Array(sections[..<count])).encode(clusterSize: .smallest)).map {
+            Array($0[..<256])
+        }
     }
 }()

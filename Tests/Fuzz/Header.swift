@@ -32,7 +32,9 @@ func fuzz(_ bytes: [UInt8]) {
 
 let seeds: [[UInt8]] = ImageVersion.allCases.flatMap { version in
     [UInt64(1), 40960, 614_400, 1 << 32].compactMap { sectors in
-        guard let header = try? ImageHeader(version: version, sectorCount: sectors, clusterSize: .standard) else { return nil }
+        guard let header = try? ImageHeader(version: version, sectorCount: sectors, clusterSize: .standard) else {
+            return nil
+        }
         let fileBytes = header.bat.areaBytes + (8 << 20)
         let entries = (0..<8).flatMap { cluster -> [UInt8] in
             let raw = header.bat.encode(header.firstDataCluster + UInt64(cluster)) ?? 0

@@ -12,12 +12,16 @@ func fuzz(_ bytes: [UInt8]) {
     case 0:
         let text = rest + Array("sum \(Digest.hash(rest))\n".utf8)
         _ = try? StoreDescription(parsing: text, of: "x")
-        guard let record = try? RecordText(parsing: text, heading: String(decoding: rest.prefix { $0 != 10 }, as: UTF8.self), in: "x")
+        guard
+            let record = try? RecordText(
+                parsing: text, heading: String(decoding: rest.prefix { $0 != 10 }, as: UTF8.self), in: "x")
         else { return }
         if record.encoded() != text { finding("a text with two forms") }
     case 1:
         let text = rest + Array("sum \(Digest.hash(rest))\n".utf8)
-        if let point = try? RestorePoint(parsing: text, id: "x"), point.encoded() != text { finding("a point with two forms") }
+        if let point = try? RestorePoint(parsing: text, id: "x"), point.encoded() != text {
+            finding("a point with two forms")
+        }
     case 2:
         guard let directory = try? PackDirectory(parsing: rest, end: 1 << 24) else { return }
         if directory.encoded() != rest { finding("a directory with two forms") }
@@ -27,7 +31,9 @@ func fuzz(_ bytes: [UInt8]) {
             let sum = trailer[..<60].withUnsafeBytes { crc32c(0, $0) }
             for index in 0..<4 { trailer[60 + index] = UInt8(truncatingIfNeeded: sum >> UInt32(8 * index)) }
         }
-        for fileBytes in [UInt64(rest.count), 1 << 20, .max] { _ = try? IndexTrailer(parsing: trailer, fileBytes: fileBytes) }
+        for fileBytes in [UInt64(rest.count), 1 << 20, .max] {
+            _ = try? IndexTrailer(parsing: trailer, fileBytes: fileBytes)
+        }
     }
 }
 

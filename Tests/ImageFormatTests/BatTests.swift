@@ -3,7 +3,9 @@ import ImageFormat
 import Testing
 
 @Suite struct BatTests {
-    private func geometry(_ version: ImageVersion, sectors: UInt64 = 0xa000, cluster: UInt64 = 64 << 10) throws -> BatGeometry {
+    private func geometry(_ version: ImageVersion, sectors: UInt64 = 0xa000, cluster: UInt64 = 64 << 10) throws
+        -> BatGeometry
+    {
         let size = try #require(ClusterSize(bytes: cluster))
         return try ImageHeader(version: version, sectorCount: sectors, clusterSize: size).bat
     }

@@ -71,10 +71,16 @@ let exampleDescriptor = """
     }
 
     @Test("what is unknown survives a change in its place") func unknown() throws {
-        let extended = exampleDescriptor
-            .replacing("<Parallels_disk_image>", with: "<!-- kept --><Parallels_disk_image Version=\"1.0\" a='&lt;&quot;'>")
+        let extended =
+            exampleDescriptor
+            .replacing(
+                "<Parallels_disk_image>", with: "<!-- kept --><Parallels_disk_image Version=\"1.0\" a='&lt;&quot;'>"
+            )
             .replacing("<Padding>0</Padding>", with: "<Padding>0</Padding><UID>{u}</UID><Name>a &amp; b</Name>")
-            .replacing("<Type>Compressed</Type>\n        <File>root.hdd<", with: "<Type>Compressed</Type><New><Deep x=\"1\"/>mixed <b>text</b></New><File>root.hdd<")
+            .replacing(
+                "<Type>Compressed</Type>\n        <File>root.hdd<",
+                with: "<Type>Compressed</Type><New><Deep x=\"1\"/>mixed <b>text</b></New><File>root.hdd<"
+            )
             .replacing("</Snapshots>", with: "</Snapshots>\n<Encryption><Engine/></Encryption>")
         var descriptor = try parse(extended)
         let fresh = try #require(GUID("{33333333-1111-1111-1111-111111111111}"))
@@ -91,13 +97,15 @@ let exampleDescriptor = """
     }
 
     @Test("text between elements stays one text when an element between goes") func mixedContent() throws {
-        var descriptor = try parse(exampleDescriptor.replacing("<Image>", with: "x<Image>").replacing("</Image>", with: "</Image>y"))
+        var descriptor = try parse(
+            exampleDescriptor.replacing("<Image>", with: "x<Image>").replacing("</Image>", with: "</Image>y"))
         _ = try descriptor.mergeIntoParent(.top)
         #expect(try parse(text(descriptor)) == descriptor)
     }
 
     @Test("a snapshot renames the top and begins a new one") func snapshot() throws {
-        var descriptor = DiskDescriptor(sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: "root.hds")
+        var descriptor = DiskDescriptor(
+            sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: "root.hds")
         let one = try #require(GUID("{11111111-1111-1111-1111-111111111111}"))
         try descriptor.addSnapshot(one, newTopFile: "root.hds.{x}")
         #expect(descriptor.image(one)?.file == "root.hds")
@@ -127,7 +135,8 @@ let exampleDescriptor = """
         let middle = try #require(middle)
         #expect(throws: ImageError.self) { try descriptor.switchTop(to: middle, newTopFile: "n") }
         #expect(throws: ImageError.self) { try descriptor.switchTop(to: .top, newTopFile: "n") }
-        #expect(try descriptor.switchTop(to: base, newTopFile: "n") == "root.hdd.{cb6c8820-4e95-4d39-b5d0-efd300a8ec7c}")
+        #expect(
+            try descriptor.switchTop(to: base, newTopFile: "n") == "root.hdd.{cb6c8820-4e95-4d39-b5d0-efd300a8ec7c}")
         #expect(descriptor.children(of: base) == [middle, .top])
         #expect(throws: ImageError.self) { try descriptor.mergeIntoParent(.top) }
         #expect(throws: ImageError.self) { try descriptor.removeLeaf(base) }
@@ -139,16 +148,19 @@ let exampleDescriptor = """
     }
 
     @Test("older software's name for the top is replaced on a change") func oldTop() throws {
-        let old = exampleDescriptor.replacing("{5fbaabe3-6958-40ff-92a7-860e329aab41}", with: "{ABCDEF00-6958-40ff-92a7-860e329aab41}")
+        let old = exampleDescriptor.replacing(
+            "{5fbaabe3-6958-40ff-92a7-860e329aab41}", with: "{ABCDEF00-6958-40ff-92a7-860e329aab41}")
         var descriptor = try parse(old)
         #expect(descriptor.top.description == "{abcdef00-6958-40ff-92a7-860e329aab41}")
         try descriptor.addSnapshot(try #require(GUID("{33333333-1111-1111-1111-111111111111}")), newTopFile: "n")
-        #expect(descriptor.top == .top && !text(descriptor).contains("abcdef00") && !text(descriptor).contains("ABCDEF00"))
+        #expect(
+            descriptor.top == .top && !text(descriptor).contains("abcdef00") && !text(descriptor).contains("ABCDEF00"))
     }
 
     @Test("a single image without a shot gets one; a missing TopGUID is found") func oldLayouts() throws {
         let one = """
-            <P><Disk_Parameters><Disk_size>0x9000</Disk_size></Disk_Parameters><StorageData><Storage><Blocksize>2048</Blocksize>
+            <P><Disk_Parameters><Disk_size>0x9000</Disk_size></Disk_Parameters>
+            <StorageData><Storage><Blocksize>2048</Blocksize>
             <Image><GUID>{5fbaabe3-6958-40ff-92a7-860e329aab41}</GUID><Type>Plain</Type><File>/a/b</File></Image>
             </Storage></StorageData><Snapshots/></P>
             """
@@ -157,17 +169,26 @@ let exampleDescriptor = """
         #expect(try parse(text(descriptor)) == descriptor)
     }
 
-    @Test("what is no whole tree is refused", arguments: [
-        ("<Disk_Parameters>", "<Other>"), ("<Blocksize>2048</Blocksize>", ""), ("<Blocksize>2048", "<Blocksize>63"),
-        ("<Blocksize>2048", "<Blocksize>"), ("<Blocksize>2048", "<Blocksize>-1"), ("<File>root.hdd</File>", ""),
-        ("<GUID>{99999999", "<GUID>{9999999"), ("<GUID>{99999999-1111-1111-1111-111111111111}", "<GUID>{e71d2fad-1032-442b-a1da-5c34b73fd93b}"),
-        ("<ParentGUID>{00000000-0000-0000-0000-000000000000}", "<ParentGUID>{99999999-1111-1111-1111-111111111111}"),
-        ("<ParentGUID>{99999999-1111-1111-1111-111111111111}", "<ParentGUID>{88888888-1111-1111-1111-111111111111}"),
-        ("<TopGUID>{5fbaabe3", "<TopGUID>{6fbaabe3"), ("<Disk_size>614400", "<Disk_size>0xffffffffffffffff"),
-        ("<Blocksize>2048</Blocksize>", "<Blocksize>2048</Blocksize><Preallocated>x</Preallocated>"),
-        ("<Type>Compressed", "<Type>Encrypted"), ("</Storage>", "</Storage><Storage/>"),
-        ("<TopGUID>{5fbaabe3-6958-40ff-92a7-860e329aab41}", "<TopGUID>{99999999-1111-1111-1111-111111111111}"),
-    ])
+    @Test(
+        "what is no whole tree is refused",
+        arguments: [
+            ("<Disk_Parameters>", "<Other>"), ("<Blocksize>2048</Blocksize>", ""), ("<Blocksize>2048", "<Blocksize>63"),
+            ("<Blocksize>2048", "<Blocksize>"), ("<Blocksize>2048", "<Blocksize>-1"), ("<File>root.hdd</File>", ""),
+            ("<GUID>{99999999", "<GUID>{9999999"),
+            ("<GUID>{99999999-1111-1111-1111-111111111111}", "<GUID>{e71d2fad-1032-442b-a1da-5c34b73fd93b}"),
+            (
+                "<ParentGUID>{00000000-0000-0000-0000-000000000000}",
+                "<ParentGUID>{99999999-1111-1111-1111-111111111111}"
+            ),
+            (
+                "<ParentGUID>{99999999-1111-1111-1111-111111111111}",
+                "<ParentGUID>{88888888-1111-1111-1111-111111111111}"
+            ),
+            ("<TopGUID>{5fbaabe3", "<TopGUID>{6fbaabe3"), ("<Disk_size>614400", "<Disk_size>0xffffffffffffffff"),
+            ("<Blocksize>2048</Blocksize>", "<Blocksize>2048</Blocksize><Preallocated>x</Preallocated>"),
+            ("<Type>Compressed", "<Type>Encrypted"), ("</Storage>", "</Storage><Storage/>"),
+            ("<TopGUID>{5fbaabe3-6958-40ff-92a7-860e329aab41}", "<TopGUID>{99999999-1111-1111-1111-111111111111}"),
+        ])
     func refused(old: String, new: String) throws {
         var changed = exampleDescriptor
         let range = try #require(changed.firstRange(of: old))
@@ -205,9 +226,12 @@ let exampleDescriptor = """
         }
         for n in 1...count {
             images += "<Image><GUID>\(guid(n))</GUID><File>f\(n)</File></Image>"
-            shots += "<Shot><GUID>\(guid(n))</GUID><ParentGUID>\(n == 1 ? GUID.none.description : guid(n - 1))</ParentGUID></Shot>"
+            shots +=
+                "<Shot><GUID>\(guid(n))</GUID>"
+                + "<ParentGUID>\(n == 1 ? GUID.none.description : guid(n - 1))</ParentGUID></Shot>"
         }
-        let text = "<P><Disk_Parameters/><StorageData><Storage><Blocksize>64</Blocksize>\(images)</Storage></StorageData>"
+        let text =
+            "<P><Disk_Parameters/><StorageData><Storage><Blocksize>64</Blocksize>\(images)</Storage></StorageData>"
             + "<Snapshots><TopGUID>\(guid(count))</TopGUID>\(shots)</Snapshots></P>"
         var descriptor = try parse(text)
         #expect(try descriptor.chain(to: descriptor.top).count == count)
@@ -234,10 +258,14 @@ let exampleDescriptor = """
     @Test("GUIDs compare without case and are written in lower case") func guids() {
         #expect(GUID("{5FBAABE3-6958-40FF-92A7-860E329AAB41}") == .top)
         #expect(GUID(typed: "5fbaabe3-6958-40ff-92a7-860e329aab41") == .top)
-        for text in ["", "{}", "5fbaabe3-6958-40ff-92a7-860e329aab41", "{5fbaabe3-6958-40ff-92a7-860e329aab4}", "{5fbaabe3-6958-40ff-92a7-860e329aab4/}"] {
+        for text in [
+            "", "{}", "5fbaabe3-6958-40ff-92a7-860e329aab41", "{5fbaabe3-6958-40ff-92a7-860e329aab4}",
+            "{5fbaabe3-6958-40ff-92a7-860e329aab4/}",
+        ] {
             #expect(GUID(text) == nil)
         }
-        #expect(GUID(random: [UInt8](repeating: 0xFF, count: 16))?.description == "{ffffffff-ffff-4fff-bfff-ffffffffffff}")
+        #expect(
+            GUID(random: [UInt8](repeating: 0xFF, count: 16))?.description == "{ffffffff-ffff-4fff-bfff-ffffffffffff}")
         #expect(GUID(random: [1]) == nil)
     }
 }

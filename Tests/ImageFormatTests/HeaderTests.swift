@@ -20,9 +20,11 @@ func bytes(_ hex: String) -> [UInt8] {
         2c 01 00 00 00 60 09 00 00 00 00 00 00 00 00 00 00 08 00 00 01 00 00 00 00 00 00 00 00 00 00 00
         """)
 
-    @Test("a new header has the bytes that ploop writes", arguments: [
-        (ImageVersion.v1, UInt64(40960), HeaderTests.goldenV1), (.v2, 614_400, HeaderTests.goldenV2),
-    ])
+    @Test(
+        "a new header has the bytes that ploop writes",
+        arguments: [
+            (ImageVersion.v1, UInt64(40960), HeaderTests.goldenV1), (.v2, 614_400, HeaderTests.goldenV2),
+        ])
     func golden(version: ImageVersion, sectors: UInt64, expected: [UInt8]) throws {
         let header = try ImageHeader(version: version, sectorCount: sectors, clusterSize: .standard)
         #expect(header.encode() == expected)
@@ -52,7 +54,8 @@ func bytes(_ hex: String) -> [UInt8] {
         #expect(throws: ImageError.self) { try ImageHeader(parsing: Self.goldenV2, fileBytes: (1 << 20) - 1) }
     }
 
-    @Test("a flipped bit is an error or a valid header that encodes to the same bytes", arguments: [goldenV1, goldenV2])
+    @Test(
+        "a flipped bit is an error or a valid header that encodes to the same bytes", arguments: [goldenV1, goldenV2])
     func bitFlips(golden: [UInt8]) {
         var accepted: Set<Int> = []
         for bit in 0..<golden.count * 8 {
@@ -76,11 +79,16 @@ func bytes(_ hex: String) -> [UInt8] {
         #expect(accepted.isSubset(of: free))
     }
 
-    @Test("what the format forbids is refused", arguments: [
-        (16, UInt32(3), ImageError.Code.unsupported), (28, 63, .unsupported), (28, 504, .unsupported), (28, 32, .unsupported),
-        (28, 262_144, .unsupported), (28, 0, .unsupported), (32, 301, .corrupt), (32, 0, .corrupt), (36, 0, .corrupt),
-        (40, 1, .corrupt), (48, 0, .corrupt), (48, 100, .corrupt), (48, 4096, .truncated), (48, 0xFFFF_F800, .truncated),
-    ])
+    @Test(
+        "what the format forbids is refused",
+        arguments: [
+            (16, UInt32(3), ImageError.Code.unsupported), (28, 63, .unsupported), (28, 504, .unsupported),
+            (28, 32, .unsupported),
+            (28, 262_144, .unsupported), (28, 0, .unsupported), (32, 301, .corrupt), (32, 0, .corrupt),
+            (36, 0, .corrupt),
+            (40, 1, .corrupt), (48, 0, .corrupt), (48, 100, .corrupt), (48, 4096, .truncated),
+            (48, 0xFFFF_F800, .truncated),
+        ])
     func forbidden(offset: Int, value: UInt32, code: ImageError.Code) {
         var header = Self.goldenV2
         for index in 0..<4 { header[offset + index] = UInt8(truncatingIfNeeded: value >> (8 * UInt32(index))) }
@@ -108,12 +116,14 @@ func bytes(_ hex: String) -> [UInt8] {
         #expect(!InUseMark.open.isClean && !InUseMark(rawValue: 1).isClean)
     }
 
-    @Test("sizes at the limits", arguments: [
-        (ImageVersion.v1, UInt32(64), UInt64(UInt32.max) - 63, true), (.v1, 64, UInt64(UInt32.max), false),
-        (.v1, 2048, UInt64(UInt32.max) - 2047, true), (.v2, 64, UInt64(UInt32.max) * 64, true),
-        (.v2, 64, UInt64(UInt32.max) * 64 + 1, false), (.v2, 131_072, UInt64(UInt32.max) * 131_072, true),
-        (.v2, 131_072, UInt64.max, false), (.v2, 2048, 0, false), (.v2, 2048, 1, true),
-    ])
+    @Test(
+        "sizes at the limits",
+        arguments: [
+            (ImageVersion.v1, UInt32(64), UInt64(UInt32.max) - 63, true), (.v1, 64, UInt64(UInt32.max), false),
+            (.v1, 2048, UInt64(UInt32.max) - 2047, true), (.v2, 64, UInt64(UInt32.max) * 64, true),
+            (.v2, 64, UInt64(UInt32.max) * 64 + 1, false), (.v2, 131_072, UInt64(UInt32.max) * 131_072, true),
+            (.v2, 131_072, UInt64.max, false), (.v2, 2048, 0, false), (.v2, 2048, 1, true),
+        ])
     func limits(version: ImageVersion, cluster: UInt32, sectors: UInt64, isValid: Bool) throws {
         let clusterSize = try #require(ClusterSize(sectors: cluster))
         guard isValid else {
