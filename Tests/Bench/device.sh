@@ -6,8 +6,9 @@ device_size=4G
 fio_rate() {
     local uri=$1 name=$2
     shift 2
-    fio --name="$name" --ioengine=nbd --uri="$uri" --output-format=json --time_based --runtime="$seconds" \
-        --randrepeat=0 --norandommap "$@" > "$work/fio.json" 2> "$work/err" || { cat "$work/err" >&2; return 1; }
+    # Into a file: fio says "connected" on standard output, in the middle of the JSON.
+    fio --name="$name" --ioengine=nbd --uri="$uri" --output-format=json --output="$work/fio.json" --time_based \
+        --runtime="$seconds" --randrepeat=0 --norandommap "$@" > "$work/err" 2>&1 || { cat "$work/err" >&2; return 1; }
     rate=$(jq '.jobs[0] | .read.bw_bytes + .write.bw_bytes' "$work/fio.json")
 }
 
