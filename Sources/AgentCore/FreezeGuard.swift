@@ -85,6 +85,8 @@ final class Freeze: Sendable {
         }
     }
 
+    var guardIdentifier: Int32 { child.identifier }
+
     /// Thaws. - Returns: whether the deadline had come first, and how long writes stood still.
     /// - Throws: when the guard died: the file systems are thawed, but nobody knows since when.
     func thaw() throws(AgentError) -> (isExpired: Bool, nanoseconds: UInt64) {

@@ -10,7 +10,8 @@ public enum Program {
 
     /// Runs the command that the arguments name. - Returns: the exit status.
     public static func run(_ arguments: [String]) -> Int32 {
-        Interruption.watch()
+        // The freeze guard takes signals itself: they make it thaw.
+        if arguments.first != FreezeGuardCommand.configuration.commandName { Interruption.watch() }
         var parsed: (any ParsableCommand)?
         do {
             var command = try GodwitCommand.parseAsRoot(arguments)

@@ -1,0 +1,130 @@
+@testable import AgentCore
+import BlockIO
+import LinuxSystem
+import SystemPackage
+import TestSupport
+import Testing
+
+/// A mounted ext4 of its own; unmounted, and thawed before, when it goes.
+private final class ScratchMount: Sendable {
+    let folder: TemporaryFolder
+    var path: String { folder.file("mnt") }
+
+    init() throws {
+        folder = try TemporaryFolder()
+        let image = folder.file("fs")
+        try expectTool("truncate", "-s", "16M", image)
+        try expectTool("mkfs.ext4", "-q", image)
+        try LinuxFileSystem().createFolder(folder.file("mnt"))
+        try expectTool("mount", "-o", "loop", image, folder.file("mnt"))
+    }
+
+    /// Whether a write would wait. Leaves it as it was.
+    func isFrozen() throws -> Bool {
+        do throws(SystemError) {
+            try FreezeHandle(freezing: path).thaw()
+            return false
+        } catch {
+            guard error.errno == .resourceBusy else { throw error }
+            return true
+        }
+    }
+
+    deinit {
+        _ = try? FreezeHandle.thaw(path)
+        _ = try? ChildProcess.run("umount", [path])
+    }
+}
+
+private let program: String = {
+    let own = (try? LinuxFileSystem().resolve("/proc/self/exe")) ?? ""
+    return LinuxFileSystem.folder(of: own) + "/godwit"
+}()
+private let canFreeze = canMountLoop && hasTool("mkfs.ext4") && (try? LinuxFileSystem().exists(program)) == true
+
+@Suite(.enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized)
+struct FreezeGuardTests {
+    private func freeze(_ mounts: [String], _ milliseconds: UInt64 = 60_000) throws -> Freeze {
+        try Freeze(mountpoints: mounts, deadlineMilliseconds: milliseconds, executable: program)
+    }
+
+    @Test func aFreezeLastsUntilTheThaw() throws {
+        let one = try ScratchMount()
+        let two = try ScratchMount()
+        let freeze = try freeze([one.path, two.path])
+        #expect(try one.isFrozen() && two.isFrozen())
+        let thawed = try freeze.thaw()
+        #expect(!thawed.isExpired)
+        #expect(thawed.nanoseconds > 0)
+        #expect(try !one.isFrozen() && !two.isFrozen())
+    }
+
+    @Test func allOrNone() throws {
+        let one = try ScratchMount()
+        // proc can't be frozen.
+        let error = #expect(throws: AgentError.self) { try freeze([one.path, "/proc"]) }
+        #expect(error?.message.contains("/proc") == true, "\(String(describing: error))")
+        #expect(try !one.isFrozen())
+    }
+
+    @Test func aFreezeEndsAtItsDeadlineAndSaysSo() throws {
+        let mount = try ScratchMount()
+        let freeze = try freeze([mount.path], 50)
+        // Waits in the kernel for the thaw that nobody asked for.
+        try expectTool("touch", mount.path + "/file")
+        #expect(try freeze.thaw().isExpired)
+        #expect(try !mount.isFrozen())
+    }
+
+    @Test func theParentThawsWhenTheGuardIsKilled() throws {
+        let mount = try ScratchMount()
+        let freeze = try freeze([mount.path])
+        let guardian = try #require(try ProcessHandle(freeze.guardIdentifier))
+        try guardian.send(Signal.kill)
+        // Not `waitForEnd`, which would take the child's end away from the freeze.
+        let error = #expect(throws: AgentError.self) { try freeze.thaw() }
+        #expect(error?.code == .expired)
+        #expect(try !mount.isFrozen())
+    }
+
+    @Test func droppingAFreezeThaws() throws {
+        let mount = try ScratchMount()
+        var freeze: Freeze? = try freeze([mount.path])
+        #expect(try mount.isFrozen())
+        withExtendedLifetime(freeze) {}
+        freeze = nil
+        #expect(try !mount.isFrozen())
+    }
+
+    @Test func theGuardThawsWhenItsParentIsKilled() throws {
+        let mount = try ScratchMount()
+        // The shell is the parent: it holds the only other end of the guard's input, and tells what the guard said.
+        let fifo = mount.folder.file("fifo")
+        try expectTool("mkfifo", fifo)
+        let output = try Pipe()
+        let parent = try ChildProcess(
+            "sh",
+            [
+                "-c", "\"$0\" internal-freeze-guard --deadline 300s -- \"$1\" < \"$2\" & exec 9> \"$2\"; wait", program,
+                mount.path, fifo,
+            ], output: .descriptor(output.writing.number), newGroup: false)
+        let said = output.keepReading()
+        #expect(try said.readSome(upTo: 100) == Array("frozen\n".utf8))
+        #expect(try mount.isFrozen())
+        try parent.send(Signal.kill)
+        _ = try parent.wait()
+        let last = try said.readSome(upTo: 100)
+        #expect(String(decoding: last, as: UTF8.self).hasPrefix("thawed 0 "))
+        #expect(try !mount.isFrozen())
+    }
+
+    @Test(arguments: [Signal.terminate, Signal.interrupt, Signal.hangUp])
+    func aSignalThaws(_ signal: CInt) throws {
+        let mount = try ScratchMount()
+        let freeze = try freeze([mount.path])
+        let guardian = try #require(try ProcessHandle(freeze.guardIdentifier))
+        try guardian.send(signal)
+        _ = try freeze.thaw()
+        #expect(try !mount.isFrozen())
+    }
+}
