@@ -49,61 +49,79 @@ let package = Package(
 
         // Row 3: the two joined.
         .target(
-            name: "DiskImage", dependencies: ["ImageFormat", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
-        .target(name: "BackupStore", dependencies: ["ChunkTree", "Codecs", "BlockIO", "LinuxSystem", "Geometry", system]),
+            name: "DiskImage",
+            dependencies: ["ImageFormat", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
+        .target(
+            name: "BackupStore", dependencies: ["ChunkTree", "Codecs", "BlockIO", "LinuxSystem", "Geometry", system]),
         .target(name: "NBDBridge", dependencies: ["CNBD", "Geometry", system]),
 
         // Row 4: when: planners, controllers, protocols; the control socket's requests.
         .target(name: "AgentAPI", dependencies: ["LinuxSystem", "Geometry", system]),
         .target(
-            name: "Backup", dependencies: ["DiskImage", "BackupStore", "ChunkTree", "Transport", "Codecs", "BlockIO", "LinuxSystem", "Geometry", system]),
+            name: "Backup",
+            dependencies: [
+                "DiskImage", "BackupStore", "ChunkTree", "Transport", "Codecs", "BlockIO", "LinuxSystem", "Geometry",
+                system,
+            ]),
         .target(
             name: "Migration",
             dependencies: [
-                "DiskImage", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "Transport", "NBDBridge", "Codecs", "BlockIO",
+                "DiskImage", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "Transport", "NBDBridge",
+                "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
 
         // Row 5: all wiring.
-        .target(name: "DeviceServer", dependencies: ["DiskImage", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
+        .target(
+            name: "DeviceServer",
+            dependencies: ["DiskImage", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
         .target(
             name: "AgentCore",
             dependencies: [
-                "Backup", "Migration", "AgentAPI", "NBDBridge", "DiskImage", "BackupStore", "Transport", "CToml", "Codecs", "BlockIO",
+                "Backup", "Migration", "AgentAPI", "NBDBridge", "DiskImage", "BackupStore", "Transport", "CToml",
+                "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
         // Row 6: the commands.
         .target(
             name: "ControlCLI",
             dependencies: [
-                "AgentCore", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree", "Codecs", "Transport", "BlockIO",
+                "AgentCore", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree",
+                "Codecs", "Transport", "BlockIO",
                 "LinuxSystem", "Geometry", arguments, system,
             ]),
 
         // Row 7: the executables, one file each.
         .executableTarget(name: "godwit", dependencies: ["ControlCLI"]),
         .target(
-            name: "GodwitPlugin", dependencies: ["DeviceServer", "AgentAPI", "DiskImage", "CNBDKit", "LinuxSystem", "Geometry"]),
+            name: "GodwitPlugin",
+            dependencies: ["DeviceServer", "AgentAPI", "DiskImage", "CNBDKit", "LinuxSystem", "Geometry"]),
 
         // Tests.
-        .target(name: "TestSupport", dependencies: ["BlockIO", "LinuxSystem", "Geometry", system], path: "Tests/TestSupport"),
+        .target(
+            name: "TestSupport", dependencies: ["BlockIO", "LinuxSystem", "Geometry", system], path: "Tests/TestSupport"
+        ),
     ],
     cxxLanguageStandard: .cxx17
 )
 
 /// Test targets: each tests the target it is named after, and may use that target's dependencies.
 for name in [
-    "Geometry", "LinuxSystem", "Codecs", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "BlockIO", "Transport",
-    "DiskImage", "BackupStore", "NBDBridge", "AgentAPI", "Backup", "Migration", "DeviceServer", "AgentCore", "ControlCLI",
+    "Geometry", "LinuxSystem", "Codecs", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "BlockIO",
+    "Transport",
+    "DiskImage", "BackupStore", "NBDBridge", "AgentAPI", "Backup", "Migration", "DeviceServer", "AgentCore",
+    "ControlCLI",
 ] {
     guard let tested = package.targets.first(where: { $0.name == name }) else { fatalError("no target \(name)") }
     package.targets.append(
         .testTarget(name: name + "Tests", dependencies: tested.dependencies + [.byName(name: name), "TestSupport"]))
 }
 // The whole product against real tools, through the built binary.
-package.targets.append(.testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "BlockIO", "LinuxSystem", system]))
+package.targets.append(
+    .testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "BlockIO", "LinuxSystem", system]))
 
-for target in package.targets where !target.name.hasPrefix("C") || ["Codecs", "ChangeTracking", "ChunkTree", "ControlCLI"].contains(target.name)
+for target in package.targets
+where !target.name.hasPrefix("C") || ["Codecs", "ChangeTracking", "ChunkTree", "ControlCLI"].contains(target.name)
     || target.isTest
 {
     var settings: [SwiftSetting] = [

@@ -46,6 +46,7 @@ extension ControlClient {
     }
 
     private static func unexpected(_ request: ControlRequest) -> ControlError {
-        ControlError(code: ControlError.protocolViolation, message: "the disk's server answered \(request) with a wrong reply")
+        ControlError(
+            code: ControlError.protocolViolation, message: "the disk's server answered \(request) with a wrong reply")
     }
 }

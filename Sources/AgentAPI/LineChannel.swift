@@ -41,7 +41,8 @@ public final class LineChannel: Sendable {
         do {
             return try JSONDecoder().decode(type, from: Data(line))
         } catch {
-            throw ControlError(code: ControlError.protocolViolation, message: "not a known message: \(Self.reason(error))")
+            throw ControlError(
+                code: ControlError.protocolViolation, message: "not a known message: \(Self.reason(error))")
         }
     }
 

@@ -90,7 +90,9 @@ public struct BackupService: Sendable {
                 let folder = disk.folder
                 do {
                     outcomes.append(
-                        try put(&disk, begun[index].name, result, at: now, store, options) { progress(folder, $0, $1, $2) })
+                        try put(&disk, begun[index].name, result, at: now, store, options) {
+                            progress(folder, $0, $1, $2)
+                        })
                 } catch {
                     for rest in begun[index...] { dropRetired(rest.disk.folder) }
                     throw error
@@ -104,7 +106,8 @@ public struct BackupService: Sendable {
     private func begin(_ path: String, _ store: any StoreBackend, _ options: Options) throws -> Begun? {
         let folder = try fs.resolve(path)
         guard try fs.exists("\(folder)/DiskDescriptor.xml") else {
-            throw BackupError(.disk(.notADisk), "\(path) is not a disk's folder: an image by itself keeps no change map")
+            throw BackupError(
+                .disk(.notADisk), "\(path) is not a disk's folder: an image by itself keeps no change map")
         }
         guard let lock = try fs.lock("\(folder)/\(Self.lockName)", wait: false) else {
             throw BackupError(.busy, "another backup of \(folder) is running: wait for its end")
@@ -117,7 +120,9 @@ public struct BackupService: Sendable {
         // The change map counts only if both its ends are still there.
         let states = try DiskSnapshots(attachments: attachments, fs: fs).list(folder)
         guard states.contains(where: { $0.guid == mark.snapshot && !$0.isTemporary }) else { return begun }
-        if let point = try store.point(mark.point) { begun.base = BackupJob.Base(point: point, snapshot: mark.snapshot) }
+        if let point = try store.point(mark.point) {
+            begun.base = BackupJob.Base(point: point, snapshot: mark.snapshot)
+        }
         return begun
     }
 

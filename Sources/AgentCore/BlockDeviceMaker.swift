@@ -4,7 +4,8 @@ internal import SystemPackage
 
 /// Makes a kernel block device of a disk's NBD export, mounts it, and undoes both.
 ///
-/// With the kernel's NBD client where there is one. Elsewhere nbdfuse shows the export as a file, and a loop device makes
+/// With the kernel's NBD client where there is one. Elsewhere nbdfuse shows the export as a file, and a loop device
+/// makes
 /// a block device of that; its direct I/O stays off, which FUSE files don't have.
 struct BlockDeviceMaker {
     let entry: RunEntry
@@ -148,7 +149,8 @@ struct BlockDeviceMaker {
         // The kernel scanned before the table was written, or was not told to scan.
         _ = try? runCommand("partx", ["--update", device])
         if let text = try Self.attribute(file) { return text }
-        throw AgentError(.notFound, "\(device) has no partition \(partition.dropFirst(name.count + 1)): see 'fdisk -l \(device)'")
+        throw AgentError(
+            .notFound, "\(device) has no partition \(partition.dropFirst(name.count + 1)): see 'fdisk -l \(device)'")
     }
 
     // MARK: mounting
@@ -184,7 +186,9 @@ struct BlockDeviceMaker {
         case .nbd: try runCommand("nbd-client", ["-d", device.path])
         case .fuseLoop: try runCommand("losetup", ["--detach", device.path])
         }
-        if let partition = device.partitionPath, try Self.attribute("/sys/class/block/\(Self.name(of: partition))/dev") == nil {
+        if let partition = device.partitionPath,
+            try Self.attribute("/sys/class/block/\(Self.name(of: partition))/dev") == nil
+        {
             try? files.remove(partition)
         }
         try endFuse(fuse)
@@ -197,7 +201,8 @@ struct BlockDeviceMaker {
             switch error.errno {
             case .invalidArgument, .noSuchFileOrDirectory: return
             case .resourceBusy where !force:
-                throw AgentError(.busy, "\(mountPoint) is in use: end what uses it (see 'fuser -vm \(mountPoint)') and retry")
+                throw AgentError(
+                    .busy, "\(mountPoint) is in use: end what uses it (see 'fuser -vm \(mountPoint)') and retry")
             default:
                 guard force else { throw AgentError(error) }
                 try withAgentError { () throws(SystemError) in try detachFileSystem(at: mountPoint) }
@@ -217,7 +222,9 @@ struct BlockDeviceMaker {
     /// Takes nbdfuse's mount away, and waits for its end: then all is with the server.
     private func endFuse(_ fuse: ProcessHandle?) throws(AgentError) {
         try withAgentError { () throws(SystemError) in
-            if try MountTable.current().mount(at: entry.fuseFolder) != nil { try detachFileSystem(at: entry.fuseFolder) }
+            if try MountTable.current().mount(at: entry.fuseFolder) != nil {
+                try detachFileSystem(at: entry.fuseFolder)
+            }
             guard let fuse else { return }
             if try fuse.waitForEnd(deadlineMilliseconds: Self.fuseEndMilliseconds) { return }
             try fuse.stop(graceMilliseconds: Self.fuseEndMilliseconds)
@@ -250,7 +257,9 @@ enum DeviceTree {
         var visited: Set<String> = []
         while let name = names.popLast() {
             let folder = "/sys/class/block/\(name)"
-            guard visited.insert(name).inserted, let number = try BlockDeviceMaker.attribute("\(folder)/dev") else { continue }
+            guard visited.insert(name).inserted, let number = try BlockDeviceMaker.attribute("\(folder)/dev") else {
+                continue
+            }
             numbers.insert(number)
             names += try withAgentError { () throws(SystemError) in
                 let files = LinuxFileSystem()

@@ -32,7 +32,8 @@ func startDaemon(
     do throws(SystemError) {
         let log = try openLog(log)
         return try ChildProcess(
-            program, arguments, input: .null, output: .descriptor(output ?? log.number), errors: .descriptor(log.number),
+            program, arguments, input: .null, output: .descriptor(output ?? log.number),
+            errors: .descriptor(log.number),
             newGroup: true)
     } catch {
         guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }

@@ -18,7 +18,8 @@ public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvert
     public var description: String { line == 0 ? "\(file): \(message)" : "\(file):\(line):\(column): \(message)" }
 }
 
-/// What godwit.toml(5) says: the disks, stores, hooks and limits of a host. A key that is not known is an error, so that a
+/// What godwit.toml(5) says: the disks, stores, hooks and limits of a host. A key that is not known is an error, so
+/// that a
 /// misspelt limit is not silently without effect.
 public struct Configuration: Hashable, Sendable {
     public struct Store: Hashable, Sendable {
@@ -78,11 +79,13 @@ public struct Configuration: Hashable, Sendable {
         if let entry = try table.table("limits") {
             try entry.allow(["freeze", "max-downtime"])
             limits.freezeMilliseconds = try entry.duration("freeze", in: 100...300_000) ?? limits.freezeMilliseconds
-            limits.downtimeMilliseconds = try entry.duration("max-downtime", in: 1...3_600_000) ?? limits.downtimeMilliseconds
+            limits.downtimeMilliseconds =
+                try entry.duration("max-downtime", in: 1...3_600_000) ?? limits.downtimeMilliseconds
         }
         let defaultStore = try table.string("default-store")
         if let defaultStore, location(of: defaultStore) == nil {
-            throw table.error("default-store names \(defaultStore), but no [[store]] has that name", at: "default-store")
+            throw table.error(
+                "default-store names \(defaultStore), but no [[store]] has that name", at: "default-store")
         }
         for entry in try table.tables("disk") {
             let disk = try disk(entry, defaultStore: defaultStore)

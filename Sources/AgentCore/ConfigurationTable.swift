@@ -22,7 +22,8 @@ struct ConfigurationTable {
     /// An error at the value of `key`, or at the table.
     func error(_ message: String, at key: String? = nil) -> ConfigurationError {
         let node = key.flatMap { key in members.first { $0.key == key } }?.node
-        return ConfigurationError(file: file, line: node?.line ?? line, column: node?.column ?? column, message: message)
+        return ConfigurationError(
+            file: file, line: node?.line ?? line, column: node?.column ?? column, message: message)
     }
 
     func allow(_ keys: [String]) throws(ConfigurationError) {

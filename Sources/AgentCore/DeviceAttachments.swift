@@ -23,10 +23,11 @@ public struct DeviceAttachments: Sendable {
     public func attach(_ disk: String, options: AttachOptions = AttachOptions()) throws(AgentError) -> AttachedDisk {
         let location: String
         do throws(DiskError) {
-            location = switch try DiskLocation.find(disk, in: LinuxFileSystem()) {
-            case .folder(let folder): folder.path
-            case .image(let path): path
-            }
+            location =
+                switch try DiskLocation.find(disk, in: LinuxFileSystem()) {
+                case .folder(let folder): folder.path
+                case .image(let path): path
+                }
         } catch {
             throw AgentError(error)
         }
@@ -122,7 +123,9 @@ public struct DeviceAttachments: Sendable {
         }
         entry.remove()
         if let closing, closing.code != .notAttached {
-            throw AgentError(closing.code, "\(record.disk) was not closed properly, and is repaired when it is attached again: \(closing)")
+            throw AgentError(
+                closing.code,
+                "\(record.disk) was not closed properly, and is repaired when it is attached again: \(closing)")
         }
     }
 

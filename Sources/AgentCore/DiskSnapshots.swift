@@ -16,7 +16,8 @@ public struct DiskSnapshots: Sendable {
         do {
             if try attachments.attached(path) != nil {
                 guard case .snapshots(let list) = try attachments.control(path).call(.listSnapshots) else {
-                    throw AgentError(.protocolViolation, "the server of \(path) does not list snapshots: attach it again")
+                    throw AgentError(
+                        .protocolViolation, "the server of \(path) does not list snapshots: attach it again")
                 }
                 return list
             }
@@ -40,7 +41,7 @@ public struct DiskSnapshots: Sendable {
                 do throws(ControlError) {
                     _ = try control.call(.deleteSnapshot(guid: guid), progress: progress)
                     return true
-                } catch where error.code == ControlError.stopped {
+                } catch  where error.code == ControlError.stopped {
                     return false
                 }
             }

@@ -69,7 +69,8 @@ final class Freeze: Sendable {
             child = try ChildProcess(
                 executable,
                 ["internal-freeze-guard", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
-                input: .descriptor(input.reading.number), output: .descriptor(output.writing.number), errors: .inherited,
+                input: .descriptor(input.reading.number), output: .descriptor(output.writing.number),
+                errors: .inherited,
                 newGroup: true)
             self.input = input.keepWriting()
             self.output = output.keepReading()

@@ -50,7 +50,8 @@ public struct HookRunner: Sendable {
         let said = String(decoding: output, as: UTF8.self).split(separator: "\n").suffix(3).joined(separator: "; ")
         guard let code else {
             throw AgentError(
-                .timeout, "the \(moment.rawValue) hook was killed after \(hook.limitSeconds) s: \(hook.command) (\(said))")
+                .timeout,
+                "the \(moment.rawValue) hook was killed after \(hook.limitSeconds) s: \(hook.command) (\(said))")
         }
         guard code == 0 else {
             throw AgentError(

@@ -54,7 +54,8 @@ struct RunEntry: Sendable {
     func create() throws(AgentError) {
         // sun_path has room for 107 bytes.
         guard controlSocket.utf8.count < 108 else {
-            throw AgentError(.invalid, "\(controlSocket) is too long for a socket: set GODWIT_RUN_DIR to a shorter path")
+            throw AgentError(
+                .invalid, "\(controlSocket) is too long for a socket: set GODWIT_RUN_DIR to a shorter path")
         }
         try withAgentError { () throws(SystemError) in
             try createPrivateFolder(runFolder)

@@ -2,7 +2,8 @@ internal import AgentAPI
 internal import BlockIO
 internal import DiskImage
 
-/// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches all,
+/// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches
+/// all,
 /// thaws.
 public struct SnapshotCoordinator: Sendable {
     public let attachments: DeviceAttachments
@@ -118,7 +119,8 @@ public struct SnapshotResult: Codable, Hashable, Sendable {
     public var freezeNanoseconds: UInt64
     /// How long the disk's writes stood still for the switch.
     public var switchNanoseconds: UInt64
-    /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is as
+    /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is
+    /// as
     /// after a power cut.
     public var consistent: Bool
 }

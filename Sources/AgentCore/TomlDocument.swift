@@ -21,7 +21,8 @@ struct TomlNode {
         var bytes = Array(text.utf8)
         bytes.append(0)  // never empty, so that there is a base address
         let parsed = unsafe bytes.withUnsafeBytes { memory in
-            unsafe ctoml_parse(memory.baseAddress?.assumingMemoryBound(to: CChar.self), UInt64(memory.count - 1), &problem)
+            unsafe ctoml_parse(
+                memory.baseAddress?.assumingMemoryBound(to: CChar.self), UInt64(memory.count - 1), &problem)
         }
         guard let document = unsafe parsed else {
             let message = unsafe withUnsafeBytes(of: problem.message) { memory in

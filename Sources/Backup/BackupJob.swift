@@ -8,7 +8,8 @@ public import LinuxSystem
 /// One backup of one state of one disk into one store.
 ///
 /// With a base it reads what changed since, and makes the next tree from the base's: time, reads, writes and memory go
-/// with the changes, not with the disk. Without, it reads all that is allocated; the store still takes only what it does
+/// with the changes, not with the disk. Without, it reads all that is allocated; the store still takes only what it
+/// does
 /// not have.
 public struct BackupJob: Sendable {
     /// A point whose state the source's change map can count from.
@@ -136,7 +137,9 @@ private final class Reading {
         nodeReader = reader
         updater = TreeUpdater(
             from: base, to: shape,
-            read: { (id, level) throws(BackupError) in try onStore { () throws(StoreError) in try reader.read(id, level) } },
+            read: { (id, level) throws(BackupError) in
+                try onStore { () throws(StoreError) in try reader.read(id, level) }
+            },
             emit: { (id, node) throws(BackupError) in try nodes.add(id, node) })
     }
 

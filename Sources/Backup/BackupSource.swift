@@ -8,7 +8,8 @@ public protocol BackupSource: AnyObject, Sendable {
     var clusterBytes: UInt64 { get }
     /// Fills `memory` from byte `offset`.
     func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(BackupError)
-    /// Calls `body` with runs of clusters, ascending and disjoint, outside of which the state is the same as state `base`;
+    /// Calls `body` with runs of clusters, ascending and disjoint, outside of which the state is the same as state
+    /// `base`;
     /// with `nil`, outside of which it is zeros.
     func forEachChangedRun(
         since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool

@@ -9,10 +9,13 @@ internal import Synchronization
 //
 //     reader (the caller) -> hash workers -> dedup thread -> compress workers -> pack thread
 //
-// Batches of 8 MiB go round: the reader fills a free one, workers hash it in parts, the dedup thread asks the store about
+// Batches of 8 MiB go round: the reader fills a free one, workers hash it in parts, the dedup thread asks the store
+// about
 // all batches that wait in one round trip, workers compress what is new in frames of 2 MiB straight from the batch's
-// memory, and the pack thread writes. Workers take compression before hashing, so batches are free again soon. Everything
-// waits in one monitor; what is handed over is whole batches and frames, so a lock is taken some hundred times a second.
+// memory, and the pack thread writes. Workers take compression before hashing, so batches are free again soon.
+// Everything
+// waits in one monitor; what is handed over is whole batches and frames, so a lock is taken some hundred times a
+// second.
 // The number of batches and of output buffers bounds the memory; nothing grows with the disk.
 
 /// How hard to compress.
@@ -25,7 +28,8 @@ public enum CompressionEffort: Hashable, Sendable {
 
 /// A run of the disk's chunks on its way.
 final class ChunkBatch: @unchecked Sendable {
-    // @unchecked: a batch has one owner at a time, who got it out of the pipeline's monitor; while parts of it are hashed
+    // @unchecked: a batch has one owner at a time, who got it out of the pipeline's monitor; while parts of it are
+    // hashed
     // or compressed its memory is only read, and `ids` is only set under the monitor.
     static let byteCount = 8 << 20
     let buffer = AlignedBuffer(byteCount: ChunkBatch.byteCount)
@@ -142,7 +146,8 @@ final class ChunkPipeline: Sendable {
 
     /// An empty batch, and what came out of earlier ones meanwhile, in order.
     func nextBatch() throws(BackupError) -> (batch: ChunkBatch, done: [(indices: [UInt64], ids: [Digest])]) {
-        let answer = try monitor.wait { (state) throws(BackupError) -> (ChunkBatch, [(indices: [UInt64], ids: [Digest])])? in
+        let answer = try monitor.wait {
+            (state) throws(BackupError) -> (ChunkBatch, [(indices: [UInt64], ids: [Digest])])? in
             if let failure = state.failure { throw failure }
             guard let batch = state.free.popLast() else { return nil }
             defer { state.results.removeAll(keepingCapacity: true) }
@@ -317,7 +322,8 @@ final class ChunkPipeline: Sendable {
         }
     }
 
-    /// For each id whether it has to be put into the store; those are counted as there from now on. A repeated id is new
+    /// For each id whether it has to be put into the store; those are counted as there from now on. A repeated id is
+    /// new
     /// only the first time.
     func unknown(_ ids: [Digest]) throws(StoreError) -> [Bool] {
         var isNew = [Bool](repeating: false, count: ids.count)
@@ -333,7 +339,8 @@ final class ChunkPipeline: Sendable {
             let part = places[start..<min(start + StoreLimits.batchMax, places.count)]
             let known = try backend.known(part.map { ids[$0] })
             guard known.count == part.count else {
-                throw StoreError(.remote, "store \(backend.address) answered for \(known.count) of \(part.count) chunks")
+                throw StoreError(
+                    .remote, "store \(backend.address) answered for \(known.count) of \(part.count) chunks")
             }
             for (place, isKnown) in zip(part, known) { isNew[place] = !isKnown }
         }

@@ -3,7 +3,8 @@ internal import FoundationEssentials
 internal import LinuxSystem
 internal import SystemPackage
 
-/// What a disk's folder remembers of its backups: which frozen state each store has, so that the next backup there reads
+/// What a disk's folder remembers of its backups: which frozen state each store has, so that the next backup there
+/// reads
 /// only what changed. Losing it costs one full read.
 public struct DiskMarks: Codable, Hashable, Sendable {
     public struct Mark: Codable, Hashable, Sendable {

@@ -21,7 +21,8 @@ struct FrameTask: Sendable {
     var pieces: [Piece]
 }
 
-/// Collects chunks for some 128 MiB of a disk, and sorts them by frame, so that each frame is read once for all of them.
+/// Collects chunks for some 128 MiB of a disk, and sorts them by frame, so that each frame is read once for all of
+/// them.
 final class FramePlanner {
     private let store: any StoreBackend
     private let shape: TreeShape
@@ -56,11 +57,13 @@ final class FramePlanner {
             guard let place else {
                 throw BackupError(
                     .store(.missing),
-                    "chunk \(chunk.id), for byte \(position) of the disk, is not in store \(store.address): verify the store")
+                    "chunk \(chunk.id), for byte \(position) of the disk, is not in store \(store.address): verify the store"
+                )
             }
             guard place.isSound, !place.isNode, place.length == shape.chunkBytes else {
                 throw BackupError(
-                    .store(.corrupt), "chunk \(chunk.id), for byte \(position) of the disk, has a place in the index that cannot be")
+                    .store(.corrupt),
+                    "chunk \(chunk.id), for byte \(position) of the disk, has a place in the index that cannot be")
             }
             let piece = FrameTask.Piece(
                 id: chunk.id, offset: Int(place.offset), chunkBytes: Int(place.length), length: chunk.length,
@@ -187,7 +190,9 @@ final class FrameEngine: Sendable {
             }
             written += UInt64(piece.length)
             // Neighbours are written together.
-            if let last = run, last.source + last.count == piece.offset, last.target + UInt64(last.count) == piece.target {
+            if let last = run, last.source + last.count == piece.offset,
+                last.target + UInt64(last.count) == piece.target
+            {
                 run = (last.source, last.target, last.count + piece.length)
                 continue
             }

@@ -76,7 +76,8 @@ final class PackQueue: Sendable {
 
     private func report(_ pack: String, frame: UInt32, _ error: StoreError) {
         monitor.change { state in
-            guard error.code == .corrupt || error.code == .missing || error.code == .unsupported || error.code == .io else {
+            guard error.code == .corrupt || error.code == .missing || error.code == .unsupported || error.code == .io
+            else {
                 state.isStopped = true
                 if state.result.failure == nil { state.result.failure = error }
                 return
@@ -139,7 +140,9 @@ final class PackQueue: Sendable {
             let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + Int(object.length)])
             offset += Int(object.length)
             let id = unsafe frame.isNodes ? TreeNode.id(ofEncoded: [UInt8](part)) : ChunkID.of(part)
-            guard id == object.id else { return "\(frame.isNodes ? "node" : "chunk") \(object.id) in it is not what was stored" }
+            guard id == object.id else {
+                return "\(frame.isNodes ? "node" : "chunk") \(object.id) in it is not what was stored"
+            }
         }
         return nil
     }

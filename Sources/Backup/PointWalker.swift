@@ -44,7 +44,9 @@ struct PointWalker {
                 })
             try check(batch, &damage)
         } catch {
-            guard error.code == .corrupt || error.code == .missing || error.code == .io else { throw BackupError(error) }
+            guard error.code == .corrupt || error.code == .missing || error.code == .io else {
+                throw BackupError(error)
+            }
             damage.append(error.message)
         }
         problems += damage

@@ -154,7 +154,9 @@ public struct RestoreJob: Sendable {
         do throws(BackupError) {
             guard progress(0, root.shape.byteCount) else { throw Self.stopped }
             try root.forEachChunk(
-                read: { (id, level) throws(BackupError) in try onStore { () throws(StoreError) in try reader.read(id, level) } },
+                read: { (id, level) throws(BackupError) in
+                    try onStore { () throws(StoreError) in try reader.read(id, level) }
+                },
                 { (index, id) throws(BackupError) in
                     let length = root.shape.length(of: index)
                     let place = try sink.place(index, length: length)
@@ -162,7 +164,9 @@ public struct RestoreJob: Sendable {
                     guard planner.isFull else { return true }
                     try engine.submit(zeroes: sink.takeZeroes())
                     try planner.flush(to: engine)
-                    guard progress(index * UInt64(root.shape.chunkBytes), root.shape.byteCount) else { throw Self.stopped }
+                    guard progress(index * UInt64(root.shape.chunkBytes), root.shape.byteCount) else {
+                        throw Self.stopped
+                    }
                     return true
                 })
             try sink.finishPlacing()

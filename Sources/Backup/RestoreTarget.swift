@@ -71,7 +71,9 @@ struct DiskSink: ChunkSink {
         let builder: DiskBuilder
         init(builder: DiskBuilder) { self.builder = builder }
         func write(at offset: UInt64, from memory: UnsafeRawBufferPointer) throws(BackupError) {
-            do throws(DiskError) { try unsafe builder.write(at: offset, from: memory) } catch { throw BackupError(error) }
+            do throws(DiskError) { try unsafe builder.write(at: offset, from: memory) } catch {
+                throw BackupError(error)
+            }
         }
     }
     private let builder: DiskBuilder

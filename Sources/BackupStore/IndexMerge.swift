@@ -16,7 +16,9 @@ private struct IndexCursor {
     init(_ segment: IndexSegment) throws(StoreError) {
         self.segment = segment
         packs = try segment.packs(0..<segment.trailer.packCount)
-        let checksum = packs.reduce(UInt32(0)) { sum, pack in unsafe pack.bytes.withUnsafeBytes { unsafe crc32c(sum, $0) } }
+        let checksum = packs.reduce(UInt32(0)) { sum, pack in
+            unsafe pack.bytes.withUnsafeBytes { unsafe crc32c(sum, $0) }
+        }
         guard checksum == segment.trailer.packChecksum else {
             throw StoreError(.corrupt, "index \(segment.name) is damaged: the checksum of its packs does not match")
         }
@@ -56,7 +58,8 @@ extension LocalStore {
     /// Merges the smaller index files into one. Look-ups go on meanwhile; whoever has an old file open keeps it.
     func mergeIndex() throws(StoreError) {
         let all = segments.sorted { $0.trailer.entryCount < $1.trailer.entryCount }
-        // A larger file joins only when the smaller ones together come near it: each entry is then rewritten a number of
+        // A larger file joins only when the smaller ones together come near it: each entry is then rewritten a number
+        // of
         // times that grows with the logarithm of the index.
         var chosen: [IndexSegment] = []
         var entries: UInt64 = 0

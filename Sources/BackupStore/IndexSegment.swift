@@ -38,7 +38,8 @@ final class IndexSegment: Sendable {
     private let file: any StorageFile
     private let cache: PageCache
 
-    init(opening path: String, name: String, number: UInt64, cache: PageCache, in fs: any FileSystem) throws(StoreError) {
+    init(opening path: String, name: String, number: UInt64, cache: PageCache, in fs: any FileSystem) throws(StoreError)
+    {
         self.name = name
         self.number = number
         self.cache = cache
@@ -49,7 +50,9 @@ final class IndexSegment: Sendable {
             if error.errno == .noSuchFileOrDirectory { throw StoreError(.missing, "there is no index \(name)") }
             throw StoreError(error)
         }
-        guard byteCount >= UInt64(IndexTrailer.byteCount) else { throw StoreError(.corrupt, "index \(name) is cut off") }
+        guard byteCount >= UInt64(IndexTrailer.byteCount) else {
+            throw StoreError(.corrupt, "index \(name) is cut off")
+        }
         let start = byteCount - UInt64(IndexTrailer.byteCount)
         let bytes = try Self.read(file, start, IndexTrailer.byteCount)
         do throws(FieldError) {
@@ -81,7 +84,9 @@ final class IndexSegment: Sendable {
     func entry(_ page: CheckedPage, _ place: Int, at index: UInt64) throws(StoreError) -> IndexEntry {
         let entry: IndexEntry
         do throws(FieldError) { entry = try page.entry(place) } catch { throw damaged(index, error.message) }
-        guard entry.pack < trailer.packCount else { throw damaged(index, "it names pack \(entry.pack), of \(trailer.packCount)") }
+        guard entry.pack < trailer.packCount else {
+            throw damaged(index, "it names pack \(entry.pack), of \(trailer.packCount)")
+        }
         return entry
     }
 
@@ -115,7 +120,8 @@ final class IndexSegment: Sendable {
 
     /// Names of packs `range` of the table; unchecked, for the moment they are needed.
     func packs(_ range: Range<UInt32>) throws(StoreError) -> [Digest] {
-        let start = trailer.pageCount * UInt64(IndexPage.byteCount) + UInt64(range.lowerBound) * UInt64(Digest.byteCount)
+        let start =
+            trailer.pageCount * UInt64(IndexPage.byteCount) + UInt64(range.lowerBound) * UInt64(Digest.byteCount)
         let bytes = try Self.read(file, start, range.count * Digest.byteCount)
         return unsafe bytes.withUnsafeBytes { memory in
             (0..<range.count).map { unsafe Digest(loading: memory, at: $0 * Digest.byteCount) }
@@ -136,7 +142,9 @@ final class IndexSegment: Sendable {
             let page = try page(index)
             for place in 0..<page.count {
                 let entry = try entry(page, place, at: index)
-                if let last, last >= entry.id { throw StoreError(.corrupt, "index \(name) is not sorted at page \(index)") }
+                if let last, last >= entry.id {
+                    throw StoreError(.corrupt, "index \(name) is not sorted at page \(index)")
+                }
                 last = entry.id
                 try body(entry)
             }

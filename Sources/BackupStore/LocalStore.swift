@@ -101,7 +101,9 @@ public final class LocalStore: StoreBackend {
         var folders: [String]
         switch kind {
         case .pack:
-            folders = try storing { () throws(SystemError) in try fs.list("\(address)/packs") }.map { "\(address)/packs/\($0)" }
+            folders = try storing { () throws(SystemError) in try fs.list("\(address)/packs") }.map {
+                "\(address)/packs/\($0)"
+            }
         case .index: folders = ["\(address)/index"]
         case .point: folders = ["\(address)/points"]
         }
@@ -131,9 +133,12 @@ public final class LocalStore: StoreBackend {
             let (file, size) = try open(piece.kind, piece.name)
             let (end, overflow) = piece.offset.addingReportingOverflow(UInt64(piece.count))
             guard !overflow, end <= size else {
-                throw StoreError(.corrupt, "\(piece.kind) \(piece.name) is too short: it should have \(end) bytes and has \(size)")
+                throw StoreError(
+                    .corrupt, "\(piece.kind) \(piece.name) is too short: it should have \(end) bytes and has \(size)")
             }
-            do throws(SystemError) { try unsafe file.read(at: piece.offset, into: target) } catch { throw StoreError(error) }
+            do throws(SystemError) { try unsafe file.read(at: piece.offset, into: target) } catch {
+                throw StoreError(error)
+            }
         }
         precondition(position == memory.count, "pieces fill the memory")
     }

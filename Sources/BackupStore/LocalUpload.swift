@@ -8,7 +8,9 @@ extension LocalStore {
     public func beginUpload(_ kind: ObjectKind) throws(StoreError) -> any ObjectUpload {
         guard let session else { throw StoreError(.invalid, "store \(address) was opened to read only") }
         let path = try session.nextPath()
-        let file = try storing { () throws(SystemError) in try fs.open(path, OpenMode(writable: true, creation: .exclusive)) }
+        let file = try storing { () throws(SystemError) in
+            try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+        }
         return LocalUpload(store: self, kind: kind, path: path, file: file)
     }
 }
@@ -91,7 +93,9 @@ private final class LocalUpload: ObjectUpload {
 
     /// Whether the content is what the name stands for: a store takes nothing on trust from a peer.
     private func check(_ name: String, _ size: UInt64) throws(StoreError) {
-        func refuse(_ what: String) -> StoreError { StoreError(.corrupt, "the uploaded \(kind) \(name) is refused: \(what)") }
+        func refuse(_ what: String) -> StoreError {
+            StoreError(.corrupt, "the uploaded \(kind) \(name) is refused: \(what)")
+        }
         switch kind {
         case .pack:
             let trailerBytes = PackDirectory.trailerBytes

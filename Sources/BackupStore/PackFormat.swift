@@ -99,7 +99,9 @@ public struct PackDirectory: Hashable, Sendable {
         guard place.count == directory.count else { throw FieldError("its directory is cut off", at: 0) }
         let found = Digest.hash(prefix: namePrefix, header + directory)
         guard found == name else { throw FieldError("its header or directory is not what its name stands for", at: 0) }
-        guard header == self.header else { throw FieldError("it has a version or feature this version does not know", at: 8) }
+        guard header == self.header else {
+            throw FieldError("it has a version or feature this version does not know", at: 8)
+        }
         let parsed = try PackDirectory(parsing: directory, end: UInt32(place.offset))
         guard parsed.ending(at: UInt32(place.offset)).bytes.suffix(trailerBytes) == trailer[...] else {
             throw FieldError("its trailer does not match its directory", at: 0)
@@ -123,7 +125,8 @@ public struct PackDirectory: Hashable, Sendable {
             let kind = try fields.next("kind", as: UInt8.self)
             guard frame.offset == expected, frame.storedBytes > 0, frame.storedBytes <= end - expected,
                 frame.storedBytes <= UInt32(StoreLimits.readMax),
-                frame.plainBytes > 0, frame.plainBytes <= UInt32(StoreLimits.frameMax), count > 0, method <= 1, kind <= 1,
+                frame.plainBytes > 0, frame.plainBytes <= UInt32(StoreLimits.frameMax), count > 0, method <= 1,
+                kind <= 1,
                 method == 1 || frame.storedBytes == frame.plainBytes
             else { throw FieldError("frame \(frames.count) of its directory cannot be", at: at) }
             frame.isCompressed = method == 1

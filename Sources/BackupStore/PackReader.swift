@@ -3,7 +3,9 @@ internal import Codecs
 extension StoreBackend {
     /// The directory of a pack, checked against its name.
     public func packDirectory(_ name: String, byteCount: UInt64) throws(StoreError) -> PackDirectory {
-        func damaged(_ what: String) -> StoreError { StoreError(.corrupt, "pack \(name) in store \(address) is damaged: \(what)") }
+        func damaged(_ what: String) -> StoreError {
+            StoreError(.corrupt, "pack \(name) in store \(address) is damaged: \(what)")
+        }
         let trailerBytes = UInt64(PackDirectory.trailerBytes)
         guard let digest = Digest(hex: name), byteCount > UInt64(PackDirectory.headerBytes) + trailerBytes else {
             throw damaged("it is cut off")

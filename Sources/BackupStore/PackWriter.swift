@@ -10,7 +10,8 @@ public final class PackWriter {
         public var isNodes: Bool
         public var objects: [PackFrame.Object]
         public init(
-            bytes: UnsafeRawBufferPointer, plainBytes: Int, isCompressed: Bool, isNodes: Bool, objects: [PackFrame.Object]
+            bytes: UnsafeRawBufferPointer, plainBytes: Int, isCompressed: Bool, isNodes: Bool,
+            objects: [PackFrame.Object]
         ) {
             unsafe self.bytes = bytes
             unsafe self.plainBytes = plainBytes

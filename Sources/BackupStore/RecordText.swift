@@ -26,7 +26,9 @@ struct RecordText: Hashable, Sendable {
         return number
     }
     func digest(_ key: String) throws(StoreError) -> Digest {
-        guard let digest = Digest(hex: try value(key)) else { throw StoreError(.corrupt, "\(heading): \(key) is no digest") }
+        guard let digest = Digest(hex: try value(key)) else {
+            throw StoreError(.corrupt, "\(heading): \(key) is no digest")
+        }
         return digest
     }
 

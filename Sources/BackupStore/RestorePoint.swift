@@ -69,15 +69,18 @@ public struct RestorePoint: Hashable, Sendable {
     public init(parsing bytes: [UInt8], id: String) throws(StoreError) {
         let place = "restore point \(id)"
         let text = try RecordText(parsing: bytes, heading: Self.heading, in: place)
-        guard let shape = TreeShape(
-            checking: try text.number("bytes"), chunkBytes: UInt32(clamping: try text.number("chunk-bytes")))
+        guard
+            let shape = TreeShape(
+                checking: try text.number("bytes"), chunkBytes: UInt32(clamping: try text.number("chunk-bytes")))
         else { throw StoreError(.corrupt, "\(place) has a size or chunk size that cannot be") }
         let root = TreeRoot(top: try text.digest("top"), shape: shape)
         guard root.digest == (try text.digest("root")) else {
             throw StoreError(.corrupt, "\(place) is damaged: its root digest does not match its tree")
         }
         var statistics: [String: UInt64] = [:]
-        for (key, value) in text.fields where key.hasPrefix("stat.") { statistics[String(key.dropFirst(5))] = UInt64(value) }
+        for (key, value) in text.fields where key.hasPrefix("stat.") {
+            statistics[String(key.dropFirst(5))] = UInt64(value)
+        }
         content = Content(
             disk: try text.value("disk"), name: try text.value("name"), time: try text.number("time"), root: root,
             parent: text.optionalValue("parent"), snapshot: try text.value("snapshot"), statistics: statistics)

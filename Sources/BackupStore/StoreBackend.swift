@@ -75,7 +75,8 @@ public struct Location: Hashable, Sendable {
     /// Whether its numbers can be: to be checked before they are used, whoever sent them.
     public var isSound: Bool {
         length > 0 && plainBytes <= UInt32(StoreLimits.frameMax) && offset < plainBytes && length <= plainBytes - offset
-            && storedBytes > 0 && storedBytes <= UInt32(StoreLimits.readMax) && (isCompressed || storedBytes == plainBytes)
+            && storedBytes > 0 && storedBytes <= UInt32(StoreLimits.readMax)
+            && (isCompressed || storedBytes == plainBytes)
             && frameOffset >= UInt32(PackDirectory.headerBytes) && frameOffset < PackDirectory.packBytesMax
     }
 }
@@ -94,7 +95,8 @@ public protocol ObjectUpload: AnyObject, Sendable {
 /// A place for immutable objects: a folder, or a peer that has one. All calls block and may come from several threads.
 ///
 /// Objects are never changed. Whoever commits an index has committed its packs before, whoever commits a point has
-/// committed all it needs. Implementations never trust the names they are given as paths: ``ObjectName/isValid(_:as:)``.
+/// committed all it needs. Implementations never trust the names they are given as paths:
+/// ``ObjectName/isValid(_:as:)``.
 public protocol StoreBackend: AnyObject, Sendable {
     /// For people: the folder, or the peer's address.
     var address: String { get }

@@ -32,7 +32,8 @@ struct StoreDescription: Hashable, Sendable {
         uuid = try text.value("uuid")
         chunkBytes = UInt32(clamping: try text.number("chunk-bytes"))
         guard TreeShape.chunkBytesRange.contains(chunkBytes), chunkBytes.isPowerOfTwo, !uuid.isEmpty else {
-            throw StoreError(.corrupt, "the description of store \(address) has chunks of \(chunkBytes) bytes, which cannot be")
+            throw StoreError(
+                .corrupt, "the description of store \(address) has chunks of \(chunkBytes) bytes, which cannot be")
         }
     }
 }

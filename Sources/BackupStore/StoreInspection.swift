@@ -11,10 +11,13 @@ extension LocalStore {
         for object in try list(.index) {
             do throws(StoreError) {
                 let segment = try IndexSegment(
-                    opening: try path(.index, object.name), name: object.name, number: UInt64.max, cache: PageCache(), in: fs)
+                    opening: try path(.index, object.name), name: object.name, number: UInt64.max, cache: PageCache(),
+                    in: fs)
                 try segment.verify { (entry) throws(StoreError) in try body(entry.id, try segment.location(of: entry)) }
             } catch {
-                guard error.code == .corrupt || error.code == .unsupported || error.code == .missing else { throw error }
+                guard error.code == .corrupt || error.code == .unsupported || error.code == .missing else {
+                    throw error
+                }
                 damaged(error)
             }
         }

@@ -74,7 +74,9 @@ public final class TreeReader: Sendable {
             guard let place else {
                 throw StoreError(.missing, "tree node \(id) is not in store \(backend.address): verify the store")
             }
-            guard place.isSound, place.isNode, place.length <= UInt32(TreeNode.encodedMax) else { throw wrong(id, "it is no node") }
+            guard place.isSound, place.isNode, place.length <= UInt32(TreeNode.encodedMax) else {
+                throw wrong(id, "it is no node")
+            }
             found.append(place)
             pieces.append(Self.piece(place))
         }
@@ -84,7 +86,9 @@ public final class TreeReader: Sendable {
         for ((id, place), piece) in zip(zip(ids, found), pieces) {
             let plain = try FrameReader.object(place, stored: bytes[offset..<offset + piece.count], id)
             offset += piece.count
-            guard TreeNode.id(ofEncoded: plain) == id else { throw wrong(id, "its bytes are not what its identity stands for") }
+            guard TreeNode.id(ofEncoded: plain) == id else {
+                throw wrong(id, "its bytes are not what its identity stands for")
+            }
             do throws(FieldError) { nodes.append(try TreeNode(parsing: plain, level: level)) } catch {
                 throw wrong(id, error.message)
             }
@@ -101,7 +105,8 @@ public final class TreeReader: Sendable {
         let name = place.pack.description
         guard place.isCompressed else {
             return ObjectPiece(
-                kind: .pack, name: name, offset: UInt64(place.frameOffset) + UInt64(place.offset), count: Int(place.length))
+                kind: .pack, name: name, offset: UInt64(place.frameOffset) + UInt64(place.offset),
+                count: Int(place.length))
         }
         return ObjectPiece(kind: .pack, name: name, offset: UInt64(place.frameOffset), count: Int(place.storedBytes))
     }

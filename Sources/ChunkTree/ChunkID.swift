@@ -5,7 +5,8 @@ public import Codecs
 // - A device is cut into chunks of one fixed size, at multiples of it. Content-defined cutting finds moved data, but a
 //   block device does not move data, and fixed places make an incremental update O(changed).
 // - Hashes carry a prefix that says what is hashed, so that no chunk can pose as a node. The prefix has a version.
-// - A chunk of zeros and a node without content have the id `Digest.zero` and no object: a sparse device of any size has
+// - A chunk of zeros and a node without content have the id `Digest.zero` and no object: a sparse device of any size
+//   has
 //   a tree as small as its content.
 // - A node has 256 children. Wider ones make an incremental backup rewrite more, narrower ones cost reads on the way
 //   down; at 64 KiB a chunk a bottom node speaks for 16 MiB, and three levels for 1 TiB.

@@ -52,7 +52,8 @@ public struct TreeNode: Hashable, Sendable {
         }
         let present = bytes[1...mapCount].reduce(0) { $0 + $1.nonzeroBitCount }
         guard present > 0, bytes.count == 1 + mapCount + present * Digest.byteCount else {
-            throw FieldError("the tree node has \(bytes.count) bytes, which is not right for \(present) children", at: 1)
+            throw FieldError(
+                "the tree node has \(bytes.count) bytes, which is not right for \(present) children", at: 1)
         }
         self.init(level: expected)
         var position = 1 + mapCount
@@ -71,5 +72,7 @@ public struct TreeNode: Hashable, Sendable {
     public var id: Digest { isEmpty ? .zero : Self.id(ofEncoded: encoded()) }
 
     /// The id of a node of `level` over `children`.
-    public static func nodeID(level: Int, children: [Digest]) -> Digest { TreeNode(level: level, children: children).id }
+    public static func nodeID(level: Int, children: [Digest]) -> Digest {
+        TreeNode(level: level, children: children).id
+    }
 }

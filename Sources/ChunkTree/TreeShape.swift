@@ -16,7 +16,9 @@ public struct TreeShape: Hashable, Sendable {
 
     /// `nil` when the chunk size is not accepted, or the device has 2^62 bytes or more: for numbers from outside.
     public init?(checking byteCount: UInt64, chunkBytes: UInt32) {
-        guard Self.chunkBytesRange.contains(chunkBytes), chunkBytes.isPowerOfTwo, byteCount < 1 << 62 else { return nil }
+        guard Self.chunkBytesRange.contains(chunkBytes), chunkBytes.isPowerOfTwo, byteCount < 1 << 62 else {
+            return nil
+        }
         self.byteCount = byteCount
         self.chunkBytes = chunkBytes
     }

@@ -14,7 +14,8 @@ public struct TreeRoot: Hashable, Sendable {
     public var digest: Digest { RootDigest.of(byteCount: shape.byteCount, chunkBytes: shape.chunkBytes, top: top) }
 }
 
-/// Makes the next tree from the previous one and the chunks that changed, in ascending order. It reads and makes only the
+/// Makes the next tree from the previous one and the chunks that changed, in ascending order. It reads and makes only
+/// the
 /// nodes above changed chunks, and holds one node a level.
 public struct TreeUpdater<Failure: Error> {
     /// Gets a node of the previous tree. It must have checked that the bytes have that id.
@@ -90,7 +91,9 @@ public struct TreeUpdater<Failure: Error> {
     }
 
     private func opened(_ id: Digest, level: Int, index: UInt64) throws(Failure) -> Open {
-        Open(node: id.isZero ? TreeNode(level: level) : try read(id, level), index: index, previous: id, isChanged: false)
+        Open(
+            node: id.isZero ? TreeNode(level: level) : try read(id, level), index: index, previous: id, isChanged: false
+        )
     }
 
     private mutating func closeLast() throws(Failure) {

@@ -19,7 +19,9 @@ public struct Digest: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// - Precondition: `bytes` has at least 32 bytes after `offset`.
     public init(loading bytes: UnsafeRawBufferPointer, at offset: Int = 0) {
         precondition(bytes.count >= offset + 32, "a digest has 32 bytes")
-        func word(_ i: Int) -> UInt64 { UInt64(bigEndian: unsafe bytes.loadUnaligned(fromByteOffset: offset + 8 * i, as: UInt64.self)) }
+        func word(_ i: Int) -> UInt64 {
+            UInt64(bigEndian: unsafe bytes.loadUnaligned(fromByteOffset: offset + 8 * i, as: UInt64.self))
+        }
         self.init(w0: word(0), w1: word(1), w2: word(2), w3: word(3))
     }
 
@@ -31,7 +33,9 @@ public struct Digest: Hashable, Comparable, Sendable, CustomStringConvertible {
 
     /// `nil` unless `text` is 64 hexadecimal digits.
     public init?(hex text: some StringProtocol) {
-        guard text.utf8.count == 64, text.utf8.allSatisfy({ ($0 >= 48 && $0 <= 57) || ($0 >= 97 && $0 <= 102) }) else { return nil }
+        guard text.utf8.count == 64, text.utf8.allSatisfy({ ($0 >= 48 && $0 <= 57) || ($0 >= 97 && $0 <= 102) }) else {
+            return nil
+        }
         var words: [UInt64] = []
         var rest = Substring(text)
         for _ in 0..<4 {

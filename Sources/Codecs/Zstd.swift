@@ -6,13 +6,17 @@ internal import CZstd
 
     /// - Parameter level: zstd's; out-of-range ones are clamped by zstd.
     public init(level: Int32) {
-        guard let made = unsafe czstd_compressor_new(level) else { preconditionFailure("out of memory for a compressor") }
+        guard let made = unsafe czstd_compressor_new(level) else {
+            preconditionFailure("out of memory for a compressor")
+        }
         unsafe context = made
     }
 
     /// Settings between levels 2 and 3, for frames of 1 to 4 MiB: nearly level 3's size at nearly level 2's speed.
     public init() {
-        guard let made = unsafe czstd_compressor_new_bulk() else { preconditionFailure("out of memory for a compressor") }
+        guard let made = unsafe czstd_compressor_new_bulk() else {
+            preconditionFailure("out of memory for a compressor")
+        }
         unsafe context = made
     }
 
@@ -34,13 +38,16 @@ internal import CZstd
     private let context: OpaquePointer
 
     public init() {
-        guard let made = unsafe czstd_decompressor_new() else { preconditionFailure("out of memory for a decompressor") }
+        guard let made = unsafe czstd_decompressor_new() else {
+            preconditionFailure("out of memory for a decompressor")
+        }
         unsafe context = made
     }
 
     deinit { unsafe czstd_decompressor_free(context) }
 
-    /// Decodes the one frame that `source` is. - Returns: the plain length, or `nil` when it is damaged or does not fit.
+    /// Decodes the one frame that `source` is. - Returns: the plain length, or `nil` when it is damaged or does not
+    /// fit.
     public func decompress(_ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer) -> Int? {
         let length = unsafe czstd_decompress(
             context, source.baseAddress, UInt64(source.count), target.baseAddress, UInt64(target.count))

@@ -29,6 +29,7 @@ struct AgentCommand: ParsableCommand {
         // A key that is tied to folders must not run commands of its owner's choice.
         let isConfined = restrictStore != nil || restrictFolder != nil || readOnly
         let receiver = MigrationService.receiver(configuration: try common.configuration(), allowsCommands: !isConfined)
-        try PeerAgent(fs: LinuxFileSystem(), limits: limits, product: Program.product, receiver: receiver).serveStandardStreams()
+        try PeerAgent(fs: LinuxFileSystem(), limits: limits, product: Program.product, receiver: receiver)
+            .serveStandardStreams()
     }
 }

@@ -26,5 +26,6 @@ struct DurationArgument: ExpressibleByArgument, Hashable {
 extension ArgumentHelp {
     static let disk: ArgumentHelp = "The disk's folder, or its name in the configuration."
     static let image: ArgumentHelp = "The disk's folder, its name in the configuration, or an image file by itself."
-    static let store: ArgumentHelp = "The store: a folder, ssh://[user@]host[:port]/folder, or a name of the configuration."
+    static let store: ArgumentHelp =
+        "The store: a folder, ssh://[user@]host[:port]/folder, or a name of the configuration."
 }

@@ -35,7 +35,8 @@ struct BackupCommand: ParsableCommand {
         let configuration = try common.configuration()
         let sets = try all ? BackupSet.all(of: configuration) : BackupSet.named(disks, store: store, configuration)
         guard !sets.isEmpty else {
-            throw CommandFailure(.configuration, "no disk of the configuration has a store: add them, see godwit.toml(5)")
+            throw CommandFailure(
+                .configuration, "no disk of the configuration has a store: add them, see godwit.toml(5)")
         }
         // One run of this kind at a time: the one that is under way does what this one would do.
         let lock = all ? try overlapLock() : nil
@@ -57,10 +58,12 @@ struct BackupCommand: ParsableCommand {
         } else if reports.count == 1, disks.count == 1 {
             try Report(common).result(reports[0], reports[0].lines)
         } else {
-            try Report(common).result(["backups": reports], reports.isEmpty ? ["nothing to do"] : reports.flatMap(\.lines))
+            try Report(common).result(
+                ["backups": reports], reports.isEmpty ? ["nothing to do"] : reports.flatMap(\.lines))
         }
         if let first = failures.first {
-            throw CommandFailure(first.status, "\(failures.count) of \(sets.count) backups failed; the first: \(first.message)")
+            throw CommandFailure(
+                first.status, "\(failures.count) of \(sets.count) backups failed; the first: \(first.message)")
         }
     }
 
@@ -131,7 +134,8 @@ struct BackupSet {
             throw CommandFailure(.usage, "\(first.path) has no store in the configuration: name one with --store")
         }
         if store == nil, let other = disks.first(where: { $0.entry?.store != location }) {
-            throw CommandFailure(.usage, "\(other.path) belongs to another store than \(first.path): name one with --store")
+            throw CommandFailure(
+                .usage, "\(other.path) belongs to another store than \(first.path): name one with --store")
         }
         return [
             BackupSet(

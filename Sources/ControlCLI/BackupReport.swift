@@ -66,7 +66,9 @@ struct BackupReport: Encodable {
             ["  frozen for", DurationText.format(nanoseconds: freezeNanoseconds)],
             ["  took", DurationText.format(nanoseconds: durationNanoseconds)],
         ])
-        if let leftBehind { lines.append("  an old snapshot was not merged (the next backup tries again): \(leftBehind)") }
+        if let leftBehind {
+            lines.append("  an old snapshot was not merged (the next backup tries again): \(leftBehind)")
+        }
         return lines
     }
 }

@@ -10,7 +10,8 @@ struct DiskImport: ParsableCommand {
 
     @Argument(help: "A raw file, a ploop image of any kind, or another disk; it is only read.", completion: .file())
     var file: String
-    @Argument(help: ArgumentHelp("The new disk's folder; made when missing.", valueName: "folder"), completion: .directory)
+    @Argument(
+        help: ArgumentHelp("The new disk's folder; made when missing.", valueName: "folder"), completion: .directory)
     var folder: String
     @Option(help: ArgumentHelp("Cluster size, from 32K to 64M; the source's or 1M if not given.", valueName: "size"))
     var cluster: ClusterArgument?

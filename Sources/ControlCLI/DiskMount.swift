@@ -7,7 +7,8 @@ struct DiskMount: ParsableCommand {
 
     @Argument(help: .image) var disk: String
     @Argument(help: "An existing folder.", completion: .directory) var mountpoint: String
-    @Option(name: [.customShort("t"), .long], help: ArgumentHelp("The file system, as in mount(8).", valueName: "type"))
+    @Option(
+        name: [.customShort("t"), .long], help: ArgumentHelp("The file system, as in mount(8).", valueName: "type"))
     var type: String?
     @Option(name: [.customShort("o"), .long], help: ArgumentHelp("Mount options, as in mount(8).", valueName: "list"))
     var options: String?

@@ -40,7 +40,8 @@ struct DiskReport: Encodable {
         self.isAttached = isAttached
         images = info.images.map {
             Image(
-                snapshot: $0.guid.isEmpty ? nil : $0.guid, file: $0.file, imageVersion: $0.version, fileBytes: $0.fileBytes,
+                snapshot: $0.guid.isEmpty ? nil : $0.guid, file: $0.file, imageVersion: $0.version,
+                fileBytes: $0.fileBytes,
                 allocatedBytes: $0.allocatedBytes, isClean: $0.isClean)
         }
     }

@@ -22,7 +22,8 @@ struct DiskResize: ParsableCommand {
         if try attachments.attached(disk.path) != nil {
             _ = try attachments.control(disk.path).call(.grow(bytes: size.bytes))
             guard case .status(let status) = try attachments.control(disk.path).call(.status) else {
-                throw CommandFailure(.peerProtocol, "the server of \(disk.path) does not tell its size: attach it again")
+                throw CommandFailure(
+                    .peerProtocol, "the server of \(disk.path) does not tell its size: attach it again")
             }
             grown = status.sizeBytes
         } else {

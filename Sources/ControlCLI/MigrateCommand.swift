@@ -6,11 +6,14 @@ internal import Migration
 struct MigrateCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "migrate", abstract: "Move a disk to another host, while it is in use.",
-        discussion: "Until the target has proved that its copy is the same, a failure leaves the disk and its guest here.")
+        discussion:
+            "Until the target has proved that its copy is the same, a failure leaves the disk and its guest here.")
 
     @Argument(help: .disk) var disk: String
     @Argument(help: ArgumentHelp("[user@]host[:port]:folder", valueName: "target")) var target: String?
-    @Option(help: ArgumentHelp("The longest standstill of the guest to plan for; 300ms if not given.", valueName: "duration"))
+    @Option(
+        help: ArgumentHelp(
+            "The longest standstill of the guest to plan for; 300ms if not given.", valueName: "duration"))
     var maxDowntime: DurationArgument?
     @Option(help: ArgumentHelp("Rounds of copying after which it ends.", valueName: "number")) var maxRounds = 30
     @Flag(help: "At that end switch, however long it takes, instead of giving up.") var forceSwitch = false
@@ -31,9 +34,13 @@ struct MigrateCommand: ParsableCommand {
     func validate() throws {
         guard (target == nil) == recover else {
             throw ValidationError(
-                recover ? "--recover takes the target from the disk's record: leave it out" : "name a target, or give --recover")
+                recover
+                    ? "--recover takes the target from the disk's record: leave it out"
+                    : "name a target, or give --recover")
         }
-        guard (1...1000).contains(maxRounds) else { throw ValidationError("--max-rounds is from 1 to 1000, not \(maxRounds)") }
+        guard (1...1000).contains(maxRounds) else {
+            throw ValidationError("--max-rounds is from 1 to 1000, not \(maxRounds)")
+        }
         guard (1...19).contains(compressionLevel) else {
             throw ValidationError("--compression-level is from 1 to 19, not \(compressionLevel)")
         }
@@ -81,7 +88,9 @@ struct MigrateCommand: ParsableCommand {
             rows[rows.count - 2][1] += ", predicted \(Self.text(milliseconds: predicted))"
         }
         var lines = Report.columns(rows)
-        if let failure = report.startFailure { lines.append("the guest could not be started at the target: \(failure)") }
+        if let failure = report.startFailure {
+            lines.append("the guest could not be started at the target: \(failure)")
+        }
         if let left = report.leftBehind {
             lines.append("something is left behind here ('godwit migrate --recover' tries again): \(left)")
         }
@@ -92,7 +101,8 @@ struct MigrateCommand: ParsableCommand {
         let outcome = try MigrationService().recover(disk.path)
         switch outcome {
         case .ownedHere(let isUnderWay):
-            let text = isUnderWay ? "a migration of it was begun and can be started again" : "no migration of it is open"
+            let text =
+                isUnderWay ? "a migration of it was begun and can be started again" : "no migration of it is open"
             try Report(common).result(
                 RecoveryReport(disk: disk.path, owner: "source", target: nil, startFailure: nil),
                 ["\(disk.path) belongs to this host; \(text)"])
@@ -100,7 +110,8 @@ struct MigrateCommand: ParsableCommand {
             var lines = ["\(disk.path) belongs to \(record.target)"]
             if let startFailure { lines.append("the guest could not be started there: \(startFailure)") }
             try Report(common).result(
-                RecoveryReport(disk: disk.path, owner: "target", target: record.target, startFailure: startFailure), lines)
+                RecoveryReport(disk: disk.path, owner: "target", target: record.target, startFailure: startFailure),
+                lines)
         }
     }
 
@@ -114,7 +125,8 @@ struct GranuleArgument: ExpressibleByArgument, Hashable {
     var bytes: UInt64
 
     init?(argument: String) {
-        guard let bytes = SizeText.parse(argument), bytes.nonzeroBitCount == 1, (4 << 10...1 << 20).contains(bytes) else {
+        guard let bytes = SizeText.parse(argument), bytes.nonzeroBitCount == 1, (4 << 10...1 << 20).contains(bytes)
+        else {
             return nil
         }
         self.bytes = bytes
@@ -145,15 +157,18 @@ private final class MigrationDisplay {
         switch progress {
         case .checked: report.detail("both sides are fit for it")
         case .resuming(let bytes):
-            report.note("the target has \(SizeText.format(bytes)) of an earlier attempt, which are compared instead of sent")
+            report.note(
+                "the target has \(SizeText.format(bytes)) of an earlier attempt, which are compared instead of sent")
         case .copied(let done, let total): _ = display.update(done, total)
         case .round(let told):
             display.finish()
-            let predicted = told.predictedDowntimeMilliseconds.map { MigrateCommand.text(milliseconds: $0) } ?? "unknown"
+            let predicted =
+                told.predictedDowntimeMilliseconds.map { MigrateCommand.text(milliseconds: $0) } ?? "unknown"
             report.note(
                 "round \(told.round): \(SizeText.format(told.bytes)) in \(MigrateCommand.text(milliseconds: told.seconds * 1000)), "
                     + "sent \(SizeText.format(told.sentBytes)), goodput \(rate(told.goodputBytesPerSecond)), "
-                    + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), downtime now \(predicted)")
+                    + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), downtime now \(predicted)"
+            )
             round = told.round + 1
             display = ProgressDisplay("round \(round)", common)
         case .stopping: report.detail("stopping the guest")

@@ -2,7 +2,8 @@ internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
-/// Shows progress on standard error: one line that is rewritten on a terminal, a line every ten seconds otherwise, nothing
+/// Shows progress on standard error: one line that is rewritten on a terminal, a line every ten seconds otherwise,
+/// nothing
 /// with `--quiet` or `--json`. Also answers whether to go on: not after Ctrl-C.
 final class ProgressDisplay: Sendable {
     private let meter: Mutex<ProgressMeter>
@@ -36,6 +37,10 @@ final class ProgressDisplay: Sendable {
 
     /// Removes the line, so that what follows starts on a clean one.
     func finish() {
-        if hasLine.withLock({ had in defer { had = false }; return had }) { Report.write("\r\u{1B}[K", to: .standardError) }
+        if hasLine.withLock({ had in
+            defer { had = false }; return had
+        }) {
+            Report.write("\r\u{1B}[K", to: .standardError)
+        }
     }
 }

@@ -14,7 +14,8 @@ struct RestoreCommand: ParsableCommand {
     var point: String
     @Option(help: .store) var store: String
     @Option(
-        name: .customLong("to"), help: ArgumentHelp("Make a disk in this folder, which must not exist.", valueName: "folder"),
+        name: .customLong("to"),
+        help: ArgumentHelp("Make a disk in this folder, which must not exist.", valueName: "folder"),
         completion: .directory)
     var folder: String?
     @Option(help: ArgumentHelp("Make a sparse raw file, which must not exist.", valueName: "file"), completion: .file())

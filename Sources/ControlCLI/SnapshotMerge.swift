@@ -18,8 +18,10 @@ struct SnapshotMerge: ParsableCommand {
             let progress = ProgressDisplay("merging \(merged.count + 1) of \(doomed.count)", common, counts: .items)
             defer { progress.finish() }
             try Interruption.withCleanEnd {
-                guard try translated({ try DiskSnapshots().delete(guid, of: disk.path, progress: progress.update) }) else {
-                    throw CommandFailure(.interrupted, "the merge of \(guid) was stopped: run the command again to go on")
+                guard try translated({ try DiskSnapshots().delete(guid, of: disk.path, progress: progress.update) })
+                else {
+                    throw CommandFailure(
+                        .interrupted, "the merge of \(guid) was stopped: run the command again to go on")
                 }
             }
             merged.append(guid)

@@ -28,7 +28,9 @@ struct StatusCommand: ParsableCommand {
         var reports: [StatusReport] = []
         for attached in list {
             var report = StatusReport(attachment: AttachedReport(attached), server: nil)
-            if case .status(let status)? = try? attachments.control(attached.disk).call(.status) { report.server = status }
+            if case .status(let status)? = try? attachments.control(attached.disk).call(.status) {
+                report.server = status
+            }
             reports.append(report)
         }
         var rows = [["DISK", "SIZE", "PID", "DELTAS", "READ", "WRITTEN", "DEVICE", "MOUNTED AT"]]

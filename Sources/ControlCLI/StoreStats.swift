@@ -17,7 +17,8 @@ struct StoreStats: ParsableCommand {
         let packs = try opened.list(.pack)
         let indexes = try opened.list(.index)
         let report = StatsReport(
-            store: opened.address, id: opened.info.uuid, chunkBytes: UInt64(opened.info.chunkBytes), points: points.count,
+            store: opened.address, id: opened.info.uuid, chunkBytes: UInt64(opened.info.chunkBytes),
+            points: points.count,
             disks: Set(points.map(\.content.disk)).count,
             virtualBytes: points.reduce(0) { $0 &+ $1.content.root.shape.byteCount },
             packs: packs.count, packBytes: packs.reduce(0) { $0 + $1.byteCount },

@@ -145,7 +145,8 @@ final class ControlSession {
     private func startTracking(_ granuleBytes: UInt64) throws(ControlError) -> ControlReply {
         guard trackers.count < Self.trackersMax else {
             throw ControlError(
-                code: ControlError.busy, message: "a connection can have \(Self.trackersMax) dirty maps; stop one first")
+                code: ControlError.busy, message: "a connection can have \(Self.trackersMax) dirty maps; stop one first"
+            )
         }
         let tracker = try withDisk { disk throws(DiskError) in try disk.startTracking(granuleBytes: granuleBytes) }
         lastTracker += 1
@@ -156,7 +157,9 @@ final class ControlSession {
     private func takeDirty(
         _ number: UInt32, _ offset: UInt64, _ count: UInt64, _ limit: Int
     ) throws(ControlError) -> ControlReply {
-        guard let range = ByteRange(checking: offset, count: count) else { throw Self.invalid("the range ends beyond 2^64") }
+        guard let range = ByteRange(checking: offset, count: count) else {
+            throw Self.invalid("the range ends beyond 2^64")
+        }
         guard limit > 0 else { throw Self.invalid("a limit of \(limit) runs leaves nothing to answer") }
         let taken = try tracker(number).take(in: range, limit: min(limit, Self.dirtyRunsMax))
         return .dirty(

@@ -2,7 +2,8 @@ internal import BlockIO
 internal import Geometry
 internal import LinuxSystem
 
-/// Changes the device that a chain makes, in its top delta. Callers are inside the gate as writers, with the in-use mark
+/// Changes the device that a chain makes, in its top delta. Callers are inside the gate as writers, with the in-use
+/// mark
 /// durable.
 struct ChainWriter: Sendable {
     let reader: ChainReader
@@ -40,7 +41,9 @@ struct ChainWriter: Sendable {
     }
 
     /// The fast path: whole blocks of clusters that the top has. - Returns: `false` when they are not.
-    private func overwrite(_ range: ByteRange, _ memory: UnsafeRawBufferPointer, _ chain: Chain) throws(DiskError) -> Bool {
+    private func overwrite(_ range: ByteRange, _ memory: UnsafeRawBufferPointer, _ chain: Chain) throws(DiskError)
+        -> Bool
+    {
         let unit = UInt64(chain.alignment)
         guard (range.offset | range.count) & (unit - 1) == 0 else { return false }
         let clusters = ChainReader.clusters(of: range, chain.clusterSize)
@@ -127,7 +130,8 @@ struct ChainWriter: Sendable {
     }
 
     /// Gives `cluster` a place in the top and points the map to it once `body` has filled that place.
-    /// - Parameter body: gets the place's offset in the file and whether it reads as zeros; returns whether it leaves parts
+    /// - Parameter body: gets the place's offset in the file and whether it reads as zeros; returns whether it leaves
+    ///   parts
     ///   of it unwritten.
     private func allocate(
         for cluster: UInt64, _ chain: Chain, _ top: WritableDelta,
@@ -164,10 +168,13 @@ struct ChainWriter: Sendable {
             let covered = piece.clamped(to: inner)
             do throws(SystemError) {
                 if covered == piece {
-                    let source = unsafe memory.map {
-                        unsafe UnsafeRawBufferPointer(
-                            rebasing: $0[Int(piece.lowerBound - inner.lowerBound)..<Int(piece.upperBound - inner.lowerBound)])
-                    } ?? UnsafeRawBufferPointer(ZeroMemory.bytes(piece.count))
+                    let source =
+                        unsafe memory.map {
+                            unsafe UnsafeRawBufferPointer(
+                                rebasing: $0[
+                                    Int(piece.lowerBound - inner.lowerBound)..<Int(piece.upperBound - inner.lowerBound)]
+                            )
+                        } ?? UnsafeRawBufferPointer(ZeroMemory.bytes(piece.count))
                     let whole = ByteRange(offset: base + piece.lowerBound, count: UInt64(piece.count))
                     if unsafe ChainReader.isAligned(whole, source, to: delta.file.alignment) {
                         try unsafe delta.file.write(at: whole.offset, from: source)
@@ -184,7 +191,9 @@ struct ChainWriter: Sendable {
                     }
                     if !covered.isEmpty {
                         let target = unsafe UnsafeMutableRawBufferPointer(
-                            rebasing: buffer[Int(covered.lowerBound - piece.lowerBound)..<Int(covered.upperBound - piece.lowerBound)])
+                            rebasing: buffer[
+                                Int(covered.lowerBound - piece.lowerBound)..<Int(covered.upperBound - piece.lowerBound)]
+                        )
                         if let memory = unsafe memory {
                             let source = unsafe memory[
                                 Int(covered.lowerBound - inner.lowerBound)..<Int(covered.upperBound - inner.lowerBound)]
@@ -229,7 +238,8 @@ struct ChainWriter: Sendable {
     }
 
     private func zeroInTop(
-        _ cluster: UInt64, _ entry: MapEntry, _ valid: UInt64, _ intent: ZeroIntent, _ chain: Chain, _ top: WritableDelta
+        _ cluster: UInt64, _ entry: MapEntry, _ valid: UInt64, _ intent: ZeroIntent, _ chain: Chain,
+        _ top: WritableDelta
     ) throws(DiskError) {
         let base = chain.clusterSize.offset(of: UInt64(entry.cluster))
         if intent != .zeroAllocated {
@@ -281,7 +291,8 @@ struct ChainWriter: Sendable {
     ) throws(DiskError) -> Bool {
         try locks.withLocks(cluster..<cluster + 1, exclusive: true) { () throws(DiskError) in
             let entry = try map.entry(of: cluster, chain: chain)
-            guard entry.level == chain.topLevel, room.contains(UInt64(entry.cluster)), let allocator = top.allocator else {
+            guard entry.level == chain.topLevel, room.contains(UInt64(entry.cluster)), let allocator = top.allocator
+            else {
                 return false
             }
             let target = try top.delta.attempt { () throws(SystemError) in try allocator.allocate() }

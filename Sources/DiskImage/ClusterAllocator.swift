@@ -124,7 +124,8 @@ final class ClusterAllocator: Sendable {
             index = end
             // Only a kindness to the host: what can't be given back is reused as it is.
             _ = try? delta.file.punch(
-                offset: delta.clusterSize.offset(of: run.lowerBound), count: UInt64(run.count) * delta.clusterSize.bytes)
+                offset: delta.clusterSize.offset(of: run.lowerBound), count: UInt64(run.count) * delta.clusterSize.bytes
+            )
             state.withLock { state in
                 let usable = max(run.lowerBound, state.floor)..<max(run.upperBound, state.floor)
                 state.free.insert(usable)
@@ -161,7 +162,8 @@ final class ClusterAllocator: Sendable {
     /// Cuts the file to what is in use, as far as free clusters and what is reserved ahead are at its end.
     func cutEnd() throws(SystemError) {
         try state.withLock { state throws(SystemError) in
-            let end = state.free.runs.last.map { $0.upperBound == state.next ? $0.lowerBound : state.next } ?? state.next
+            let end =
+                state.free.runs.last.map { $0.upperBound == state.next ? $0.lowerBound : state.next } ?? state.next
             try delta.file.truncate(to: delta.clusterSize.offset(of: end))
             if end < state.next { _ = state.free.popRun(endingAt: state.next) }
             state.next = end

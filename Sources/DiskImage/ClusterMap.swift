@@ -26,7 +26,8 @@ struct MapEntry: Hashable {
 
 /// The merged block tables of a chain, cached in pages of 1024 entries within a memory budget.
 ///
-/// A page is read from every delta when first needed, the top's entry hiding those below. Changes are made to the cached
+/// A page is read from every delta when first needed, the top's entry hiding those below. Changes are made to the
+/// cached
 /// page only; it stays in memory until a flush has written it (``collectDirty(chain:header:)``). An entry is changed by
 /// who holds its cluster's lock.
 final class ClusterMap: Sendable {
@@ -150,7 +151,8 @@ final class ClusterMap: Sendable {
             if let result { return result }
             let entries = try load(number, chain)
             shard.withLock { shard in
-                // Somebody else may have loaded it, and changed and evicted it since: then what was read is out of date.
+                // Somebody else may have loaded it, and changed and evicted it since: then what was read is out of
+                // date.
                 guard shard.index[number] != nil || shard.generation == generation else { return }
                 let slot = shard.index[number] ?? insert(number, entries, into: &shard)
                 result = body(&shard.pages[slot])

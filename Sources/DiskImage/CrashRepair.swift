@@ -50,7 +50,8 @@ enum CrashRepair {
             switch scanner.bat.decode(raw, fileBytes: fileBytes) {
             case .unallocated: break
             case .invalid(.beyondFile): dangling.append(cluster)
-            case .invalid(let fault): throw damage(scanner.delta, "the entry of cluster \(cluster) is \(fault.rawValue)")
+            case .invalid(let fault):
+                throw damage(scanner.delta, "the entry of cluster \(cluster) is \(fault.rawValue)")
             case .cluster(let place):
                 guard window.contains(place) else { return }
                 let (word, bit) = (place - window.lowerBound).quotientAndRemainder(dividingBy: 64)

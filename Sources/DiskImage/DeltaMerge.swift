@@ -5,7 +5,8 @@ internal import LinuxSystem
 
 /// Copies a delta's data into the file of the delta below it.
 ///
-/// Everything that this changes in the parent is hidden by the child as long as the child is in the chain, so readers and
+/// Everything that this changes in the parent is hidden by the child as long as the child is in the chain, so readers
+/// and
 /// a crash at any point see the same device. Data is durable before the block table's entry that points to it, page by
 /// page of the table; at the end all is durable. Doing it again is harmless.
 struct DeltaMerge {
@@ -24,7 +25,8 @@ struct DeltaMerge {
     /// - Returns: whether all was copied.
     func run(from page: inout UInt64, _ progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
         guard let scanner = BatScanner(child) else {
-            throw DiskError(.unsupported, "\(child.path) is raw, and a raw image has nothing below it", path: child.path)
+            throw DiskError(
+                .unsupported, "\(child.path) is raw, and a raw image has nothing below it", path: child.path)
         }
         var total: UInt64 = 0
         try scanner.forEachEntry { _, _ throws(DiskError) in total += 1 }

@@ -14,8 +14,9 @@ extension Disk {
         }
         guard isFirst else { return }
         defer { locks.withLock { $0.removeAll() } }
-        maintenance.await { state -> Void? in 
-            state.isMerging || state.isGrowing || state.isSwitching || (state.isPreparing && state.prepared == nil) ? nil : ()
+        maintenance.await { state -> Void? in
+            state.isMerging || state.isGrowing || state.isSwitching || (state.isPreparing && state.prepared == nil)
+                ? nil : ()
         }
         if let prepared = maintenance.withLock({ $0.prepared }) { abandonSnapshot(prepared) }
         maintenance.withLock { $0.finisher }?.join()
@@ -39,7 +40,9 @@ extension Disk {
     /// may run. What is too much to move in one go stays.
     func compact() throws(DiskError) {
         let chain = gate.chain
-        guard let top = chain.writable, let allocator = top.allocator, let scanner = BatScanner(top.delta) else { return }
+        guard let top = chain.writable, let allocator = top.allocator, let scanner = BatScanner(top.delta) else {
+            return
+        }
         guard allocator.freeCount > 0 else { return }
         try cutEnd(top)
         let movesMax = options.compactBytesMax / clusterSize.bytes

@@ -11,10 +11,12 @@ extension Disk {
 
     /// Removes the state `guid` from the tree: the delta above it is merged into its file while the device is in use.
     ///
-    /// A state with several children is only marked, and goes when one of them is left. If the delta above is the top, it
+    /// A state with several children is only marked, and goes when one of them is left. If the delta above is the
+    /// top, it
     /// is frozen under a temporary name first; when writes come in faster than they can be merged, that temporary state
     /// stays for a later call.
-    /// - Parameter progress: called now and then with clusters done and in all; `false` stops, and a later call goes on.
+    /// - Parameter progress: called now and then with clusters done and in all; `false` stops, and a later call goes
+    ///   on.
     /// - Returns: whether it was finished.
     @discardableResult public func deleteSnapshot(
         _ guid: String, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
@@ -119,7 +121,8 @@ extension Disk {
         return .done(childName)
     }
 
-    /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole. Whoever sees
+    /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole.
+    /// Whoever sees
     /// it after a crash has to know.
     private func markTemporary(_ name: GUID, _ folder: DiskFolder) throws(DiskError) -> DiskDescriptor {
         let descriptor = try folder.load()
@@ -185,7 +188,8 @@ extension Disk {
     private func drop(_ pair: Pair, merged: DeltaFile) throws(DiskError) {
         guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else { return }
         let reopened = try ChainOpener(fs: fs, options: options).open(
-            ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil), writable: false)
+            ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil),
+            writable: false)
         try whileSwitching { () throws(DiskError) in
             // Most of it before everybody is held out.
             try flush()
@@ -203,7 +207,8 @@ extension Disk {
 
     // MARK: A child that is written to
 
-    /// Merges the top into the state below it: at once when it is small, otherwise by freezing it under a temporary name,
+    /// Merges the top into the state below it: at once when it is small, otherwise by freezing it under a temporary
+    /// name,
     /// merging that, and going on with what was written meanwhile.
     private func mergeTop(
         into parent: GUID, _ folder: DiskFolder, follows: inout Int, _ progress: (UInt64, UInt64) -> Bool

@@ -6,8 +6,10 @@ internal import LinuxSystem
 extension Disk {
     /// Makes the device larger; `bytes` is rounded up to whole clusters.
     ///
-    /// Only the top's file changes. Where its block table needs room, the clusters in the way are moved first; when all of
-    /// the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old size, or
+    /// Only the top's file changes. Where its block table needs room, the clusters in the way are moved first; when
+    /// all of
+    /// the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old size,
+    /// or
     /// the new one.
     public func grow(to bytes: UInt64) throws(DiskError) {
         try beginMaintenance { state in
@@ -141,7 +143,9 @@ enum BatGrowth {
     /// Moves the data of an image that is not the top out of the room that its table needs: copies, durably; entries,
     /// durably; then zeros.
     static func moveData(of delta: WritableDelta, toSectors sectors: UInt64, _ pool: BufferPool) throws(DiskError) {
-        guard var header = delta.header, let allocator = delta.allocator, let scanner = BatScanner(delta.delta) else { return }
+        guard var header = delta.header, let allocator = delta.allocator, let scanner = BatScanner(delta.delta) else {
+            return
+        }
         let old = header.firstDataCluster
         try parsing(delta.delta.path) { () throws(ImageError) in try header.grow(toSectors: sectors) }
         let room = old..<header.firstDataCluster

@@ -15,7 +15,8 @@ extension Disk {
             if !options.readOnly { locks.append(try folder.lockOwner()) }
             let descriptor = try folder.load()
             let opener = ChainOpener(fs: fs, options: options)
-            let chain = try opener.open(try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)
+            let chain = try opener.open(
+                try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)
             let disk = Disk(
                 path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
                 isRepaired: chain.isRepaired)
@@ -32,7 +33,8 @@ extension Disk {
             var locks: [any HeldLock] = []
             if !options.readOnly {
                 let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
-                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
+                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath)
+                }
                 if hasDescriptor { locks.append(try folder.lockOwner()) }
                 locks.append(try lockBareImage(image, in: fs))
             }
@@ -67,7 +69,8 @@ struct ChainOpener {
             if descriptor.kind(of: image.guid) == .raw {
                 guard let clusterSize = ClusterSize(sectors: descriptor.clusterSectors) else {
                     throw DiskError(
-                        .unsupported, "\(folder.path): clusters of \(descriptor.clusterSectors) sectors; a power of two "
+                        .unsupported,
+                        "\(folder.path): clusters of \(descriptor.clusterSectors) sectors; a power of two "
                             + "from 64 to 131072 is needed", path: folder.path)
                 }
                 place.rawClusterSize = clusterSize
@@ -112,13 +115,15 @@ struct ChainOpener {
         }
         let outcome = try CrashRepair.run(top)
         let allocator = ClusterAllocator(
-            delta: top, bat: bat, next: outcome.usedEnd, free: outcome.free, reserveAheadBytes: options.reserveAheadBytes)
+            delta: top, bat: bat, next: outcome.usedEnd, free: outcome.free,
+            reserveAheadBytes: options.reserveAheadBytes)
         let writable = WritableDelta(delta: top, allocator: allocator, isMarked: mark == .open, isUntidy: true)
         try writable.markInUse()
         return writable
     }
 
-    /// A crash in a merge, or soon after a snapshot, leaves marks below the top, too. Nothing writes there now, so these
+    /// A crash in a merge, or soon after a snapshot, leaves marks below the top, too. Nothing writes there now, so
+    /// these
     /// are closed at once.
     private func repairLower(_ delta: DeltaFile) throws(DiskError) {
         let writable = try open(Place(path: delta.path, rawClusterSize: nil), writable: true)
@@ -138,11 +143,13 @@ struct ChainOpener {
         let cluster = AlignedBuffer(byteCount: header.clusterSize.byteCount)
         try delta.attempt { () throws(SystemError) in try unsafe delta.file.read(at: offset, into: cluster.memory) }
         // One that is damaged can't be loaded by anybody: it is let go.
-        guard let found = try? FormatExtension(parsing: unsafe [UInt8](cluster.memory)), !found.allowsWritingWithout else {
+        guard let found = try? FormatExtension(parsing: unsafe [UInt8](cluster.memory)), !found.allowsWritingWithout
+        else {
             return
         }
         throw DiskError(
-            .unsupported, "\(delta.path) carries data of other software that forbids changing it; open it for reading only",
+            .unsupported,
+            "\(delta.path) carries data of other software that forbids changing it; open it for reading only",
             path: delta.path)
     }
 }

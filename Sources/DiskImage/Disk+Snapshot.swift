@@ -48,7 +48,8 @@ extension Disk {
     func writableFolder() throws(DiskError) -> DiskFolder {
         guard let folder else {
             throw DiskError(
-                .unsupported, "\(path) is an image without a descriptor; import it into a disk to take snapshots", path: path)
+                .unsupported, "\(path) is an image without a descriptor; import it into a disk to take snapshots",
+                path: path)
         }
         guard !options.readOnly else { throw DiskError(.readOnly, "\(path) is open for reading only", path: path) }
         return folder
@@ -57,7 +58,8 @@ extension Disk {
     private func snapshotName(_ guid: String?) throws(DiskError) -> GUID {
         guard let guid else { return try newName() }
         guard let name = GUID(typed: guid) else {
-            throw DiskError(.invalid, "\(guid) is no name of a snapshot: 36 letters, digits and dashes are needed", path: path)
+            throw DiskError(
+                .invalid, "\(guid) is no name of a snapshot: 36 letters, digits and dashes are needed", path: path)
         }
         return name
     }
@@ -211,7 +213,8 @@ extension Disk {
             let allocated = try withPath(path) { () throws(SystemError) in try fs.open(path, .read).allocatedBytes() }
             found.append(
                 SnapshotInfo(
-                    guid: guid.description, parent: shot.parent == .none ? nil : shot.parent.description, file: image.file,
+                    guid: guid.description, parent: shot.parent == .none ? nil : shot.parent.description,
+                    file: image.file,
                     isTop: guid == descriptor.top, isTemporary: shot.isTemporary, allocatedBytes: allocated))
         }
         return found

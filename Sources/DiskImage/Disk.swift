@@ -9,8 +9,10 @@ internal import Synchronization
 /// All calls block, from any thread and many at once. A write is durable after a ``flush()`` that began once the write
 /// had returned. Requests that overlap in time and place leave either's bytes, sector by sector.
 ///
-/// How it works: a request enters the ``RequestGate``, takes the locks of the clusters that it touches (shared, unless it
-/// moves, allocates or frees), looks their places up in the ``ClusterMap``, and hands all transfers of a file to the host
+/// How it works: a request enters the ``RequestGate``, takes the locks of the clusters that it touches (shared,
+/// unless it
+/// moves, allocates or frees), looks their places up in the ``ClusterMap``, and hands all transfers of a file to the
+/// host
 /// in one batch on the calling thread. Changes of the map stay in memory until a flush (``Disk/flush()``) has made the
 /// data durable; then the pages of the block table are written and made durable.
 public final class Disk: Sendable {
@@ -145,7 +147,8 @@ public final class Disk: Sendable {
             let clusters = ChainReader.clusters(of: part, clusterSize)
             let entries = try map.entries(from: clusters.lowerBound, count: clusters.count, chain: chain)
             for (cluster, entry) in zip(clusters, entries) {
-                let piece = ByteRange(offset: clusterSize.offset(of: cluster), count: clusterSize.bytes).intersection(part)
+                let piece = ByteRange(offset: clusterSize.offset(of: cluster), count: clusterSize.bytes).intersection(
+                    part)
                 if let last = found.last, last.isAllocated == !entry.isNone {
                     found[found.count - 1].range = ByteRange(
                         offset: last.range.offset, count: piece.end - last.range.offset)
@@ -206,14 +209,16 @@ public final class Disk: Sendable {
 
     public func resumeWrites() { gate.resumeWrites() }
 
-    /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under way.
+    /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under
+    /// way.
     public func release() {
         gate.end(DiskError(.readOnly, "\(path) was released to another host", path: path))
     }
 
     public func statistics() -> DiskStatistics {
         var statistics = counters.values
-        statistics.allocatedClusters = maintenance.withLock { $0.allocatedBefore }
+        statistics.allocatedClusters =
+            maintenance.withLock { $0.allocatedBefore }
             + (gate.chain.writable?.allocator?.allocatedCount ?? 0)
         return statistics
     }

@@ -12,14 +12,16 @@ public final class DiskBuilder: Sendable {
     private let path: String
     private let writer: Mutex<SequentialImageWriter>
 
-    fileprivate init(_ writer: sending SequentialImageWriter, file: any StorageFile, path: String, clusterBytes: UInt64) {
+    fileprivate init(_ writer: sending SequentialImageWriter, file: any StorageFile, path: String, clusterBytes: UInt64)
+    {
         self.writer = Mutex(writer)
         self.file = file
         self.path = path
         self.clusterBytes = clusterBytes
     }
 
-    /// Gives a place in the file to virtual cluster `cluster`; each must be larger than the one before. The caller writes
+    /// Gives a place in the file to virtual cluster `cluster`; each must be larger than the one before. The caller
+    /// writes
     /// all of it before the end.
     /// - Returns: offset in the image file. Clusters placed one after the other are neighbours there.
     public func place(_ cluster: UInt64) throws(DiskError) -> UInt64 {

@@ -5,7 +5,8 @@ internal import LinuxSystem
 
 /// A snapshot of a disk, read while another process owns the disk, writes its top, and merges.
 ///
-/// It is not to be deleted meanwhile. Its files are open: a merge of older states, which overwrites only what newer deltas
+/// It is not to be deleted meanwhile. Its files are open: a merge of older states, which overwrites only what newer
+/// deltas
 /// hide, does not change what is read here.
 public final class FrozenState: Sendable {
     private static let mapBytes = 8 << 20
@@ -36,7 +37,8 @@ public final class FrozenState: Sendable {
         _ folder: String, snapshot guid: String, in fs: any FileSystem, direct: Bool = true
     ) throws(DiskError) -> FrozenState {
         guard case .folder(let disk) = try DiskLocation.find(folder, in: fs) else {
-            throw DiskError(.unsupported, "\(folder) is an image without a descriptor and has no snapshots", path: folder)
+            throw DiskError(
+                .unsupported, "\(folder) is an image without a descriptor and has no snapshots", path: folder)
         }
         guard let name = GUID(typed: guid) else {
             throw DiskError(.invalid, "\(guid) is no name of a snapshot", path: folder)
@@ -76,7 +78,8 @@ public final class FrozenState: Sendable {
         try unsafe reader.read(at: offset, into: memory, chain: chain)
     }
 
-    /// Calls `body` with runs of virtual clusters (numbers, not bytes), ascending and disjoint, that have data in a delta
+    /// Calls `body` with runs of virtual clusters (numbers, not bytes), ascending and disjoint, that have data in a
+    /// delta
     /// above the state `base` up to this one; with `nil`, in any delta. A cluster may be given that holds what it held
     /// before; none that changed is left out. Memory is bounded.
     /// - Parameters:
@@ -184,7 +187,8 @@ struct ChangeScan {
         return DeltaFile.place(of: max(cluster, raw.clusterSize.cluster(at: data.offset))).page
     }
 
-    private static func markRaw(_ raw: DeltaFile, _ clusters: Range<UInt64>, _ changed: inout [Bool]) throws(DiskError) {
+    private static func markRaw(_ raw: DeltaFile, _ clusters: Range<UInt64>, _ changed: inout [Bool]) throws(DiskError)
+    {
         let end = raw.clusterSize.offset(of: clusters.upperBound)
         var offset = raw.clusterSize.offset(of: clusters.lowerBound)
         while offset < end {

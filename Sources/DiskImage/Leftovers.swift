@@ -2,7 +2,8 @@ internal import BlockIO
 internal import ImageFormat
 internal import LinuxSystem
 
-/// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of them.
+/// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
+/// them.
 /// What the list names and the descriptor doesn't is removed when the disk is opened for writing.
 extension Disk {
     private static let listName = "godwit.leftovers"

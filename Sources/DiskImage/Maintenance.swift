@@ -31,7 +31,8 @@ extension Disk {
         let isTaken = maintenance.change { state in !state.isClosed && take(&state) != nil }
         guard isTaken else {
             throw DiskError(
-                .busy, "\(path): a snapshot, merge, resize or migration of this disk is under way; try again later", path: path)
+                .busy, "\(path): a snapshot, merge, resize or migration of this disk is under way; try again later",
+                path: path)
         }
     }
 
@@ -50,7 +51,8 @@ extension Disk {
 
     // MARK: Finishing what was frozen
 
-    /// A delta that is no longer the top keeps its in-use mark until it has the form of a closed image: after a crash it
+    /// A delta that is no longer the top keeps its in-use mark until it has the form of a closed image: after a crash
+    /// it
     /// is then repaired like a top.
     func noteFrozen(_ delta: WritableDelta) {
         maintenance.change { state in

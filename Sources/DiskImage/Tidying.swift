@@ -50,7 +50,8 @@ enum Tidying {
             let range = ByteRange(offset: window, count: min(windowBytes, end - window))
             window = range.end
             for part in try delta.file.unwrittenRanges(in: range) ?? [] {
-                let headEnd = size.remainder(of: part.offset) == 0
+                let headEnd =
+                    size.remainder(of: part.offset) == 0
                     ? part.offset : min(part.offset.roundedUp(toMultipleOf: size.bytes), part.end)
                 if headEnd > part.offset {
                     try rewrite(ByteRange(offset: part.offset, count: headEnd - part.offset), of: delta, pool)

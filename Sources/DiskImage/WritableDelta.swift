@@ -58,7 +58,8 @@ final class WritableDelta: Sendable {
     /// Something may have been changed since it was opened.
     var isMarkedInUse: Bool { marked.load(ordering: .acquiring) }
 
-    /// Makes the in-use mark durable before the first change. Bitmaps of other software would be out of date from now on:
+    /// Makes the in-use mark durable before the first change. Bitmaps of other software would be out of date from now
+    /// on:
     /// they are let go.
     func markInUse() throws(DiskError) {
         if marked.load(ordering: .acquiring) { return }

@@ -1,4 +1,5 @@
-/// Durations as people write them: `300ms`, `10s`, `2m`, `20h`, `7d`. A bare number is refused: it would not say of what.
+/// Durations as people write them: `300ms`, `10s`, `2m`, `20h`, `7d`. A bare number is refused: it would not say of
+/// what.
 public enum DurationText {
     private static let units: [(suffix: String, milliseconds: UInt64)] = [
         ("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000),
@@ -8,7 +9,9 @@ public enum DurationText {
     public static func parse(_ text: String) -> UInt64? {
         for unit in units where text.hasSuffix(unit.suffix) {
             let digits = text.dropLast(unit.suffix.count)
-            guard !digits.isEmpty, digits.allSatisfy({ ("0"..."9").contains($0) }), let count = UInt64(digits) else { continue }
+            guard !digits.isEmpty, digits.allSatisfy({ ("0"..."9").contains($0) }), let count = UInt64(digits) else {
+                continue
+            }
             let (product, overflow) = count.multipliedReportingOverflow(by: unit.milliseconds)
             return overflow ? nil : product
         }

@@ -5,7 +5,11 @@ public enum SizeText {
     /// Bytes, or `nil` when `text` is no size or does not fit in 64 bits. Accepts `10G`, `10g`, `10GiB`, `1.5G`.
     public static func parse(_ text: String) -> UInt64? {
         var rest = Substring(text.uppercased())
-        if rest.hasSuffix("IB") { rest = rest.dropLast(2) } else if rest.count > 1, rest.hasSuffix("B") { rest = rest.dropLast() }
+        if rest.hasSuffix("IB") {
+            rest = rest.dropLast(2)
+        } else if rest.count > 1, rest.hasSuffix("B") {
+            rest = rest.dropLast()
+        }
         var shift: UInt64 = 0
         if let last = rest.last, let unit = units[last] {
             shift = unit

@@ -22,7 +22,9 @@ public final class ProcessHandle: Sendable {
     /// `nil` when it does not run.
     private static func startTicks(of identifier: Int32) throws(SystemError) -> UInt64? {
         // 12 (a name) S 1 … the 22nd field is the start; the name may hold spaces and parentheses.
-        guard let text = try kernelText("/proc/\(identifier)/stat"), let nameEnd = text.lastIndex(of: ")") else { return nil }
+        guard let text = try kernelText("/proc/\(identifier)/stat"), let nameEnd = text.lastIndex(of: ")") else {
+            return nil
+        }
         let fields = text[text.index(after: nameEnd)...].split(separator: " ")
         guard fields.count > 19, fields[0] != "Z", fields[0] != "X" else { return nil }
         return UInt64(fields[19])
@@ -56,5 +58,6 @@ public final class ProcessHandle: Sendable {
     }
 }
 
-/// Sends a signal to all processes of a group: that of a child which was started with `newGroup` and is not yet awaited.
+/// Sends a signal to all processes of a group: that of a child which was started with `newGroup` and is not yet
+/// awaited.
 public func signalProcessGroup(_ group: Int32, _ signal: CInt) { _ = shim_kill(-group, signal) }

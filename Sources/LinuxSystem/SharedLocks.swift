@@ -1,6 +1,7 @@
 internal import Glibc
 
-/// A row of locks, each held by many for looking or by one for changing. Who waits to change goes before who comes later
+/// A row of locks, each held by many for looking or by one for changing. Who waits to change goes before who comes
+/// later
 /// to look. Holders release on the thread that acquired; nobody acquires what they hold already.
 @safe public final class SharedLocks: @unchecked Sendable {
     // @unchecked: the locks are made for use by many threads; the pointer is constant.
@@ -30,7 +31,8 @@ internal import Glibc
 
     public func acquire(_ index: Int, exclusive: Bool) {
         precondition(index >= 0 && index < count, "no such lock")
-        let result = exclusive
+        let result =
+            exclusive
             ? unsafe pthread_rwlock_wrlock(locks + index) : unsafe pthread_rwlock_rdlock(locks + index)
         precondition(result == 0, "a lock is not acquired twice by one thread")
     }

@@ -23,7 +23,8 @@ enum CopyItem: Hashable, Sendable {
 /// The stages between the source's disk and the stream: read, then hash, compare and compress.
 ///
 /// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration
-/// sends only what differs, and a granule that was written with what it held costs nothing. That needs whole chunks: the
+/// sends only what differs, and a granule that was written with what it held costs nothing. That needs whole chunks:
+/// the
 /// chunks are never larger than the granules of the dirty map.
 final class CopyStages: @unchecked Sendable {
     // @unchecked: the tree, the compressor and the digests belong to whoever runs `process`, one thread at a time: the

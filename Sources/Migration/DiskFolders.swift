@@ -8,7 +8,8 @@ public struct DiskFolders: TargetDisks {
     private let fs: any FileSystem
     private let options: DiskOptions
 
-    /// - Parameter options: `nil`: through the page cache. What arrives are small writes one after the other, which would
+    /// - Parameter options: `nil`: through the page cache. What arrives are small writes one after the other, which
+    ///   would
     ///   each wait for the medium otherwise; the rounds' syncs bound what the cache holds back.
     public init(fs: any FileSystem, options: DiskOptions? = nil) {
         self.fs = fs

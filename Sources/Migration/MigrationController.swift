@@ -107,7 +107,8 @@ public final class MigrationController {
     }
 
     /// Small writes spread over the disk dirty a granule each, so fine ones let a migration converge where coarse ones
-    /// would have it copy many times what is written. What they cost is the hash tree's file, one part in 128 of the data
+    /// would have it copy many times what is written. What they cost is the hash tree's file, one part in 128 of the
+    /// data
     /// at 4 KiB.
     private static func granuleBytes(usedBytes: UInt64) -> UInt64 {
         usedBytes <= 512 << 30 ? 4 << 10 : usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10

@@ -24,7 +24,8 @@ import Testing
         #expect(full.disk("web")?.store == "/var/backups/godwit")
         #expect(full.disk("/srv/disks/db")?.store == "ssh://backup@vault.example/srv/godwit")
         #expect(full.disk("shop-data")?.hooks[.preFreeze]?.command == "/etc/godwit/hooks/shop-checkpoint")
-        #expect(full.disk("shop-data")?.hooks[.postThaw] == Hook(command: "/etc/godwit/hooks/log-thaw", limitSeconds: 60))
+        #expect(
+            full.disk("shop-data")?.hooks[.postThaw] == Hook(command: "/etc/godwit/hooks/log-thaw", limitSeconds: 60))
         #expect(full.disk("shop-root")?.group == "shop")
     }
 

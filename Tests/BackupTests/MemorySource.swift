@@ -19,7 +19,8 @@ final class MemorySource: BackupSource {
     init(byteCount: Int, clusterBytes: Int) {
         self.clusterBytes = UInt64(clusterBytes)
         let clusters = (byteCount + clusterBytes - 1) / clusterBytes
-        state = Mutex(State(bytes: Array(repeating: 0, count: byteCount), written: Array(repeating: 0, count: clusters)))
+        state = Mutex(
+            State(bytes: Array(repeating: 0, count: byteCount), written: Array(repeating: 0, count: clusters)))
     }
 
     var byteCount: UInt64 { UInt64(state.withLock { $0.bytes.count }) }
@@ -53,11 +54,14 @@ final class MemorySource: BackupSource {
     func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(BackupError) {
         state.withLock { state in
             state.bytesRead += memory.count
-            state.bytes.withUnsafeBytes { memory.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + memory.count])) }
+            state.bytes.withUnsafeBytes {
+                memory.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + memory.count]))
+            }
         }
     }
 
-    func forEachChangedRun(since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool) throws(BackupError) {
+    func forEachChangedRun(since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool) throws(BackupError)
+    {
         let after = base.flatMap { Int($0.dropFirst(6)) } ?? 0
         let written = state.withLock { $0.written }
         var start: Int?

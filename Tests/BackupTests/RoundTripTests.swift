@@ -79,7 +79,9 @@ struct Bench {
         #expect(report.points == points.count + 1)
     }
 
-    @Test("a restored disk is whole for qemu-img and holds the same bytes", .enabled(if: hasTool("qemu-img")), arguments: [15, 16, 20])
+    @Test(
+        "a restored disk is whole for qemu-img and holds the same bytes", .enabled(if: hasTool("qemu-img")),
+        arguments: [15, 16, 20])
     func disk(shift: Int) throws {
         var bench = try Bench(byteCount: 24 << 20)
         var random = SeededRandom(seed: 7)
@@ -87,7 +89,8 @@ struct Bench {
         let point = try bench.backup().point
         let target = bench.folder.file("disk")
         let size = try #require(ClusterSize(bytes: 1 << UInt64(shift)))
-        _ = try RestoreJob(point: point, target: .disk(folder: target, clusterSize: size)).run(store: bench.store, in: bench.fs)
+        _ = try RestoreJob(point: point, target: .disk(folder: target, clusterSize: size)).run(
+            store: bench.store, in: bench.fs)
         let raw = bench.folder.file("raw")
         try Data(bench.disk.content).write(to: URL(fileURLWithPath: raw))
         try expectTool("qemu-img", "compare", "-f", "parallels", "-F", "raw", target + "/root.hds", raw)

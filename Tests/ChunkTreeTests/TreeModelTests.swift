@@ -18,7 +18,9 @@ final class NodeTable {
 
     func emit(_ id: Digest, _ node: TreeNode) {
         precondition(id == node.id && !node.isEmpty)
-        for child in node.children where node.level > 1 && !child.isZero { precondition(nodes[child] != nil, "children first") }
+        for child in node.children where node.level > 1 && !child.isZero {
+            precondition(nodes[child] != nil, "children first")
+        }
         emitted += 1
         nodes[id] = node
     }
@@ -50,7 +52,8 @@ func naiveTop(_ leaves: [UInt64: Digest], level: Int, index: UInt64 = 0) -> Dige
     if level == 0 { return leaves[index] ?? .zero }
     let width = TreeShape.capacity(of: level)
     guard leaves.keys.contains(where: { $0 / width == index }) else { return .zero }
-    return TreeNode.nodeID(level: level, children: (0..<256).map { naiveTop(leaves, level: level - 1, index: index * 256 + $0) })
+    return TreeNode.nodeID(
+        level: level, children: (0..<256).map { naiveTop(leaves, level: level - 1, index: index * 256 + $0) })
 }
 
 struct Xorshift: RandomNumberGenerator {
@@ -94,7 +97,9 @@ func fakeID(_ number: UInt64) -> Digest { number == 0 ? .zero : Digest.hash(Arra
             let some = UInt64.random(in: 0..<shape.chunkCount, using: &random)..<shape.chunkCount
             #expect(try table.leaves(root, in: some) == model.filter { some.contains($0.key) })
             var differences: [UInt64: [Digest]] = [:]
-            try root.forEachDifference(from: before, read: { (id, level) throws(NodeTable.Missing) in try table.read(id, level) }) {
+            try root.forEachDifference(
+                from: before, read: { (id, level) throws(NodeTable.Missing) in try table.read(id, level) }
+            ) {
                 (index, old, new) throws(NodeTable.Missing) in
                 differences[index] = [old, new]
                 return true

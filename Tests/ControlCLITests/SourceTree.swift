@@ -34,7 +34,8 @@ struct SourceTree {
                 found += try files(below: path, suffix: suffix)
             } else if name.hasSuffix(suffix) {
                 let text = try text(path)
-                found.append(File(path: path, text: text, lines: text.split(separator: "\n", omittingEmptySubsequences: false)))
+                found.append(
+                    File(path: path, text: text, lines: text.split(separator: "\n", omittingEmptySubsequences: false)))
             }
         }
         return found

@@ -11,7 +11,9 @@ import Testing
 
     @Test func everyTargetHasARow() throws {
         let rows = try SourceTree.rows()
-        for name in try SourceTree.names(in: "Sources") { #expect(rows[name] != nil, "\(name) has no row in ARCHITECTURE.md") }
+        for name in try SourceTree.names(in: "Sources") {
+            #expect(rows[name] != nil, "\(name) has no row in ARCHITECTURE.md")
+        }
     }
 
     @Test func aTargetImportsLowerRowsOnly() throws {
@@ -105,8 +107,11 @@ extension Substring {
     /// The module of an `import` line.
     fileprivate var importedModule: String? {
         let words = split(separator: " ")
-        guard let position = words.firstIndex(of: "import"), position <= 2, position + 1 < words.count else { return nil }
-        guard words[..<position].allSatisfy({ ["internal", "public", "private", "package", "@testable"].contains($0) }) else {
+        guard let position = words.firstIndex(of: "import"), position <= 2, position + 1 < words.count else {
+            return nil
+        }
+        guard words[..<position].allSatisfy({ ["internal", "public", "private", "package", "@testable"].contains($0) })
+        else {
             return nil
         }
         return String(words[position + 1])

@@ -74,11 +74,13 @@ import Testing
         #expect(throws: ControlError.self) { try client.countDirty(tracker: tracker) }
     }
 
-    @Test(arguments: [
-        .takeDirty(tracker: 1, offset: .max, count: 2, limit: 1), .takeDirty(tracker: 1, offset: 0, count: 1, limit: 0),
-        .takeDirty(tracker: 9, offset: 0, count: 1, limit: 1), .startTracking(granuleBytes: 3), .commitSnapshot,
-        .abandonSnapshot, .deleteSnapshot(guid: "nonsense"), .grow(bytes: 1), .grow(bytes: .max), .release,
-    ] as [ControlRequest])
+    @Test(
+        arguments: [
+            .takeDirty(tracker: 1, offset: .max, count: 2, limit: 1),
+            .takeDirty(tracker: 1, offset: 0, count: 1, limit: 0),
+            .takeDirty(tracker: 9, offset: 0, count: 1, limit: 1), .startTracking(granuleBytes: 3), .commitSnapshot,
+            .abandonSnapshot, .deleteSnapshot(guid: "nonsense"), .grow(bytes: 1), .grow(bytes: .max), .release,
+        ] as [ControlRequest])
     func senselessRequestsAreRefusedAndTheConnectionGoesOn(_ request: ControlRequest) throws {
         let disk = try ServedDisk()
         let client = try disk.client()

@@ -9,7 +9,8 @@ import Testing
 
 @Suite struct ConcurrencyTests {
     /// Every thread has sectors of its own in every cluster, so that neighbours are written at the same time.
-    @Test("threads that write, read, snapshot, merge and grow at once do not harm each other", arguments: [true, false])
+    @Test(
+        "threads that write, read, snapshot, merge and grow at once do not harm each other", arguments: [true, false])
     func threads(direct: Bool) throws {
         let folder = try TemporaryFolder()
         let path = folder.file("disk")
@@ -25,7 +26,9 @@ import Testing
         let seed = SeededRandom("threads").seed
         let writers = try (0..<4).map { number in
             try OwnThread(name: "writer \(number)") {
-                do { try Self.work(disk, number, seed) } catch { failures.withLock { $0.append("writer \(number): \(error)") } }
+                do { try Self.work(disk, number, seed) } catch {
+                    failures.withLock { $0.append("writer \(number): \(error)") }
+                }
             }
         }
         var guids: [String] = []
@@ -64,7 +67,9 @@ import Testing
             // In halves now and then, which makes the engine read to write.
             if random.oneIn(5) {
                 for half in [0, 2048] {
-                    try data[half..<half + 2048].withUnsafeBytes { try disk.write(at: step.offset + UInt64(half), from: $0) }
+                    try data[half..<half + 2048].withUnsafeBytes {
+                        try disk.write(at: step.offset + UInt64(half), from: $0)
+                    }
                 }
             } else {
                 try data.withUnsafeBytes { try disk.write(at: step.offset, from: $0, durable: random.oneIn(50)) }
@@ -97,7 +102,9 @@ import Testing
         let disk = try Disk.open(path, in: fs)
         // Allocating many clusters costs a flush no more than allocating one.
         for cluster in 0..<40 {
-            try [UInt8](repeating: 1, count: 4096).withUnsafeBytes { try disk.write(at: UInt64(cluster) << 20, from: $0) }
+            try [UInt8](repeating: 1, count: 4096).withUnsafeBytes {
+                try disk.write(at: UInt64(cluster) << 20, from: $0)
+            }
         }
         try disk.flush()
         #expect(disk.statistics().hostFlushes == 2)
@@ -125,7 +132,10 @@ import Testing
         #expect(!done.withLock { $0 })
         disk.resumeWrites()
         writer.join()
-        #expect(tracker.take(in: ByteRange(offset: 0, count: 8 << 20), limit: 10).runs == [ByteRange(offset: 0, count: 65536)])
+        #expect(
+            tracker.take(in: ByteRange(offset: 0, count: 8 << 20), limit: 10).runs == [
+                ByteRange(offset: 0, count: 65536)
+            ])
         try disk.pauseWrites()
         let refused = Mutex<DiskError.Code?>(nil)
         let late = try OwnThread(name: "late") {

@@ -72,7 +72,8 @@ import Testing
         try cutEverywhere([
             .write(sector: 0, count: 8, durable: false), .flush, .write(sector: 130, count: 3, durable: false),
             .write(sector: 4, count: 100, durable: false), .flush, .write(sector: 640, count: 64, durable: true),
-            .write(sector: 0, count: 64, durable: false), .reopen, .write(sector: 800, count: 8, durable: false), .flush,
+            .write(sector: 0, count: 64, durable: false), .reopen, .write(sector: 800, count: 8, durable: false),
+            .flush,
         ])
     }
 
@@ -82,7 +83,8 @@ import Testing
             [
                 .discard(sector: 64, count: 128), .write(sector: 1024, count: 80, durable: false), .flush,
                 .write(sector: 1280, count: 64, durable: false), .zero(sector: 256, count: 96, mayDiscard: true),
-                .zero(sector: 384, count: 64, mayDiscard: false), .flush, .write(sector: 1408, count: 200, durable: true),
+                .zero(sector: 384, count: 64, mayDiscard: false), .flush,
+                .write(sector: 1408, count: 200, durable: true),
                 .discard(sector: 0, count: 700), .flush, .write(sector: 64, count: 3, durable: false), .reopen,
             ], prepare: [.write(sector: 0, count: 768, durable: false), .flush])
     }
@@ -99,9 +101,13 @@ import Testing
     @Test("flushed data and snapshots survive a cut at any change of a merge")
     func merge() throws {
         try cutEverywhere(
-            [.delete(0), .write(sector: 500, count: 9, durable: true), .delete(0), .write(sector: 0, count: 9, durable: true)],
+            [
+                .delete(0), .write(sector: 500, count: 9, durable: true), .delete(0),
+                .write(sector: 0, count: 9, durable: true),
+            ],
             prepare: [
-                .write(sector: 0, count: 300, durable: false), .snapshot, .write(sector: 64, count: 100, durable: false),
+                .write(sector: 0, count: 300, durable: false), .snapshot,
+                .write(sector: 64, count: 100, durable: false),
                 .discard(sector: 192, count: 64), .snapshot, .write(sector: 10, count: 200, durable: false),
                 .zero(sector: 0, count: 64, mayDiscard: true), .write(sector: 600, count: 100, durable: false), .flush,
             ])
@@ -118,7 +124,8 @@ import Testing
                 .write(sector: 0, count: 9, durable: true),
             ], byteCount: size,
             prepare: [
-                .write(sector: 0, count: 300, durable: false), .write(sector: 8160 * 64, count: 64, durable: false), .flush,
+                .write(sector: 0, count: 300, durable: false), .write(sector: 8160 * 64, count: 64, durable: false),
+                .flush,
             ])
     }
 

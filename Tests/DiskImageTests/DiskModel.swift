@@ -21,7 +21,8 @@ final class DiskModel {
         var description: String {
             switch self {
             case .write(let sector, let count, let durable): "write \(sector)+\(count)\(durable ? " durable" : "")"
-            case .zero(let sector, let count, let mayDiscard): "zero \(sector)+\(count)\(mayDiscard ? " may discard" : "")"
+            case .zero(let sector, let count, let mayDiscard):
+                "zero \(sector)+\(count)\(mayDiscard ? " may discard" : "")"
             case .discard(let sector, let count): "discard \(sector)+\(count)"
             case .flush: "flush"
             case .snapshot: "snapshot"
@@ -78,7 +79,9 @@ final class DiskModel {
         self.disk = disk
         if let wanted = sizeWanted, disk.byteCount == wanted { byteCount = wanted }
         sizeWanted = nil
-        guard disk.byteCount == byteCount else { throw Mismatch(description: "size \(disk.byteCount) for \(byteCount)") }
+        guard disk.byteCount == byteCount else {
+            throw Mismatch(description: "size \(disk.byteCount) for \(byteCount)")
+        }
     }
 
     func current() throws -> Disk {
@@ -88,7 +91,9 @@ final class DiskModel {
 
     static func bytes(tag: UInt32, sector: Int, into memory: UnsafeMutableRawBufferPointer) {
         let word = tag == 0 ? 0 : UInt64(tag) << 32 | UInt64(UInt32(truncatingIfNeeded: sector))
-        for offset in stride(from: 0, to: 512, by: 8) { memory.storeBytes(of: word, toByteOffset: offset, as: UInt64.self) }
+        for offset in stride(from: 0, to: 512, by: 8) {
+            memory.storeBytes(of: word, toByteOffset: offset, as: UInt64.self)
+        }
     }
 
     // MARK: Steps
@@ -236,7 +241,8 @@ final class DiskModel {
                 let found = try tags(range) { try view.read(at: $0, into: $1) }
                 for (sector, tag) in zip(range, found) where tag != state.live[sector] ?? 0 {
                     throw Mismatch(
-                        description: "sector \(sector) of snapshot \(state.guid) holds \(tag), not \(state.live[sector] ?? 0)")
+                        description:
+                            "sector \(sector) of snapshot \(state.guid) holds \(tag), not \(state.live[sector] ?? 0)")
                 }
             }
         }
@@ -266,7 +272,8 @@ final class DiskModel {
         // A merge that was cut off goes on.
         for state in states where state.isTemporary {
             // One that went with another is no failure.
-            do { try current().deleteSnapshot(state.guid) } catch let error as DiskError where error.code == .notFound {}
+            do { try current().deleteSnapshot(state.guid) } catch let error as DiskError where error.code == .notFound {
+            }
         }
         guard try !current().snapshots().contains(where: \.isTemporary) else {
             throw Mismatch(description: "a temporary snapshot stays")

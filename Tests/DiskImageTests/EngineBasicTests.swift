@@ -25,7 +25,7 @@ final class ModelDisk {
         bytes.replaceSubrange(Int(offset)..<Int(offset) + data.count, with: data)
     }
 
-    func zero(_ range: ByteRange) { 
+    func zero(_ range: ByteRange) {
         for index in Int(range.offset)..<Int(range.end) { bytes[index] = 0 }
     }
 }

@@ -11,8 +11,10 @@ import Testing
     private static let steps: [DiskModel.Step] = [
         .write(sector: 0, count: 100, durable: false), .flush, .write(sector: 256, count: 64, durable: false),
         .discard(sector: 0, count: 64), .flush, .snapshot, .write(sector: 10, count: 8, durable: true),
-        .write(sector: 300, count: 200, durable: false), .zero(sector: 256, count: 128, mayDiscard: true), .flush, .snapshot,
-        .write(sector: 600, count: 3, durable: false), .delete(0), .grow(3 << 20), .write(sector: 6000, count: 4, durable: true),
+        .write(sector: 300, count: 200, durable: false), .zero(sector: 256, count: 128, mayDiscard: true), .flush,
+        .snapshot,
+        .write(sector: 600, count: 3, durable: false), .delete(0), .grow(3 << 20),
+        .write(sector: 6000, count: 4, durable: true),
         .delete(0), .flush,
     ]
 

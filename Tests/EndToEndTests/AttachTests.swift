@@ -65,7 +65,8 @@ struct AttachTests {
             let load = try ChildProcess(
                 "fio",
                 [
-                    "--name=load", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=randwrite", "--bs=4k", "--iodepth=16",
+                    "--name=load", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=randwrite", "--bs=4k",
+                    "--iodepth=16",
                     "--offset=32M", "--size=32M", "--time_based", "--runtime=60",
                 ], output: .null, errors: .null)
             // Until the load has begun: each look is an answer of the server.

@@ -87,13 +87,16 @@ final class DeviceBench: Sendable {
     func kill(_ attached: Attached) throws {
         guard let server = try ProcessHandle(attached.pid) else { return }
         try server.send(Signal.kill)
-        guard try server.waitForEnd(deadlineMilliseconds: 30_000) else { throw BenchError(message: "the server lives on") }
+        guard try server.waitForEnd(deadlineMilliseconds: 30_000) else {
+            throw BenchError(message: "the server lives on")
+        }
     }
 
     deinit {
         _ = try? run(["disk", "detach", disk])
         // Where detach could not help: what still uses our folder, by what the kernel says of it.
-        for mount in ((try? MountTable.current().mounts) ?? []).reversed() where mount.mountPoint.hasPrefix(path + "/") {
+        for mount in ((try? MountTable.current().mounts) ?? []).reversed() where mount.mountPoint.hasPrefix(path + "/")
+        {
             try? detachFileSystem(at: mount.mountPoint)
         }
         let columns = ["--list", "--noheadings", "--output", "NAME,BACK-FILE"]

@@ -62,7 +62,8 @@ struct ExportTests {
         let attached = try bench.attach()
         let commands = [
             "write -P 0x11 0 1M", "write -P 0x22 -f 512k 512", "read -P 0x22 512k 512", "read -P 0x11 0 512k",
-            "write -z -u 100k 64k", "read -P 0 100k 64k", "discard 192k 192k", "write -z 900k 100k", "read -P 0 900k 100k",
+            "write -z -u 100k 64k", "read -P 0 100k 64k", "discard 192k 192k", "write -z 900k 100k",
+            "read -P 0 900k 100k",
             "write -P 0x33 63M 1M", "read -P 0x33 63M 1M", "flush", "aio_write -P 5 1M 1M", "aio_write -P 6 2M 1M",
             "aio_flush", "read -P 5 1M 1M", "read -P 6 2M 1M",
         ]

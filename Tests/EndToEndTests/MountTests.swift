@@ -7,7 +7,8 @@ import Testing
 /// The kernel's file systems on the device. Serialised: there are few loop devices.
 @Suite(
     .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"),
-    .enabled(if: canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse"), "needs root, loop devices, nbdfuse and ext4"),
+    .enabled(
+        if: canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse"), "needs root, loop devices, nbdfuse and ext4"),
     .serialized)
 struct MountTests {
     private static let busy: CInt = 6
@@ -73,7 +74,8 @@ struct MountTests {
         let table = bench.folder.file("table")
         let entry: [UInt8] = [0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0]
         try LinuxFileSystem().replaceContents(
-            of: table, with: [UInt8](repeating: 0, count: 446) + entry + [UInt8](repeating: 0, count: 48) + [0x55, 0xAA])
+            of: table,
+            with: [UInt8](repeating: 0, count: 446) + entry + [UInt8](repeating: 0, count: 48) + [0x55, 0xAA])
         try expectTool("qemu-io", "-f", "raw", "-c", "write -s \(table) 0 512", attached.uri)
         let absent = try bench.run(["disk", "mount", bench.disk, bench.mountPoint, "--partition", "7"])
         #expect(absent.exitCode != 0)

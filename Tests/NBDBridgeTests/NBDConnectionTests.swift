@@ -17,7 +17,8 @@ private final class Server {
         process = try ChildProcess(
             "sh",
             [
-                "-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f --log=null --filter=fua \"$@\"", "sh",
+                "-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f --log=null --filter=fua \"$@\"",
+                "sh",
                 plugin, parameter,
             ],
             input: .descriptor(listener.number))
