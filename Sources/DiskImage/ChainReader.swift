@@ -71,8 +71,7 @@ struct ChainReader: Sendable {
         return (range.offset | range.count | address) & mask == 0
     }
 
-    /// Moves a range between memory and the files that `entries` name, one entry per cluster that it touches. Holes
-    /// read
+    /// Moves a range between memory and the files that `entries` name, one entry per cluster that it touches. Holes read
     /// as zeros; writes need all of them in the top.
     func transfer(
         _ operation: Transfer.Operation, _ range: ByteRange, _ entries: [MapEntry],
@@ -88,8 +87,7 @@ struct ChainReader: Sendable {
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + Int(count)])
             if entry.isInvalid {
                 throw DiskError(
-                    .corrupt,
-                    "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
+                    .corrupt, "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
                         + "check the disk", path: chain.top?.path ?? "")
             } else if entry.isNone {
                 unsafe part.fillWithZeros()
@@ -132,7 +130,7 @@ struct ChainReader: Sendable {
     }
 
     func perform(_ chain: Chain) throws(DiskError) {
-        for unsafebatch in unsafe batches {
+        for unsafe batch in unsafe batches {
             let delta = unsafe chain.deltas[batch.level]
             do throws(SystemError) {
                 try unsafe delta.file.perform(batch.transfers)
