@@ -3,8 +3,7 @@ internal import Synchronization
 internal import SystemPackage
 
 /// A connection to a disk's owner. Requests are answered one at a time, in order; calls from several threads take
-/// turns.
-/// What belongs to the connection (trackers, prepared snapshots, pauses) ends when it is dropped.
+/// turns. What belongs to the connection (trackers, prepared snapshots, pauses) ends when it is dropped.
 public final class ControlClient: Sendable {
     private let channel: LineChannel
     /// Held for a request and its replies.

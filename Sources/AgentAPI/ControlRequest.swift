@@ -16,16 +16,14 @@ public enum ControlRequest: Codable, Hashable, Sendable {
     case grow(bytes: UInt64)
     /// Starts a dirty map of granules of `granuleBytes`. Answered by `.tracker`. It ends with the connection.
     case startTracking(granuleBytes: UInt64)
-    /// Reads and clears, atomically per granule, what is dirty in `[offset, offset + count)`; answered by `.dirty`
-    /// with at
-    /// most `limit` runs, which cover everything up to their `coveredTo`; the rest is still set.
+    /// Reads and clears, atomically per granule, what is dirty in `[offset, offset + count)`; answered by `.dirty` with
+    /// at most `limit` runs, which cover everything up to their `coveredTo`; the rest is still set.
     case takeDirty(tracker: UInt32, offset: UInt64, count: UInt64, limit: Int)
     /// Bytes in dirty granules, without clearing. Answered by `.dirtyBytes`.
     case countDirty(tracker: UInt32)
     case stopTracking(tracker: UInt32)
     /// Holds new writes back, and returns when those in flight have ended and are durable. They go on by themselves
-    /// after
-    /// `deadlineMilliseconds`, at `.resume`, or when the connection ends. Answered by `.done`.
+    /// after `deadlineMilliseconds`, at `.resume`, or when the connection ends. Answered by `.done`.
     case pause(deadlineMilliseconds: UInt64)
     /// Answered by `.done`, or by `.failed` (code `expired`) when the pause had ended by itself before.
     case resume

@@ -5,8 +5,7 @@ internal import SystemPackage
 /// Makes a kernel block device of a disk's NBD export, mounts it, and undoes both.
 ///
 /// With the kernel's NBD client where there is one. Elsewhere nbdfuse shows the export as a file, and a loop device
-/// makes
-/// a block device of that; its direct I/O stays off, which FUSE files don't have.
+/// makes a block device of that; its direct I/O stays off, which FUSE files don't have.
 struct BlockDeviceMaker {
     let entry: RunEntry
     private static let connections = "4"

@@ -19,8 +19,7 @@ public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvert
 }
 
 /// What godwit.toml(5) says: the disks, stores, hooks and limits of a host. A key that is not known is an error, so
-/// that a
-/// misspelt limit is not silently without effect.
+/// that a misspelt limit is not silently without effect.
 public struct Configuration: Hashable, Sendable {
     public struct Store: Hashable, Sendable {
         public var name: String

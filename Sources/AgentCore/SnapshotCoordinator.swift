@@ -3,8 +3,7 @@ internal import BlockIO
 internal import DiskImage
 
 /// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches
-/// all,
-/// thaws.
+/// all, thaws.
 public struct SnapshotCoordinator: Sendable {
     public let attachments: DeviceAttachments
     public let hooks: HookRunner?
@@ -120,8 +119,7 @@ public struct SnapshotResult: Codable, Hashable, Sendable {
     /// How long the disk's writes stood still for the switch.
     public var switchNanoseconds: UInt64
     /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is
-    /// as
-    /// after a power cut.
+    /// as after a power cut.
     public var consistent: Bool
 }
 

@@ -9,8 +9,7 @@ public import LinuxSystem
 ///
 /// With a base it reads what changed since, and makes the next tree from the base's: time, reads, writes and memory go
 /// with the changes, not with the disk. Without, it reads all that is allocated; the store still takes only what it
-/// does
-/// not have.
+/// does not have.
 public struct BackupJob: Sendable {
     /// A point whose state the source's change map can count from.
     public struct Base: Sendable {

@@ -9,8 +9,7 @@ public protocol BackupSource: AnyObject, Sendable {
     /// Fills `memory` from byte `offset`.
     func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(BackupError)
     /// Calls `body` with runs of clusters, ascending and disjoint, outside of which the state is the same as state
-    /// `base`;
-    /// with `nil`, outside of which it is zeros.
+    /// `base`; with `nil`, outside of which it is zeros.
     func forEachChangedRun(
         since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool
     ) throws(BackupError)

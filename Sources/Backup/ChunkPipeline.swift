@@ -10,13 +10,10 @@ internal import Synchronization
 //     reader (the caller) -> hash workers -> dedup thread -> compress workers -> pack thread
 //
 // Batches of 8 MiB go round: the reader fills a free one, workers hash it in parts, the dedup thread asks the store
-// about
-// all batches that wait in one round trip, workers compress what is new in frames of 2 MiB straight from the batch's
-// memory, and the pack thread writes. Workers take compression before hashing, so batches are free again soon.
-// Everything
-// waits in one monitor; what is handed over is whole batches and frames, so a lock is taken some hundred times a
-// second.
-// The number of batches and of output buffers bounds the memory; nothing grows with the disk.
+// about all batches that wait in one round trip, workers compress what is new in frames of 2 MiB straight from the
+// batch's memory, and the pack thread writes. Workers take compression before hashing, so batches are free again soon.
+// Everything waits in one monitor; what is handed over is whole batches and frames, so a lock is taken some hundred
+// times a second. The number of batches and of output buffers bounds the memory; nothing grows with the disk.
 
 /// How hard to compress.
 public enum CompressionEffort: Hashable, Sendable {
@@ -29,8 +26,7 @@ public enum CompressionEffort: Hashable, Sendable {
 /// A run of the disk's chunks on its way.
 final class ChunkBatch: @unchecked Sendable {
     // @unchecked: a batch has one owner at a time, who got it out of the pipeline's monitor; while parts of it are
-    // hashed
-    // or compressed its memory is only read, and `ids` is only set under the monitor.
+    // hashed or compressed its memory is only read, and `ids` is only set under the monitor.
     static let byteCount = 8 << 20
     let buffer = AlignedBuffer(byteCount: ChunkBatch.byteCount)
     var sequence: UInt64 = 0
@@ -323,8 +319,7 @@ final class ChunkPipeline: Sendable {
     }
 
     /// For each id whether it has to be put into the store; those are counted as there from now on. A repeated id is
-    /// new
-    /// only the first time.
+    /// new only the first time.
     func unknown(_ ids: [Digest]) throws(StoreError) -> [Bool] {
         var isNew = [Bool](repeating: false, count: ids.count)
         var seen = Set<Digest>()

@@ -4,8 +4,7 @@ internal import LinuxSystem
 internal import SystemPackage
 
 /// What a disk's folder remembers of its backups: which frozen state each store has, so that the next backup there
-/// reads
-/// only what changed. Losing it costs one full read.
+/// reads only what changed. Losing it costs one full read.
 public struct DiskMarks: Codable, Hashable, Sendable {
     public struct Mark: Codable, Hashable, Sendable {
         /// The restore point in the store.

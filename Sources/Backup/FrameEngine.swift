@@ -57,7 +57,8 @@ final class FramePlanner {
             guard let place else {
                 throw BackupError(
                     .store(.missing),
-                    "chunk \(chunk.id), for byte \(position) of the disk, is not in store \(store.address): verify the store"
+                    "chunk \(chunk.id), for byte \(position) of the disk, is not in store \(store.address): "
+                        + "verify the store"
                 )
             }
             guard place.isSound, !place.isNode, place.length == shape.chunkBytes else {

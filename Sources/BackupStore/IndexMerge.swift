@@ -59,8 +59,7 @@ extension LocalStore {
     func mergeIndex() throws(StoreError) {
         let all = segments.sorted { $0.trailer.entryCount < $1.trailer.entryCount }
         // A larger file joins only when the smaller ones together come near it: each entry is then rewritten a number
-        // of
-        // times that grows with the logarithm of the index.
+        // of times that grows with the logarithm of the index.
         var chosen: [IndexSegment] = []
         var entries: UInt64 = 0
         for segment in all {

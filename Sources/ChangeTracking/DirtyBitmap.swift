@@ -7,11 +7,9 @@ internal import Synchronization
 /// the device and before the writer is told so: then whoever takes the mark first and reads the bytes second can't miss
 /// them.
 ///
-/// Memory: a directory of 8 bytes for each 32768 granules, and 4 KiB for each of those stretches that had a change,
-/// up to
-/// ``budgetBytes``. Beyond the budget a stretch is remembered as changed in whole: more is copied, nothing is missed.
-/// So
-/// is one that was changed in whole by a single call.
+/// Memory: a directory of 8 bytes for each 32768 granules, and 4 KiB for each of those stretches that had a change, up
+/// to ``budgetBytes``. Beyond the budget a stretch is remembered as changed in whole: more is copied, nothing is
+/// missed. So is one that was changed in whole by a single call.
 @safe public final class DirtyBitmap: Sendable {
     /// Size of the device in bytes; the last granule may end beyond it.
     public let byteCount: UInt64

@@ -15,8 +15,7 @@ public struct TreeRoot: Hashable, Sendable {
 }
 
 /// Makes the next tree from the previous one and the chunks that changed, in ascending order. It reads and makes only
-/// the
-/// nodes above changed chunks, and holds one node a level.
+/// the nodes above changed chunks, and holds one node a level.
 public struct TreeUpdater<Failure: Error> {
     /// Gets a node of the previous tree. It must have checked that the bytes have that id.
     public typealias Reader = (_ id: Digest, _ level: Int) throws(Failure) -> TreeNode

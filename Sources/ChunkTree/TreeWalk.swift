@@ -16,8 +16,7 @@ extension TreeRoot {
     }
 
     /// Chunks in `range` that differ from an `older` tree's, ascending, with both ids. Looks only at what differs:
-    /// equal
-    /// subtrees cost nothing.
+    /// equal subtrees cost nothing.
     /// - Parameter body: returns `false` to stop.
     /// - Returns: whether it went to the end.
     /// - Precondition: both have the same chunk size.

@@ -3,8 +3,7 @@ internal import Synchronization
 internal import SystemPackage
 
 /// Shows progress on standard error: one line that is rewritten on a terminal, a line every ten seconds otherwise,
-/// nothing
-/// with `--quiet` or `--json`. Also answers whether to go on: not after Ctrl-C.
+/// nothing with `--quiet` or `--json`. Also answers whether to go on: not after Ctrl-C.
 final class ProgressDisplay: Sendable {
     private let meter: Mutex<ProgressMeter>
     private let isTerminal: Bool

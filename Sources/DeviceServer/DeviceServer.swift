@@ -23,8 +23,7 @@ public struct DeviceConfiguration: Hashable, Sendable {
 /// One disk behind a block device: what nbdkit's calls and the control socket do.
 ///
 /// Requests come from any number of threads and block in them. All connections share one disk, so a flush on any of
-/// them
-/// covers what was written on all.
+/// them covers what was written on all.
 public final class DeviceServer: Sendable {
     let disk: Disk
     let configuration: DeviceConfiguration

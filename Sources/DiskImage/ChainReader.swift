@@ -71,8 +71,8 @@ struct ChainReader: Sendable {
         return (range.offset | range.count | address) & mask == 0
     }
 
-    /// Moves a range between memory and the files that `entries` name, one entry per cluster that it touches. Holes read
-    /// as zeros; writes need all of them in the top.
+    /// Moves a range between memory and the files that `entries` name, one entry per cluster that it touches. Holes
+    /// read as zeros; writes need all of them in the top.
     func transfer(
         _ operation: Transfer.Operation, _ range: ByteRange, _ entries: [MapEntry],
         _ memory: UnsafeMutableRawBufferPointer, chain: Chain

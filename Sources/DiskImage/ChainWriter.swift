@@ -3,8 +3,7 @@ internal import Geometry
 internal import LinuxSystem
 
 /// Changes the device that a chain makes, in its top delta. Callers are inside the gate as writers, with the in-use
-/// mark
-/// durable.
+/// mark durable.
 struct ChainWriter: Sendable {
     let reader: ChainReader
     let detectZeroes: Bool

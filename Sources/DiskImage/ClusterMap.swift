@@ -27,9 +27,8 @@ struct MapEntry: Hashable {
 /// The merged block tables of a chain, cached in pages of 1024 entries within a memory budget.
 ///
 /// A page is read from every delta when first needed, the top's entry hiding those below. Changes are made to the
-/// cached
-/// page only; it stays in memory until a flush has written it (``collectDirty(chain:header:)``). An entry is changed by
-/// who holds its cluster's lock.
+/// cached page only; it stays in memory until a flush has written it (``collectDirty(chain:header:)``). An entry is
+/// changed by who holds its cluster's lock.
 final class ClusterMap: Sendable {
     private struct Page {
         var number: UInt64

@@ -6,9 +6,8 @@ internal import LinuxSystem
 /// Copies a delta's data into the file of the delta below it.
 ///
 /// Everything that this changes in the parent is hidden by the child as long as the child is in the chain, so readers
-/// and
-/// a crash at any point see the same device. Data is durable before the block table's entry that points to it, page by
-/// page of the table; at the end all is durable. Doing it again is harmless.
+/// and a crash at any point see the same device. Data is durable before the block table's entry that points to it, page
+/// by page of the table; at the end all is durable. Doing it again is harmless.
 struct DeltaMerge {
     let child: DeltaFile
     let parent: WritableDelta

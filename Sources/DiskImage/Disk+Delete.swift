@@ -7,16 +7,16 @@ extension Disk {
     /// A top with at most so many bytes of clusters is merged with writes held back.
     private static let heldMergeBytes: UInt64 = 32 << 20
     /// How often a top that grows while it is merged is followed with another one, before it is left for later.
-    private static let followsMax = 8
+    private static let followsMax = 12
+    /// So many times the writes are not slowed down; after that a little more each time.
+    private static let freeFollows = 2
 
     /// Removes the state `guid` from the tree: the delta above it is merged into its file while the device is in use.
     ///
-    /// A state with several children is only marked, and goes when one of them is left. If the delta above is the
-    /// top, it
-    /// is frozen under a temporary name first; when writes come in faster than they can be merged, that temporary state
-    /// stays for a later call.
-    /// - Parameter progress: called now and then with clusters done and in all; `false` stops, and a later call goes
-    ///   on.
+    /// A state with several children is only marked, and goes when one of them is left. If the delta above is the top,
+    /// it is frozen under a temporary name first, and so is what was written meanwhile. When writes come in faster than
+    /// they can be merged they are slowed down; should even that not do, a temporary state stays for a later merge.
+    /// - Parameter progress: called now and then with clusters done and in all; `false` stops, a later call goes on.
     /// - Returns: whether it was finished.
     @discardableResult public func deleteSnapshot(
         _ guid: String, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
@@ -121,9 +121,8 @@ extension Disk {
         return .done(childName)
     }
 
-    /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole.
-    /// Whoever sees
-    /// it after a crash has to know.
+    /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole. Whoever
+    /// sees it after a crash has to know.
     private func markTemporary(_ name: GUID, _ folder: DiskFolder) throws(DiskError) -> DiskDescriptor {
         let descriptor = try folder.load()
         if descriptor.shot(name)?.isTemporary == true { return descriptor }
@@ -208,8 +207,7 @@ extension Disk {
     // MARK: A child that is written to
 
     /// Merges the top into the state below it: at once when it is small, otherwise by freezing it under a temporary
-    /// name,
-    /// merging that, and going on with what was written meanwhile.
+    /// name, merging that, and going on with what was written meanwhile.
     private func mergeTop(
         into parent: GUID, _ folder: DiskFolder, follows: inout Int, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
@@ -220,12 +218,18 @@ extension Disk {
         if used * clusterSize.bytes <= Self.heldMergeBytes || used <= 16 {
             return try mergeTopHeld(into: parent, folder, progress)
         }
-        guard follows < Self.followsMax else { return .stopped }
+        // What was asked for is done by now: the state that was to go is gone.
+        guard follows < Self.followsMax else { return .done(nil) }
         follows += 1
         let prepared = try prepareSnapshot()
         _ = try commit(prepared, isTemporary: true)
         try finishFrozen()
-        return try mergeFrozen(prepared.name, into: parent, folder, progress)
+        var brake = WriteBrake(gate, strength: follows - Self.freeFollows)
+        defer { brake.release() }
+        return try mergeFrozen(prepared.name, into: parent, folder) { done, total in
+            brake.step()
+            return progress(done, total)
+        }
     }
 
     private func mergeTopHeld(

@@ -6,11 +6,9 @@ internal import LinuxSystem
 extension Disk {
     /// Makes the device larger; `bytes` is rounded up to whole clusters.
     ///
-    /// Only the top's file changes. Where its block table needs room, the clusters in the way are moved first; when
-    /// all of
-    /// the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old size,
-    /// or
-    /// the new one.
+    /// Only the top's file changes. Where its block table needs room, the clusters in the way are moved first; when all
+    /// of the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old
+    /// size, or the new one.
     public func grow(to bytes: UInt64) throws(DiskError) {
         try beginMaintenance { state in
             guard !state.isMerging, !state.isGrowing, !state.isPreparing, state.trackers == 0 else { return nil }

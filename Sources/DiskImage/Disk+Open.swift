@@ -123,8 +123,7 @@ struct ChainOpener {
     }
 
     /// A crash in a merge, or soon after a snapshot, leaves marks below the top, too. Nothing writes there now, so
-    /// these
-    /// are closed at once.
+    /// these are closed at once.
     private func repairLower(_ delta: DeltaFile) throws(DiskError) {
         let writable = try open(Place(path: delta.path, rawClusterSize: nil), writable: true)
         guard let header = writable.header else { return }

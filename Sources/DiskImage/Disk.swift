@@ -9,12 +9,10 @@ internal import Synchronization
 /// All calls block, from any thread and many at once. A write is durable after a ``flush()`` that began once the write
 /// had returned. Requests that overlap in time and place leave either's bytes, sector by sector.
 ///
-/// How it works: a request enters the ``RequestGate``, takes the locks of the clusters that it touches (shared,
-/// unless it
-/// moves, allocates or frees), looks their places up in the ``ClusterMap``, and hands all transfers of a file to the
-/// host
-/// in one batch on the calling thread. Changes of the map stay in memory until a flush (``Disk/flush()``) has made the
-/// data durable; then the pages of the block table are written and made durable.
+/// How it works: a request enters the ``RequestGate``, takes the locks of the clusters that it touches (shared, unless
+/// it moves, allocates or frees), looks their places up in the ``ClusterMap``, and hands all transfers of a file to the
+/// host in one batch on the calling thread. Changes of the map stay in memory until a flush (``Disk/flush()``) has made
+/// the data durable; then the pages of the block table are written and made durable.
 public final class Disk: Sendable {
     public let clusterSize: ClusterSize
     /// Whether the disk had not been closed properly.

@@ -21,8 +21,7 @@ public final class DiskBuilder: Sendable {
     }
 
     /// Gives a place in the file to virtual cluster `cluster`; each must be larger than the one before. The caller
-    /// writes
-    /// all of it before the end.
+    /// writes all of it before the end.
     /// - Returns: offset in the image file. Clusters placed one after the other are neighbours there.
     public func place(_ cluster: UInt64) throws(DiskError) -> UInt64 {
         try writer.withLock { (writer) throws(DiskError) in try writer.allocate(cluster) }

@@ -6,8 +6,7 @@ internal import LinuxSystem
 /// A snapshot of a disk, read while another process owns the disk, writes its top, and merges.
 ///
 /// It is not to be deleted meanwhile. Its files are open: a merge of older states, which overwrites only what newer
-/// deltas
-/// hide, does not change what is read here.
+/// deltas hide, does not change what is read here.
 public final class FrozenState: Sendable {
     private static let mapBytes = 8 << 20
 
@@ -79,9 +78,8 @@ public final class FrozenState: Sendable {
     }
 
     /// Calls `body` with runs of virtual clusters (numbers, not bytes), ascending and disjoint, that have data in a
-    /// delta
-    /// above the state `base` up to this one; with `nil`, in any delta. A cluster may be given that holds what it held
-    /// before; none that changed is left out. Memory is bounded.
+    /// delta above the state `base` up to this one; with `nil`, in any delta. A cluster may be given that holds what it
+    /// held before; none that changed is left out. Memory is bounded.
     /// - Parameters:
     ///   - base: a state that this one builds on.
     ///   - cluster: where to start.

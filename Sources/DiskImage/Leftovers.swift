@@ -3,8 +3,7 @@ internal import ImageFormat
 internal import LinuxSystem
 
 /// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
-/// them.
-/// What the list names and the descriptor doesn't is removed when the disk is opened for writing.
+/// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing.
 extension Disk {
     private static let listName = "godwit.leftovers"
     private static let listBytesMax = 1 << 20

@@ -52,8 +52,7 @@ extension Disk {
     // MARK: Finishing what was frozen
 
     /// A delta that is no longer the top keeps its in-use mark until it has the form of a closed image: after a crash
-    /// it
-    /// is then repaired like a top.
+    /// it is then repaired like a top.
     func noteFrozen(_ delta: WritableDelta) {
         maintenance.change { state in
             state.allocatedBefore += delta.allocator?.allocatedCount ?? 0

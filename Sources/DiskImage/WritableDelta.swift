@@ -59,8 +59,7 @@ final class WritableDelta: Sendable {
     var isMarkedInUse: Bool { marked.load(ordering: .acquiring) }
 
     /// Makes the in-use mark durable before the first change. Bitmaps of other software would be out of date from now
-    /// on:
-    /// they are let go.
+    /// on: they are let go.
     func markInUse() throws(DiskError) {
         if marked.load(ordering: .acquiring) { return }
         try state.withLock { state throws(DiskError) in

@@ -5,8 +5,7 @@ internal import Geometry
 internal import Synchronization
 
 // What CNBDKit's plugin.c calls. nbdkit calls `configure` for each parameter, `start` when it is about to serve, then
-// the
-// requests from many threads, and `stop` when all connections have ended. Results are 0 or a positive errno.
+// the requests from many threads, and `stop` when all connections have ended. Results are 0 or a positive errno.
 
 /// The one disk of this nbdkit process.
 private let plugin = Plugin()

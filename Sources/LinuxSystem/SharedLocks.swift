@@ -1,8 +1,7 @@
 internal import Glibc
 
 /// A row of locks, each held by many for looking or by one for changing. Who waits to change goes before who comes
-/// later
-/// to look. Holders release on the thread that acquired; nobody acquires what they hold already.
+/// later to look. Holders release on the thread that acquired; nobody acquires what they hold already.
 @safe public final class SharedLocks: @unchecked Sendable {
     // @unchecked: the locks are made for use by many threads; the pointer is constant.
     private let locks: UnsafeMutablePointer<pthread_rwlock_t>

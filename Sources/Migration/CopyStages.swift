@@ -24,8 +24,7 @@ enum CopyItem: Hashable, Sendable {
 ///
 /// The hash tree holds what the target has. A chunk whose hash is there already is not sent, so a resumed migration
 /// sends only what differs, and a granule that was written with what it held costs nothing. That needs whole chunks:
-/// the
-/// chunks are never larger than the granules of the dirty map.
+/// the chunks are never larger than the granules of the dirty map.
 final class CopyStages: @unchecked Sendable {
     // @unchecked: the tree, the compressor and the digests belong to whoever runs `process`, one thread at a time: the
     // pass's worker while it runs, which is joined before the controller touches the tree again.

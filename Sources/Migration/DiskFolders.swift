@@ -37,8 +37,7 @@ public struct DiskFolders: TargetDisks {
     }
 
     /// Like the source's, with the largest cluster size up to the source's that the disk's size is a multiple of: a
-    /// copy
-    /// has exactly the source's size.
+    /// copy has exactly the source's size.
     private func createOptions(_ shape: TargetDiskShape) -> CreateOptions? {
         guard var size = Optional(ClusterSize(bytes: shape.clusterBytes) ?? .standard),
             let version = ImageVersion(rawValue: shape.imageVersion)

@@ -7,9 +7,8 @@ internal import LinuxSystem
 /// The hash tree of a disk that changes, in a sparse file: never whole in memory, and only what changed is hashed
 /// again.
 ///
-/// Two copies of a disk are compared by it without reading either a second time. The file is working space: nothing
-/// in it
-/// has to survive a crash. For one thread at a time.
+/// Two copies of a disk are compared by it without reading either a second time. The file is working space: nothing in
+/// it has to survive a crash. For one thread at a time.
 public final class HashTreeFile {
     public let shape: TreeShape
     private let file: any StorageFile

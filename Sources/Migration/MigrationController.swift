@@ -7,9 +7,8 @@ public import LinuxSystem
 /// Moves one disk to another host: the source's side. ``PrecopyPlanner`` decides, this acts. For one thread.
 ///
 /// A failure before the source has given up the disk leaves its guest running here and at the target a partial copy
-/// that
-/// a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``MigrationRecovery`` the
-/// way.
+/// that a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``MigrationRecovery``
+/// the way.
 public final class MigrationController {
     let disk: MigratedDisk
     let target: MigrationTarget
@@ -108,8 +107,7 @@ public final class MigrationController {
 
     /// Small writes spread over the disk dirty a granule each, so fine ones let a migration converge where coarse ones
     /// would have it copy many times what is written. What they cost is the hash tree's file, one part in 128 of the
-    /// data
-    /// at 4 KiB.
+    /// data at 4 KiB.
     private static func granuleBytes(usedBytes: UInt64) -> UInt64 {
         usedBytes <= 512 << 30 ? 4 << 10 : usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
     }

@@ -1,8 +1,7 @@
 public import Geometry
 
 /// The disk that is to move, on the host that has it. Calls block and come from one thread, except that
-/// ``read(_:into:)``
-/// comes from another one.
+/// ``read(_:into:)`` comes from another one.
 public protocol MigrationSource: Sendable {
     /// Size in bytes; does not change during the migration.
     var byteCount: UInt64 { get }

@@ -32,8 +32,7 @@ public struct NBDExtent: Hashable, Sendable {
 /// After a failed transfer the connection is of no use: drop it, and the memory of the transfer is left alone.
 @safe public struct NBDConnection: ~Copyable, Sendable {
     // OpaquePointer is not Sendable by itself: the connection has one owner and is not copyable, and libnbd ties
-    // nothing
-    // to the thread that made a handle.
+    // nothing to the thread that made a handle.
     private nonisolated(unsafe) let handle: OpaquePointer
     /// Where it leads to, for messages.
     private let name: String

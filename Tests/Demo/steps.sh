@@ -165,7 +165,6 @@ step_migration() {
     last=$(acknowledged)
     writer_stop
     pg_data=
-    g disk detach "$disk" --quiet
     if g disk attach "$disk" --quiet 2> "$work/log/source"; then fail "the source still gives the disk away"; fi
     at disk mount "$target" "$work/mnt-b" --quiet
     pg_start "$work/mnt-b/pg"
