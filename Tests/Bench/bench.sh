@@ -1,7 +1,7 @@
 #!/bin/bash
 # Measures godwit against its peers, each pair in one run: a table on the terminal, JSON in BENCH_OUT.
 #
-#   bench.sh [device] [backup] [metadata]      all three unless told
+#   bench.sh [device] [backup] [metadata] [migration]      all unless told
 #
 # BENCH_DIR     where to work (a folder is made in it; its file system is what is measured). Default: /var/tmp
 # BENCH_GIB     size of the disk of the backup part, default 10
@@ -20,6 +20,7 @@ out=${BENCH_OUT:-bench.json}
 . "$here/device.sh"
 . "$here/backup.sh"
 . "$here/metadata.sh"
+. "$here/migration.sh"
 
 work=$(mktemp -d "${BENCH_DIR:-/var/tmp}/godwit-bench.XXXXXX")
 export GODWIT_RUN_DIR=$work/run GODWIT_CONFIG=$work/godwit.toml
@@ -31,7 +32,7 @@ servers=()
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-for part in "${@:-device backup metadata}"; do
+for part in "${@:-device backup metadata migration}"; do
     for name in $part; do "bench_$name"; done
 done
 jq -s '{machine: {cpus: $cpus, kernel: $kernel}, results: .}' --argjson cpus "$(nproc)" --arg kernel "$(uname -r)" \

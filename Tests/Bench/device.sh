@@ -28,11 +28,11 @@ stop_peer() {
     servers=()
 }
 
-# start_own CLUSTER: a fresh disk; sets own_uri.
+# start_own CLUSTER: a fresh disk; sets own_uri and own_pid.
 start_own() {
     rm -rf "$work/own"
     "$godwit" disk create "$work/own" --size "$device_size" --cluster "$1" --quiet
-    own_uri=$("$godwit" disk attach "$work/own" --json | jq -r .uri)
+    read -r own_uri own_pid < <("$godwit" disk attach "$work/own" --json | jq -r '.uri + " " + (.pid | tostring)')
 }
 
 stop_own() { "$godwit" disk detach "$work/own" --quiet; }
@@ -78,6 +78,10 @@ bench_device() {
         compare "$cluster" "random write 4K" --rw=randwrite --bs=4k --iodepth=16 --size="$device_size"
         compare "$cluster" "sequential read 1M" --rw=read --bs=1M --iodepth=4 --size="$device_size"
         compare "$cluster" "sequential write 1M" --rw=write --bs=1M --iodepth=4 --size="$device_size"
+        printf '  %-8s %-20s %10.1f MiB   %10.1f MiB\n' "$cluster" "peak memory" "$(ratio "$(peak "$own_pid")" 1048576)" \
+            "$(ratio "$(peak "${servers[0]}")" 1048576)"
+        record device "peak memory $cluster" godwit "peakBytes=$(peak "$own_pid")"
+        record device "peak memory $cluster" qemu-nbd "peakBytes=$(peak "${servers[0]}")"
         stop_own
         stop_peer
         rm -rf "$work/own" "$work/peer.qcow2"

@@ -14,7 +14,13 @@ clean_up() {
 }
 
 # median NUMBER...
-median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+median() {
+    printf '%s\n' "$@" | sort -g \
+        | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+# peak PID: the most memory that a process has had so far, in bytes.
+peak() { awk '/^VmHWM:/ { print $2 * 1024 }' "/proc/$1/status"; }
 
 # timed COMMAND...: sets t_wall and t_cpu (seconds) and t_memory (KiB, of the largest process).
 timed() {

@@ -34,8 +34,9 @@ pg_stop() {
     # On a file system that has failed pg_ctl may not get at its files.
     if ! as_postgres "$pg_bin/pg_ctl" stop -w -t 60 -s -m "$1" -D "$pg_data" 2>> "$work/log/pg_ctl"; then
         kill -QUIT "$pg_pid" 2>/dev/null || true
-        timeout 60 tail --pid="$pg_pid" -f /dev/null || fail "PostgreSQL does not end"
     fi
+    # It has removed its lock file by now, which on a file system that has failed comes back; the process has to be gone.
+    timeout 60 tail --pid="$pg_pid" -f /dev/null || fail "PostgreSQL does not end"
     pg_data=
 }
 
@@ -58,7 +59,7 @@ writer() {
             read -r _ < "$work/go"
         fi
         printf '%s\n' "WITH spread AS (UPDATE pgbench_accounts SET abalance = abalance + 1
-            WHERE aid = 1 + (random() * ($accounts - 1))::int)
+            WHERE aid = (SELECT 1 + (random() * ($accounts - 1))::int))
             INSERT INTO commits SELECT $n, string_agg(md5(random()::text), '') FROM generate_series(1, 64)
             RETURNING n;" >&"$to" 2>/dev/null || return 0
         read -r answer <&"$from" || return 0

@@ -187,7 +187,7 @@ step_restore() {
     point=$(g points --store "$store" --json | jq -r '.points | sort_by(.timeNanoseconds) | .[1].id')
     [ "$point" = "$(jq -r .point "$work/log/backup2.json")" ] || fail "the second point in the list is not the second backup"
     g restore "$point" --store "$store" --to "$disk_r" --json > "$work/log/restore.json"
-    figure "restored" "$(mebibytes "$(jq .writtenBytes "$work/log/restore.json")") in $(
+    figure "restored" "$(mebibytes "$(jq .restoredBytes "$work/log/restore.json")") in $(
         milliseconds "$(jq .durationNanoseconds "$work/log/restore.json")")"
     ploop check -r "$disk_r/root.hds" > "$work/log/ploop" 2>&1 || true
     g disk attach "$disk_r" --device --json > "$work/log/attach-r.json"
