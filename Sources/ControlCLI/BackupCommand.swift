@@ -17,7 +17,10 @@ struct BackupCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Leave out disks whose last point in the store is younger.", valueName: "duration"))
     var ifOlderThan: DurationArgument?
     @Flag(help: "Read everything that is allocated, whatever the change map says.") var full = false
-    @Option(help: ArgumentHelp("The file systems thaw by themselves after this time.", valueName: "duration"))
+    @Option(
+        help: ArgumentHelp(
+            "The file systems thaw by themselves after this time; limits.freeze of the configuration if not given.",
+            valueName: "duration"))
     var freezeDeadline: DurationArgument?
     @OptionGroup var common: CommonOptions
 

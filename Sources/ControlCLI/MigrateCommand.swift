@@ -13,13 +13,18 @@ struct MigrateCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("[user@]host[:port]:folder", valueName: "target")) var target: String?
     @Option(
         help: ArgumentHelp(
-            "The longest standstill of the guest to plan for; 300ms if not given.", valueName: "duration"))
+            "The longest standstill of the guest to plan for; limits.max-downtime of the configuration if not given.",
+            valueName: "duration"))
     var maxDowntime: DurationArgument?
-    @Option(help: ArgumentHelp("Rounds of copying after which it ends.", valueName: "number")) var maxRounds = 30
+    @Option(help: ArgumentHelp("Rounds of copying after which it ends, 1 to 1000.", valueName: "number"))
+    var maxRounds = 30
     @Flag(help: "At that end switch, however long it takes, instead of giving up.") var forceSwitch = false
-    @Option(help: ArgumentHelp("Granule of the dirty map, a power of two from 4K to 1M.", valueName: "size"))
+    @Option(
+        help: ArgumentHelp(
+            "Granule of the dirty map, from 4K to 1M; if not given 4K for up to 512G of data, 16K for 4T, else 64K.",
+            valueName: "size"))
     var granule: GranuleArgument?
-    @Option(help: ArgumentHelp("zstd level of the stream.", valueName: "level")) var compressionLevel = 1
+    @Option(help: ArgumentHelp("zstd level of the stream, 1 to 19.", valueName: "level")) var compressionLevel = 1
     @Option(help: ArgumentHelp("Stop the guest with this, instead of the configured stop hook.", valueName: "command"))
     var stopCommand: String?
     @Option(

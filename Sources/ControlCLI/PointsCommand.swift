@@ -40,7 +40,8 @@ struct PointReport: Encodable {
     /// Nanoseconds since 1970-01-01 UTC.
     var timeNanoseconds: UInt64
     var sizeBytes: UInt64
-    /// The digest of the content: the same content has the same one, in every store and in a migration.
+    /// The digest of the content: disks of one size and content have the same one, in every store, and in a migration
+    /// whose chunks are as large as a store's.
     var digest: String
     var parent: String?
     var snapshot: String

@@ -15,7 +15,7 @@ struct RestoreCommand: ParsableCommand {
     @Option(help: .store) var store: String
     @Option(
         name: .customLong("to"),
-        help: ArgumentHelp("Make a disk in this folder, which must not exist.", valueName: "folder"),
+        help: ArgumentHelp("Make a disk in this folder, which must not exist or be empty.", valueName: "folder"),
         completion: .directory)
     var folder: String?
     @Option(help: ArgumentHelp("Make a sparse raw file, which must not exist.", valueName: "file"), completion: .file())

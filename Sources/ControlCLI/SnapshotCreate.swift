@@ -8,7 +8,10 @@ struct SnapshotCreate: ParsableCommand {
         discussion: "Mounted file systems are frozen for the switch, so that the state is as after a clean sync.")
 
     @Argument(help: .disk) var disks: [String]
-    @Option(help: ArgumentHelp("The file systems thaw by themselves after this time.", valueName: "duration"))
+    @Option(
+        help: ArgumentHelp(
+            "The file systems thaw by themselves after this time; limits.freeze of the configuration if not given.",
+            valueName: "duration"))
     var freezeDeadline: DurationArgument?
     @OptionGroup var common: CommonOptions
 

@@ -23,9 +23,10 @@ import Testing
         #expect(full.disks.map(\.name) == ["web", "db", "shop-root", "shop-data"])
         #expect(full.disk("web")?.store == "/var/backups/godwit")
         #expect(full.disk("/srv/disks/db")?.store == "ssh://backup@vault.example/srv/godwit")
-        #expect(full.disk("shop-data")?.hooks[.preFreeze]?.command == "/etc/godwit/hooks/shop-checkpoint")
-        #expect(
-            full.disk("shop-data")?.hooks[.postThaw] == Hook(command: "/etc/godwit/hooks/log-thaw", limitSeconds: 60))
+        let shop = try #require(full.disk("shop-root"))
+        #expect(shop.hooks[.preFreeze] == Hook(command: "/etc/godwit/hooks/shop-checkpoint", limitSeconds: 120))
+        #expect(shop.hooks[.postThaw] == Hook(command: "/etc/godwit/hooks/log-thaw", limitSeconds: 120))
+        #expect(full.disk("shop-data")?.hooks[.stop]?.limitSeconds == 60)
         #expect(full.disk("shop-root")?.group == "shop")
     }
 
