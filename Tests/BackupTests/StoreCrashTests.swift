@@ -9,6 +9,12 @@ import Testing
 @Suite struct StoreCrashTests {
     static let survivals: [Survival] = [.nothing, .everything, .prefix(seed: 1), .random(seed: 2), .random(seed: 3)]
 
+    /// What lives through a cut by halves is the hardest; the rest takes turns.
+    static func survivals(_ number: Int) -> [Survival] {
+        let seed = UInt64(number)
+        return [.random(seed: seed), [.nothing, .everything, .prefix(seed: seed)][number % 3]]
+    }
+
     enum Kind: CaseIterable {
         /// Into an empty store.
         case full
@@ -30,10 +36,7 @@ import Testing
         // What was acknowledged is there for good.
         try clean.afterPowerCut(.nothing).expectSound()
         for number in 1...changes {
-            // What lives through it by halves is the hardest; the rest takes turns.
-            let seed = UInt64(number)
-            let other: Survival = [.nothing, .everything, .prefix(seed: seed)][number % 3]
-            for survival in [.random(seed: seed), other] {
+            for survival in Self.survivals(number) {
                 var world = state.duplicate()
                 world.fs.setPlan(.stop(atChange: number))
                 do {
