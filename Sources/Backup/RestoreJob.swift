@@ -79,10 +79,7 @@ public struct RestoreJob: Sendable {
                 }
                 if case .success(let done) = outcome { statistics = done }
             }
-            try onHost { () throws(SystemError) in
-                try fs.rename(partial, to: target.path)
-                try fs.synchronizeFolder(Self.folderPart(of: target.path))
-            }
+            try show(partial, in: fs)
         } catch {
             try? remove(partial, in: fs)
             throw error
@@ -131,6 +128,18 @@ public struct RestoreJob: Sendable {
             guard try fs.isFolder(partial) else { return try fs.remove(partial) }
             for name in try fs.list(partial) { try fs.remove("\(partial)/\(name)") }
             try fs.removeFolder(partial)
+        }
+    }
+
+    /// Gives what is whole its name.
+    private func show(_ partial: String, in fs: any FileSystem) throws(BackupError) {
+        try onHost { () throws(SystemError) in try fs.rename(partial, to: target.path) }
+        do throws(BackupError) {
+            try onHost { () throws(SystemError) in try fs.synchronizeFolder(Self.folderPart(of: target.path)) }
+        } catch {
+            // A power cut could still take it, and it would be in the way of the next attempt.
+            try? remove(target.path, in: fs)
+            throw error
         }
     }
 

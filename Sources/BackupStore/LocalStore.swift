@@ -22,6 +22,8 @@ public final class LocalStore: StoreBackend {
         var nextNumber: UInt64 = 0
         /// Packs that were read lately, the last used at the end.
         var open: [(name: String, file: any StorageFile, byteCount: UInt64)] = []
+        /// Folders of packs whose names this process knows to be durable.
+        var durableFolders: Set<String> = []
     }
     private static let openMax = 32
     /// With more index files than this, the smaller ones are merged.
@@ -35,9 +37,12 @@ public final class LocalStore: StoreBackend {
     ) throws(StoreError) {
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
         try storing { () throws(SystemError) in
-            if try fs.isFolder(folder) { return }
-            try fs.createFolder(folder)
-            try fs.synchronizeFolder(folderPart(of: folder))
+            let isThere = try fs.isFolder(folder)
+            if !isThere { try fs.createFolder(folder) }
+            // Also when it is there: an attempt before this one may have made it and been cut off.
+            do throws(SystemError) { try fs.synchronizeFolder(folderPart(of: folder)) } catch {
+                guard isThere, error.errno == .permissionDenied else { throw error }
+            }
         }
         let names = try storing { () throws(SystemError) in try fs.list(folder) }
         guard !names.contains(StoreDescription.fileName) else {
@@ -71,6 +76,9 @@ public final class LocalStore: StoreBackend {
         info = StoreInfo(uuid: description.uuid, chunkBytes: description.chunkBytes)
         session = writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
         state = Mutex(State())
+        // What is put in must not outlive the store that it is in: whoever made that may have been cut off before the
+        // end.
+        if writable { try storing { () throws(SystemError) in try fs.synchronizeFolder(folder) } }
         try reloadIndex()
     }
 
@@ -95,6 +103,17 @@ public final class LocalStore: StoreBackend {
         case .index: return "\(address)/index/\(name)"
         case .point: return "\(address)/points/\(name)"
         }
+    }
+
+    /// Sees to it that a folder of packs is there, and durably so.
+    func makeDurable(folder: String) throws(SystemError) {
+        if state.withLock({ $0.durableFolders.contains(folder) }) { return }
+        do throws(SystemError) { try fs.createFolder(folder) } catch {
+            guard error.errno == .fileExists else { throw error }
+        }
+        // Also when it is there: who made it may not be so far yet, or have failed.
+        try fs.synchronizeFolder(folderPart(of: folder))
+        state.withLock { _ = $0.durableFolders.insert(folder) }
     }
 
     public func list(_ kind: ObjectKind) throws(StoreError) -> [StoredObject] {
@@ -186,6 +205,11 @@ public final class LocalStore: StoreBackend {
                 // Another writer merged it away since the listing; what it had is in a file that is listed next time.
                 guard error.code == .missing else { throw error }
             }
+        }
+        // What an index file names is not put in again, so its name must be durable: whoever put it there may have
+        // been cut off before it saw to that.
+        if session != nil, segments.contains(where: { known[$0.name] == nil }) {
+            try storing { () throws(SystemError) in try fs.synchronizeFolder("\(address)/index") }
         }
         segments.sort { $0.trailer.entryCount > $1.trailer.entryCount }
         state.withLock { $0.segments = segments }

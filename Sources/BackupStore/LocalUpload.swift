@@ -75,12 +75,7 @@ private final class LocalUpload: ObjectUpload {
         let fs = store.fs
         try storing { () throws(SystemError) in
             try file.synchronize()
-            if kind == .pack, try !fs.isFolder(folder) {
-                do throws(SystemError) { try fs.createFolder(folder) } catch {
-                    guard error.errno == .fileExists else { throw error }
-                }
-                try fs.synchronizeFolder(folderPart(of: folder))
-            }
+            if kind == .pack { try store.makeDurable(folder: folder) }
             // The same content, put there by another writer, stays; but whether its name is durable is not known.
             if try !fs.exists(target) {
                 try fs.rename(path, to: target)
@@ -96,6 +91,9 @@ private final class LocalUpload: ObjectUpload {
         func refuse(_ what: String) -> StoreError {
             StoreError(.corrupt, "the uploaded \(kind) \(name) is refused: \(what)")
         }
+        func parsed<R>(_ body: () throws(FieldError) -> R) throws(StoreError) -> R {
+            do throws(FieldError) { return try body() } catch { throw refuse(error.message) }
+        }
         switch kind {
         case .pack:
             let trailerBytes = PackDirectory.trailerBytes
@@ -103,15 +101,15 @@ private final class LocalUpload: ObjectUpload {
                 throw refuse("it is too short")
             }
             let trailer = try bytes(at: size - UInt64(trailerBytes), trailerBytes)
-            do throws(FieldError) {
-                let place = try PackDirectory.parseTrailer(trailer, packBytes: size)
-                let read = Result { () throws(StoreError) in
-                    (try bytes(at: 0, PackDirectory.headerBytes), try bytes(at: place.offset, place.count))
-                }
-                let (header, directory) = try read.get(or: FieldError("it cannot be read back", at: 0))
-                _ = try PackDirectory.parse(
+            let place = try parsed { () throws(FieldError) in
+                try PackDirectory.parseTrailer(trailer, packBytes: size)
+            }
+            let header = try bytes(at: 0, PackDirectory.headerBytes)
+            let directory = try bytes(at: place.offset, place.count)
+            _ = try parsed { () throws(FieldError) in
+                try PackDirectory.parse(
                     header: header, directory: directory, trailer: trailer, packBytes: size, name: digest)
-            } catch { throw refuse(error.message) }
+            }
         case .index:
             let hash = StreamHash(prefix: IndexTrailer.namePrefix)
             var offset: UInt64 = 0
@@ -129,13 +127,5 @@ private final class LocalUpload: ObjectUpload {
 
     private func bytes(at offset: UInt64, _ count: Int) throws(StoreError) -> [UInt8] {
         try storing { () throws(SystemError) in try file.readBytes(at: offset, count: count) }
-    }
-}
-
-extension Result {
-    /// The value, or another module's error in place of this one's.
-    fileprivate func get<E: Error>(or error: E) throws(E) -> Success {
-        guard case .success(let value) = self else { throw error }
-        return value
     }
 }
