@@ -28,7 +28,7 @@ bench_migration() {
         grep -q 'IOPS=' <&8
         cat <&8 > /dev/null &
         exec 8<&-
-        "$godwit" migrate "$disk" "root@127.0.0.1:$SSHD_PORT:$target" --max-downtime "$limit" --json > "$report"
+        "$godwit" migrate "$disk" "root@127.0.0.1:$SSHD_PORT:$target" --max-downtime "${limit}ms" --json > "$report"
         kill "$writer" 2> /dev/null || true
         wait "$writer" 2> /dev/null || true
         jq -r '"  rounds \(.rounds | length), downtime \(.downtimeMilliseconds | floor) ms (predicted " +
