@@ -169,11 +169,12 @@ private final class MigrationDisplay {
             display.finish()
             let predicted =
                 told.predictedDowntimeMilliseconds.map { MigrateCommand.text(milliseconds: $0) } ?? "unknown"
+            let duration = MigrateCommand.text(milliseconds: told.seconds * 1000)
             report.note(
-                "round \(told.round): \(SizeText.format(told.bytes)) in \(MigrateCommand.text(milliseconds: told.seconds * 1000)), "
+                "round \(told.round): \(SizeText.format(told.bytes)) in \(duration), "
                     + "sent \(SizeText.format(told.sentBytes)), goodput \(rate(told.goodputBytesPerSecond)), "
-                    + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), downtime now \(predicted)"
-            )
+                    + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), "
+                    + "downtime now \(predicted)")
             round = told.round + 1
             display = ProgressDisplay("round \(round)", common)
         case .stopping: report.detail("stopping the guest")
