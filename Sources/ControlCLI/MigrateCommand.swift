@@ -174,7 +174,8 @@ private final class MigrationDisplay {
                 "round \(told.round): \(SizeText.format(told.bytes)) in \(duration), "
                     + "sent \(SizeText.format(told.sentBytes)), goodput \(rate(told.goodputBytesPerSecond)), "
                     + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), "
-                    + "downtime now \(predicted)")
+                    + "downtime now \(predicted)"
+            )
             round = told.round + 1
             display = ProgressDisplay("round \(round)", common)
         case .stopping: report.detail("stopping the guest")
