@@ -200,7 +200,7 @@ import Testing
         for item in page.lines where item.hasPrefix(".It Li ") {
             documented.insert(String(item.split(separator: " ")[2]))
         }
-        for part in page.lines where part.hasPrefix(".Ss [") { documented.insert(part.filter { $0.isLetter }) }
+        for part in page.lines where part.hasPrefix(".Ss [") { documented.insert(part.dropFirst(4).filter(\.isLetter)) }
         documented.remove("[disk.hooks]")
         #expect(documented == known)
         let example = try SourceTree.text("conf/godwit.toml")
