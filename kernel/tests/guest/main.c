@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Everything that runs inside a test guest as one static program: executing it is dear under emulation. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "tap.h"
+
+static const struct command commands[] = {
+	{ "image", image_main, "create PATH VERSION CLUSTER BYTES [filled] | sound PATH..." },
+	{ "abi", abi_main, "FOLDER [PART...]" },
+};
+
+int main(int argc, char **argv)
+{
+	struct rlimit files = { 4096, 4096 };
+
+	setrlimit(RLIMIT_NOFILE, &files);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(stderr, "guest-tests %s %s\n", commands[i].name, commands[i].usage);
+	return 2;
+}
