@@ -8,6 +8,9 @@
 
 static const struct command commands[] = {
 	{ "image", image_main, "create PATH VERSION CLUSTER BYTES [filled] | sound PATH..." },
+	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
+	{ "hostile", hostile_main, "FOLDER [SEED]" },
+	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
 	{ "abi", abi_main, "FOLDER [PART...]" },
 };
 
