@@ -11,6 +11,8 @@ static const struct command commands[] = {
 	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
 	{ "hostile", hostile_main, "FOLDER [SEED]" },
 	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
+	{ "crash", crash_main, "run FOLDER [LOG [SECONDS]] | verify FOLDER [LOG]" },
+	{ "writelog", writelog_main, "LOG count | LOG replay N SEED IMAGE" },
 	{ "abi", abi_main, "FOLDER [PART...]" },
 };
 

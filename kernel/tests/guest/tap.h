@@ -29,6 +29,7 @@ int fuzz_main(int argc, char **argv);
 int image_main(int argc, char **argv);
 int crash_main(int argc, char **argv);
 int freeze_main(int argc, char **argv);
+int writelog_main(int argc, char **argv);
 
 /* A small random generator whose every run can be repeated. */
 struct random {
