@@ -29,6 +29,8 @@ int fuzz_main(int argc, char **argv);
 int image_main(int argc, char **argv);
 int crash_main(int argc, char **argv);
 int freeze_main(int argc, char **argv);
+int eat_main(int argc, char **argv);
+int stack_main(int argc, char **argv);
 int writelog_main(int argc, char **argv);
 
 /* A small random generator whose every run can be repeated. */
