@@ -14,7 +14,7 @@ packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-c
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_kernel = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev perl sparse \
-	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server lsof
+	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server lsof qemu-utils util-linux bsdextrautils
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_bench = $(packages_test) restic borgbackup zstd time
 
@@ -31,7 +31,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug kunit
+	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel
 
 help:
 	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
@@ -44,6 +44,7 @@ help:
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
 	@echo "make kunit      the format's and mapping's unit tests in User-Mode Linux"
+	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
 	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
 	@echo "make uninstall  the same, reversed; the configuration stays"
@@ -100,6 +101,9 @@ check-kernel-debug: packages/kerneldebug
 
 kunit: packages/kerneldebug
 	kernel/tests/kunit/run
+
+bench-kernel: packages/kernel
+	kernel/tests/bench/run .build/bench-kernel.json
 
 install: release
 	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man5 \
