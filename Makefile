@@ -13,6 +13,9 @@ packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburi
 packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
+packages_kernel = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev perl sparse \
+	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server lsof qemu-utils util-linux bsdextrautils
+packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_bench = $(packages_test) restic borgbackup zstd time
 
 built = .build/release
@@ -27,7 +30,8 @@ mandir = $(sharedir)/man
 confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
-.PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint
+.PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
+	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel
 
 help:
 	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
@@ -36,6 +40,11 @@ help:
 	@echo "make release    the binary and the plugin, without need of a Swift toolchain"
 	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
 	@echo "make fuzz       run every parser's fuzzer for a while (FUZZ_SECONDS=60)"
+	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
+	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
+	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
+	@echo "make kunit      the format's and mapping's unit tests in User-Mode Linux"
+	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
 	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
 	@echo "make uninstall  the same, reversed; the configuration stays"
@@ -73,6 +82,28 @@ lint: packages/test docs-lint
 docs-lint:
 	mandoc -T lint -W warning man/*.[1-9]
 	for script in .ci/run .ci/packages $$(find Tests -name '*.sh'); do bash -n "$$script" || exit 1; done
+
+# The driver. Groups joined by + share a guest; see kernel/tests/suite.
+kernel_groups =
+kernel_groups_quick =
+kernel_groups_smoke =
+kernel_groups_debug =
+
+check-kernel: packages/kernel kunit
+	kernel/tests/matrix
+	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
+
+check-kernel-quick: packages/kernel
+	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
+
+check-kernel-debug: packages/kerneldebug
+	kernel/tests/suite -k debug $(kernel_groups_debug)
+
+kunit: packages/kerneldebug
+	kernel/tests/kunit/run
+
+bench-kernel: packages/kernel
+	kernel/tests/bench/run .build/bench-kernel.json
 
 install: release
 	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man5 \

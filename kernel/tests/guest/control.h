@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Conformance of /dev/ploop-control. */
+#ifndef CONTROL_H
+#define CONTROL_H
+
+#include <ploop_control.h>
+
+#include "abi.h"
+
+/* A descriptor of its own. */
+int control_open(void);
+/* >= 0 or -errno */
+int control_call(int fd, unsigned long request, void *argument);
+/* Attaches the files, base first, the last writable; the index or -errno. */
+int control_attach(int fd, const char *const *paths, unsigned int count, uint32_t flags);
+int control_detach(int fd, int index);
+/* ->fd and ->rw of a device that is attached already. */
+void control_device(struct device *d, int index);
+void control_close(struct device *d);
+int control_job(int fd, int index, uint32_t op, uint32_t kind, uint64_t argument, struct ploop_job *job);
+
+void control_attaching(int fd);
+void control_bitmaps(int fd);
+void control_snapshots(int fd);
+void control_jobs(int fd);
+void control_events(int fd);
+
+#endif

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What happens to the device under the random tester's feet. One letter of actions= stands for each. */
+#include "fsx.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void snapshot(struct fsx *f)
+{
+	struct image image = { .version = f->version ?: 2, .cluster = f->cluster, .bytes = f->bytes };
+	char *name = f->names[f->levels];
+	int result;
+
+	if (f->levels == FSX_LEVELS)
+		return;
+	snprintf(name, sizeof(f->names[0]), "%s/fsx-%d", f->folder, f->files++);
+	image_create(name, &image);
+	result = device_snapshot(&f->device, name, PLOOP_CTLF_FS_SYNC);
+	if (result) {
+		fsx_fault(f, "SNAPSHOT: %s", strerror(-result));
+		return;
+	}
+	f->levels++;
+	f->done[DID_SNAPSHOT]++;
+}
+
+static void merge(struct fsx *f)
+{
+	int result;
+
+	if (f->levels == 1)
+		return;
+	/* A grown top does not fit into a smaller one; libploop grows that first. The tester starts anew with a snapshot. */
+	if (f->names[f->levels - 2][0] && f->version &&
+	    image_read32(f->names[f->levels - 2], IMAGE_CLUSTERS) != f->bytes / f->cluster)
+		return;
+	result = device_ioctl(&f->device, PLOOP_IOC_MERGE, NULL);
+	if (result) {
+		fsx_fault(f, "MERGE: %s", strerror(-result));
+		return;
+	}
+	f->levels--;
+	if (!image_sound(f->names[f->levels]))
+		fsx_fault(f, "the merged top %s is not sound", f->names[f->levels]);
+	unlink(f->names[f->levels]);
+	f->done[DID_MERGE]++;
+}
+
+static void grow(struct fsx *f)
+{
+	uint64_t bytes = f->bytes + f->bytes_max / 16;
+	int result;
+
+	if (bytes > f->bytes_max || (f->levels == 1 && f->version == 0))
+		return;
+	result = device_grow(&f->device, bytes);
+	if (result) {
+		fsx_fault(f, "GROW: %s", strerror(-result));
+		return;
+	}
+	/* The model has zeros there; from now on the threads go there, too. */
+	pthread_rwlock_wrlock(&f->rest);
+	f->bytes = bytes;
+	pthread_rwlock_unlock(&f->rest);
+	f->done[DID_GROW]++;
+}
+
+static void restart(struct fsx *f)
+{
+	int result;
+
+	pthread_rwlock_wrlock(&f->rest);
+	result = device_stop(&f->device);
+	if (result)
+		fsx_fault(f, "STOP: %s", strerror(-result));
+	device_put(&f->device);
+	for (int i = 0; i < f->levels; i++)
+		if ((i > 0 || f->version) && !image_sound(f->names[i]))
+			fsx_fault(f, "%s is not sound after a stop", f->names[i]);
+	fsx_attach(f);
+	pthread_rwlock_unlock(&f->rest);
+	f->done[DID_RESTART]++;
+}
+
+static bool copy_range(int in, int out, uint64_t start, uint64_t end, uint32_t piece)
+{
+	uint8_t *buffer = aligned(piece);
+	bool good = true;
+
+	for (uint64_t at = start; good && at < end; at += piece) {
+		ssize_t got = pread(in, buffer, end - at < piece ? end - at : piece, at);
+
+		good = got > 0 && pwrite(out, buffer, got, at) == got;
+	}
+	free(buffer);
+	return good;
+}
+
+/* `ploop copy`: a copy of the top's file, made while it changes, equals the file once all extents are read. */
+static void track(struct fsx *f)
+{
+	struct device *d = &f->device;
+	struct ploop_track_extent all, e;
+	char name[300];
+	uint8_t *a, *b;
+	uint64_t at;
+	int in, out, result;
+
+	result = device_ioctl(d, PLOOP_IOC_TRACK_INIT, &all);
+	if (result) {
+		fsx_fault(f, "TRACK_INIT: %s", strerror(-result));
+		return;
+	}
+	snprintf(name, sizeof(name), "%s/fsx-copy", f->folder);
+	in = open(f->names[f->levels - 1], O_RDONLY | O_DIRECT | O_CLOEXEC);
+	if (in < 0)
+		in = open(f->names[f->levels - 1], O_RDONLY | O_CLOEXEC);
+	out = open(name, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+	if (in < 0 || out < 0)
+		die("copy");
+	for (at = 0; at < all.end; at += f->cluster) {
+		uint64_t position = at + f->cluster;
+
+		if (device_ioctl(d, PLOOP_IOC_TRACK_SETPOS, &position) || !copy_range(in, out, at, position, f->cluster))
+			fsx_fault(f, "tracked copy fails at %llu", (unsigned long long)at);
+	}
+	for (int round = 0; round < 2; round++) {
+		if (round)	/* the freeze */
+			pthread_rwlock_wrlock(&f->rest);
+		if (round && (fdatasync(d->rw) || device_ioctl(d, PLOOP_IOC_SYNC, NULL)))
+			fsx_fault(f, "SYNC");
+		for (int i = 0; i < 100000 && !f->over; i++) {
+			result = device_ioctl(d, PLOOP_IOC_TRACK_READ, &e);
+			if (result)
+				break;
+			/* The first round must not chase the writers for ever. */
+			if (!round && i == 64)
+				break;
+			device_ioctl(d, PLOOP_IOC_TRACK_SETPOS, &e.end);
+			if (!copy_range(in, out, e.start, e.end, f->cluster))
+				fsx_fault(f, "tracked extent cannot be copied");
+		}
+	}
+	if (result != -EAGAIN)
+		fsx_fault(f, "TRACK_READ ends with %d", result);
+	result = device_ioctl(d, PLOOP_IOC_TRACK_STOP, NULL);
+	if (result)
+		fsx_fault(f, "TRACK_STOP: %s", strerror(-result));
+	/* All but the header, which the tool writes itself; clusters that no entry names do not matter but are equal, too. */
+	a = aligned(f->cluster);
+	b = aligned(f->cluster);
+	for (at = 0; at < (uint64_t)image_size(f->names[f->levels - 1]); at += f->cluster) {
+		ssize_t got = pread(in, a, f->cluster, at);
+
+		if (pread(out, b, f->cluster, at) != got || memcmp(a + (at ? 0 : 64), b + (at ? 0 : 64), got - (at ? 0 : 64))) {
+			fsx_fault(f, "the tracked copy differs in the cluster at %llu", (unsigned long long)at);
+			break;
+		}
+	}
+	pthread_rwlock_unlock(&f->rest);
+	free(a);
+	free(b);
+	close(in);
+	close(out);
+	unlink(name);
+	f->done[DID_TRACK]++;
+}
+
+void *fsx_control(void *argument)
+{
+	static const struct {
+		char letter;
+		void (*run)(struct fsx *f);
+	} kinds[] = {
+		{ 's', snapshot }, { 's', snapshot }, { 'm', merge }, { 'm', merge }, { 'g', grow }, { 't', track }, { 'r', restart },
+	};
+	struct fsx *f = argument;
+	struct random r = { f->seed ^ 0x5555 };
+	uint64_t end = now_ns() + f->seconds * 1000000000ull;
+
+	while (!f->over && now_ns() < end) {
+		size_t i = random_below(&r, sizeof(kinds) / sizeof(kinds[0]));
+		uint64_t until = f->operations + 50 + random_below(&r, 400);
+
+		if (strchr(f->actions, kinds[i].letter))
+			kinds[i].run(f);
+		while (!f->over && f->operations < until && now_ns() < end)
+			usleep(2000);
+	}
+	f->over = true;
+	return NULL;
+}

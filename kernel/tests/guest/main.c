@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Everything that runs inside a test guest as one static program: executing it is dear under emulation. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "tap.h"
+
+static const struct command commands[] = {
+	{ "image", image_main, "create PATH VERSION CLUSTER BYTES [filled] | sound PATH..." },
+	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
+	{ "hostile", hostile_main, "FOLDER [SEED]" },
+	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
+	{ "crash", crash_main, "run FOLDER [LOG [SECONDS]] | verify FOLDER [LOG]" },
+	{ "writelog", writelog_main, "LOG count | LOG replay N SEED IMAGE" },
+	{ "control", control_main, "FOLDER" },
+	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
+	{ "stack", stack_main, "attach|detach|snapshot|merge|track|untrack|status ..." },
+	{ "eat", eat_main, "MIB ROUNDS" },
+	{ "abi", abi_main, "FOLDER [PART...]" },
+};
+
+int main(int argc, char **argv)
+{
+	struct rlimit files = { 4096, 4096 };
+
+	setrlimit(RLIMIT_NOFILE, &files);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(stderr, "guest-tests %s %s\n", commands[i].name, commands[i].usage);
+	return 2;
+}
