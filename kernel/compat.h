@@ -68,7 +68,6 @@ static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_lim
 	lim.max_user_discard_sectors = UINT_MAX;
 	lim.max_discard_segments = 1;
 	lim.discard_granularity = in->cluster_bytes;
-	lim.max_write_zeroes_sectors = in->cluster_bytes >> SECTOR_SHIFT;
 	if (queue_limits_commit_update(disk->queue, &lim))
 		pr_warn("ploop: the limits of %s were refused\n", disk->disk_name);
 #else
@@ -83,7 +82,6 @@ static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_lim
 	blk_queue_max_segments(q, in->segments);
 	blk_queue_max_segment_size(q, UINT_MAX);
 	blk_queue_max_discard_sectors(q, in->discard_bytes >> SECTOR_SHIFT);
-	blk_queue_max_write_zeroes_sectors(q, in->cluster_bytes >> SECTOR_SHIFT);
 	q->limits.discard_granularity = in->cluster_bytes;
 #endif
 }

@@ -86,6 +86,8 @@ int ploop_alloc(struct ploop_delta *delta, u32 *iblock, bool *zero)
 		if (*zero && delta->file->io->reserve(delta->file, (u64)*iblock << shift,
 						      1ull << shift, PLOOP_RESERVE_ZERO))
 			*zero = false;
+		/* All of it will be reserved, or written. */
+		ploop_partial_drop(delta, *iblock);
 		return 0;
 	}
 	for (;;) {

@@ -140,11 +140,11 @@ static void settle(struct ploop_device *dev, const struct ploop_pending *entries
 	for (i = 0; i < count; i++) {
 		if (entries[i].freed == PLOOP_IBLOCK_NONE)
 			continue;
-		ploop_partial_drop(delta, entries[i].freed);
-		if (dev->punch)
-			delta->file->io->punch(delta->file,
-					       (u64)entries[i].freed << dev->cluster_shift,
-					       ploop_cluster_bytes(dev));
+		if (dev->punch &&
+		    delta->file->io->punch(delta->file,
+					   (u64)entries[i].freed << dev->cluster_shift,
+					   ploop_cluster_bytes(dev)) == 0)
+			ploop_partial_drop(delta, entries[i].freed);
 		ploop_alloc_free(delta, entries[i].freed);
 	}
 }

@@ -272,6 +272,7 @@ struct ploop_job_state {
  * @target: cluster of the file where it goes
  * @fresh: @target was allocated for it
  * @place: its slot: as it was, or as it shall be
+ * @old: where it was, once ploop_relocate() moved it
  */
 struct ploop_move {
 	struct ploop_cluster_lock lock;
@@ -280,6 +281,7 @@ struct ploop_move {
 	u32 target;
 	bool fresh;
 	u64 place;
+	u32 old;
 };
 
 /**

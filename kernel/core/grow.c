@@ -88,6 +88,9 @@ static int grow_flush(struct ploop_device *dev, struct grow *grow)
 	}
 	if (ret == 0)
 		ret = ploop_relocate(batch, grow->delta);
+	/* The old places become table, which is written in whole. */
+	for (i = 0; i < batch->count && ret == 0; i++)
+		ploop_partial_drop(grow->delta, batch->moves[i].old);
 	ploop_move_release(batch);
 	return ret;
 }

@@ -80,13 +80,13 @@ static int do_snapshot(struct ploop_device *dev, void __user *user)
 	struct delta_arg arg;
 	int ret;
 
+	ret = get_delta(user, &arg, &args);
+	if (ret)
+		return ret;
 	if (dev->nr_levels == 0)
 		return -ENOENT;
 	if (!dev->running)
 		return do_add_delta(dev, user);
-	ret = get_delta(user, &arg, &args);
-	if (ret)
-		return ret;
 	if (args.rdonly)
 		return -EINVAL;
 	return ploop_snapshot_one(dev, &args, arg.ctl.flags & PLOOP_CTLF_FS_SYNC);

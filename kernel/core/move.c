@@ -101,7 +101,7 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 	for (i = 0; i < batch->count; i++) {
 		struct ploop_move *move = &batch->moves[i];
 
-		ploop_partial_drop(delta, slot_iblock(move->place));
+		move->old = slot_iblock(move->place);
 		move->place = slot_make(move->target, delta->level);
 	}
 	return 0;

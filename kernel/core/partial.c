@@ -103,7 +103,7 @@ bool ploop_partial_mark(struct ploop_delta *delta, u32 iblock, u32 offset, u32 l
 }
 
 /**
- * ploop_partial_drop() - a cluster is no longer used
+ * ploop_partial_drop() - a cluster is wholly reserved, written, or a hole
  * @delta: which
  * @iblock: in the record, or not
  *
@@ -146,8 +146,11 @@ int ploop_partial_fill(struct ploop_delta *delta)
 	unsigned long iblock;
 
 	xa_for_each(&delta->partial, iblock, partial) {
-		int ret = partial_fill_one(delta, iblock, partial);
+		int ret = 0;
 
+		/* What is behind the end is cut off. */
+		if (iblock < delta->next)
+			ret = partial_fill_one(delta, iblock, partial);
 		if (ret)
 			return ret;
 		partial_remove(delta, iblock);

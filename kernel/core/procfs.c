@@ -8,10 +8,16 @@ static struct proc_dir_entry *vz_dir;
 
 static int minor_open(struct inode *inode, struct file *file)
 {
-	struct ploop_device *dev = ploop_device_reserve();
+	struct ploop_device *dev;
 
-	if (IS_ERR(dev))
+	/* A file of /proc doesn't hold the module by itself. */
+	if (!try_module_get(THIS_MODULE))
+		return -ENODEV;
+	dev = ploop_device_reserve();
+	if (IS_ERR(dev)) {
+		module_put(THIS_MODULE);
 		return PTR_ERR(dev);
+	}
 	file->private_data = dev;
 	return 0;
 }
@@ -20,6 +26,7 @@ static int minor_open(struct inode *inode, struct file *file)
 static int minor_release(struct inode *inode, struct file *file)
 {
 	ploop_device_unreserve(file->private_data);
+	module_put(THIS_MODULE);
 	return 0;
 }
 

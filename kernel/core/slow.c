@@ -67,17 +67,17 @@ static bool request_is_zero(struct ploop_request *req)
 {
 	struct req_iterator iter;
 	struct bio_vec bvec;
-	bool zero = true;
 
+	/* Two loops in one macro: leave by return, not by break. */
 	rq_for_each_segment(bvec, ploop_rq(req), iter) {
 		char *data = bvec_kmap_local(&bvec);
+		bool zero = !memchr_inv(data, 0, bvec.bv_len);
 
-		zero = !memchr_inv(data, 0, bvec.bv_len);
 		kunmap_local(data);
 		if (!zero)
-			break;
+			return false;
 	}
-	return zero;
+	return true;
 }
 
 /* All of a new cluster that the request doesn't write. */
@@ -138,7 +138,7 @@ static int write_new(struct ploop_request *req, struct ploop_map_page *page, u64
 					  ((loff_t)iblock << dev->cluster_shift) +
 					  ploop_rq_offset(req));
 	if (ret) {
-		ploop_partial_drop(delta, iblock);
+		/* Its record stays: a part may have been written. */
 		ploop_alloc_free(delta, iblock);
 		return ret;
 	}

@@ -33,7 +33,7 @@ int control_call(int fd, unsigned long request, void *argument)
 
 static int attach(int fd, const char *const *paths, unsigned int count, struct ploop_attach *a, bool read_only)
 {
-	struct ploop_delta deltas[PLOOP_LEVELS_MAX + 1] = { 0 };
+	struct ploop_attach_delta deltas[PLOOP_LEVELS_MAX + 1] = { 0 };
 	int result;
 
 	for (unsigned int i = 0; i < count; i++) {
@@ -60,7 +60,7 @@ int control_attach(int fd, const char *const *paths, unsigned int count, uint32_
 
 int control_detach(int fd, int index)
 {
-	struct ploop_device d = { .size = sizeof(d), .index = index };
+	struct ploop_ref d = { .size = sizeof(d), .index = index };
 
 	return control_call(fd, PLOOP_CTL_DETACH, &d);
 }
@@ -109,7 +109,7 @@ static void rules(int fd, int index)
 	s = (struct ploop_status){ .size = sizeof(s), .index = index };
 	s.reserved[7] = 1;
 	is(control_call(fd, PLOOP_CTL_STATUS, &s), -EINVAL, "a reserved field that is not zero");
-	is(control_call(fd, PLOOP_CTL_DETACH, &(struct ploop_device){ .size = 16, .index = index, .flags = 0x80 }), -EINVAL,
+	is(control_call(fd, PLOOP_CTL_DETACH, &(struct ploop_ref){ .size = 16, .index = index, .flags = 0x80 }), -EINVAL,
 	   "an unknown flag");
 	is(control_call(fd, _IO(PLOOP_CTL, 0xff), NULL), -ENOTTY, "an unknown call");
 	if (setegid(65534) || seteuid(65534))
@@ -125,7 +125,7 @@ void control_attaching(int fd)
 	const char *paths[3] = { abi_image("k0.hdd", 2), abi_image("k1.hdd", 2), abi_image("k2.hdd", 2) };
 	struct ploop_attach a = { .size = sizeof(a), .index = PLOOP_INDEX_ANY };
 	struct ploop_status s = { .size = sizeof(s) };
-	struct ploop_delta none[1] = { { .fd = -1, .format = PLOOP_FMT_PLOOP1 } };
+	struct ploop_attach_delta none[1] = { { .fd = -1, .format = PLOOP_FMT_PLOOP1 } };
 	struct device d;
 	int index, second;
 
