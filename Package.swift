@@ -33,6 +33,7 @@ let package = Package(
         cTarget("CSSH", libraries: ["ssh"]),
         cTarget("CNBD", libraries: ["nbd"]),
         cTarget("CNBDKit"),
+        cTarget("CDeviceABI"),
         .target(name: "Geometry"),
 
         // Row 1: raw system calls; bytes to values and back.
@@ -45,12 +46,15 @@ let package = Package(
         .target(name: "ChangeTracking", dependencies: ["Geometry"]),
         .target(name: "ChunkTree", dependencies: ["Codecs", "Geometry"]),
         .target(name: "BlockIO", dependencies: ["CRing", "CSystemShims", "LinuxSystem", "Geometry", system]),
+        .target(name: "DeviceControl", dependencies: ["CDeviceABI", "LinuxSystem", "Geometry", system]),
         .target(name: "Transport", dependencies: ["CSSH", "LinuxSystem", "Codecs", "Geometry", system]),
 
         // Row 3: the two joined.
         .target(
             name: "DiskImage",
-            dependencies: ["ImageFormat", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
+            dependencies: [
+                "ImageFormat", "BlockIO", "ChangeTracking", "DeviceControl", "LinuxSystem", "Geometry", system,
+            ]),
         .target(
             name: "BackupStore", dependencies: ["ChunkTree", "Codecs", "BlockIO", "LinuxSystem", "Geometry", system]),
         .target(name: "NBDBridge", dependencies: ["CNBD", "Geometry", system]),
@@ -74,11 +78,13 @@ let package = Package(
         // Row 5: all wiring.
         .target(
             name: "DeviceServer",
-            dependencies: ["DiskImage", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system]),
+            dependencies: [
+                "DiskImage", "DeviceControl", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system,
+            ]),
         .target(
             name: "AgentCore",
             dependencies: [
-                "Backup", "Migration", "AgentAPI", "NBDBridge", "DiskImage", "BackupStore", "Transport", "CToml",
+                "Backup", "Migration", "AgentAPI", "NBDBridge", "DeviceControl", "DiskImage", "BackupStore", "Transport", "CToml",
                 "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
@@ -86,7 +92,7 @@ let package = Package(
         .target(
             name: "ControlCLI",
             dependencies: [
-                "AgentCore", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree",
+                "AgentCore", "DeviceServer", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree",
                 "Codecs", "Transport", "BlockIO",
                 "LinuxSystem", "Geometry", arguments, system,
             ]),
@@ -108,7 +114,7 @@ let package = Package(
 /// Test targets: each tests the target it is named after, and may use that target's dependencies.
 for name in [
     "Geometry", "LinuxSystem", "Codecs", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "BlockIO",
-    "Transport",
+    "Transport", "DeviceControl",
     "DiskImage", "BackupStore", "NBDBridge", "AgentAPI", "Backup", "Migration", "DeviceServer", "AgentCore",
     "ControlCLI",
 ] {

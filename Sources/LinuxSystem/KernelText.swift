@@ -23,6 +23,12 @@ public func kernelText(_ path: String) throws(SystemError) -> String? {
     return String(decoding: bytes, as: UTF8.self)
 }
 
+/// Opens an existing file, to hand its descriptor to somebody else.
+public func openDescriptor(_ path: String, writable: Bool) throws(SystemError) -> OwnedDescriptor {
+    let flags: UInt32 = writable ? SHIM_OPEN_WRITE : 0
+    return OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, 0), "open", path))
+}
+
 /// Opens a file to append to, and makes it, for nobody else to read, when there is none.
 public func openLog(_ path: String) throws(SystemError) -> OwnedDescriptor {
     let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_APPEND
