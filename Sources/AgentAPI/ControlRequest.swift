@@ -14,6 +14,9 @@ public enum ControlRequest: Codable, Hashable, Sendable {
     case listSnapshots
     /// Online grow to `bytes`. Answered by `.done`.
     case grow(bytes: UInt64)
+    /// Moves clusters from the end of the top's file into freed places, and cuts it. Answered by `.progress`…, `.done`.
+    /// 0 bytes per second: as fast as it goes.
+    case compact(bytesPerSecond: UInt64)
     /// Starts a dirty map of granules of `granuleBytes`. Answered by `.tracker`. It ends with the connection.
     case startTracking(granuleBytes: UInt64)
     /// Reads and clears, atomically per granule, what is dirty in `[offset, offset + count)`; answered by `.dirty` with
@@ -93,6 +96,12 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var repairedOnOpen: Bool = false
     public var isPaused: Bool = false
     public var isReleased: Bool = false
+    /// The block device of a disk that the driver serves.
+    public var device: String?
+    /// Writes wait for space on the host. Of the driver only.
+    public var isOutOfSpace: Bool?
+    /// Writes fail, after an error of the host. Of the driver only.
+    public var isAborted: Bool?
     public init(folder: String, pid: Int32, sizeBytes: UInt64, clusterBytes: UInt64, deltas: Int) {
         self.folder = folder
         self.pid = pid

@@ -11,7 +11,7 @@ final class ControlListener: Sendable {
 
     private let path: String
     private let socket: OwnedDescriptor
-    private let server: DeviceServer
+    private let owner: DiskOwner
     private let state = Mutex(State())
     private struct State {
         var connections: [UInt64: Connection] = [:]
@@ -24,16 +24,16 @@ final class ControlListener: Sendable {
         let thread: OwnThread
     }
 
-    private init(path: String, socket: consuming OwnedDescriptor, server: DeviceServer) {
+    private init(path: String, socket: consuming OwnedDescriptor, owner: DiskOwner) {
         self.path = path
         self.socket = socket
-        self.server = server
+        self.owner = owner
     }
 
     /// Listens at `path`; a dead socket there is replaced, since who owns the disk owns its socket.
-    static func start(at path: String, server: DeviceServer) throws(SystemError) -> ControlListener {
+    static func start(at path: String, owner: DiskOwner) throws(SystemError) -> ControlListener {
         try? LinuxFileSystem().remove(path)
-        let listener = ControlListener(path: path, socket: try UnixSocket.listen(at: path), server: server)
+        let listener = ControlListener(path: path, socket: try UnixSocket.listen(at: path), owner: owner)
         let acceptor = try OwnThread(name: "control") { listener.acceptAll() }
         listener.state.withLock { $0.acceptor = acceptor }
         return listener
@@ -84,7 +84,7 @@ final class ControlListener: Sendable {
             let identifier = state.lastIdentifier
             do {
                 let thread = try OwnThread(name: "control-\(identifier)") { [self] in
-                    ControlSession(identifier: identifier, server: server).run(channel)
+                    ControlSession(identifier: identifier, owner: owner).run(channel)
                     // Dropped here unless `stop()` has taken it to join it.
                     self.state.withLock { $0.connections[identifier] = nil }
                 }

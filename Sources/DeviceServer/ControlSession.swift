@@ -11,17 +11,17 @@ final class ControlSession {
     private static let progressInterval: UInt64 = 100_000_000
 
     private let identifier: UInt64
-    private let server: DeviceServer
+    private let owner: DiskOwner
     private let time: any TimeSource
-    private var trackers: [UInt32: DirtyTracker] = [:]
+    private var trackers: [UInt32: any ChangeTracker] = [:]
     private var lastTracker: UInt32 = 0
-    private var prepared: PreparedSnapshot?
+    private var prepared: (any PreparedSwitch)?
     /// The disk is closed: after the reply the process ends.
     private var isShutDown = false
 
-    init(identifier: UInt64, server: DeviceServer, time: any TimeSource = SystemTime()) {
+    init(identifier: UInt64, owner: DiskOwner, time: any TimeSource = SystemTime()) {
         self.identifier = identifier
-        self.server = server
+        self.owner = owner
         self.time = time
     }
 
@@ -43,19 +43,19 @@ final class ControlSession {
             try? channel.send(ControlReply.failed(code: error.code, message: error.message))
         }
         end()
-        if isShutDown { server.finishShutdown() }
+        if isShutDown { owner.finishShutdown() }
     }
 
     /// Undoes what belongs to the connection. Later calls do nothing.
     func end() {
         // A closed disk has no trackers, and keeps no prepared delta.
-        _ = server.gate.pass {
-            for tracker in trackers.values { server.disk.stopTracking(tracker) }
-            if let prepared { server.disk.abandonSnapshot(prepared) }
+        _ = owner.gate.pass {
+            for tracker in trackers.values { tracker.stop() }
+            prepared?.abandon()
         }
         trackers = [:]
         prepared = nil
-        _ = server.pause.end(holder: identifier)
+        _ = owner.pause.end(holder: identifier)
     }
 
     /// - Parameter progress: for long requests; `false` stops them.
@@ -73,72 +73,85 @@ final class ControlSession {
         to request: ControlRequest, progress: (UInt64, UInt64) -> Bool
     ) throws(ControlError) -> ControlReply {
         switch request {
-        case .status: return .status(try server.status())
+        case .status: return .status(try owner.status())
         case .prepareSnapshot:
             guard prepared == nil else { throw Self.invalid("this connection has prepared a snapshot already") }
-            prepared = try withDisk { disk throws(DiskError) in try disk.prepareSnapshot(guid: nil) }
+            prepared = try withDisk { disk throws(DiskError) in try disk.prepareSnapshot() }
         case .commitSnapshot: return try commitSnapshot()
         case .abandonSnapshot:
             guard let prepared else { throw Self.invalid("no snapshot is prepared on this connection") }
             self.prepared = nil
-            try withDisk { disk in disk.abandonSnapshot(prepared) }
+            try withDisk { _ in prepared.abandon() }
         case .deleteSnapshot(let guid): try deleteSnapshot(guid, progress)
         case .listSnapshots:
             return .snapshots(
                 try withDisk { disk throws(DiskError) in try disk.snapshots() }.map { SnapshotStatus($0) })
         case .grow(let bytes): try withDisk { disk throws(DiskError) in try disk.grow(to: bytes) }
+        case .compact(let bytesPerSecond): try compact(bytesPerSecond, progress)
         case .startTracking(let granuleBytes): return try startTracking(granuleBytes)
         case .takeDirty(let number, let offset, let count, let limit):
             return try takeDirty(number, offset, count, limit)
-        case .countDirty(let number): return .dirtyBytes(try tracker(number).dirtyBytes)
+        case .countDirty(let number): return .dirtyBytes(try dirtyBytes(number))
         case .stopTracking(let number):
             let tracker = try tracker(number)
             trackers[number] = nil
-            try withDisk { disk in disk.stopTracking(tracker) }
+            try withDisk { _ in tracker.stop() }
         case .pause(let milliseconds):
             try whileOpen { () throws(ControlError) in
-                try server.pause.begin(holder: identifier, milliseconds: milliseconds)
+                try owner.pause.begin(holder: identifier, milliseconds: milliseconds)
             }
         case .resume:
-            guard server.pause.end(holder: identifier) else { throw WritePause.expired }
+            guard owner.pause.end(holder: identifier) else { throw WritePause.expired }
         case .release:
             try whileOpen { () throws(ControlError) in
-                try server.pause.release(holder: identifier) { server.disk.release() }
+                try owner.pause.release(holder: identifier) { () throws(DiskError) in try owner.disk.release() }
             }
         case .shutdown:
-            do throws(DiskError) { try server.closeDisk() } catch { throw ControlError(error) }
+            do throws(DiskError) { try owner.closeDisk() } catch { throw ControlError(error) }
             isShutDown = true
         }
         return .done
     }
 
     /// Runs `body` unless the disk is closed or belongs to another host.
-    private func withDisk<R>(_ body: (Disk) throws(DiskError) -> R) throws(ControlError) -> R {
-        guard !server.pause.isReleased else { throw WritePause.released }
+    private func withDisk<R>(_ body: (any ControlledDisk) throws(DiskError) -> R) throws(ControlError) -> R {
+        guard !owner.pause.isReleased else { throw WritePause.released }
         return try whileOpen { () throws(ControlError) in
-            do throws(DiskError) { return try body(server.disk) } catch { throw ControlError(error) }
+            do throws(DiskError) { return try body(owner.disk) } catch { throw ControlError(error) }
         }
     }
 
     private func whileOpen<R>(_ body: () throws(ControlError) -> R) throws(ControlError) -> R {
-        guard let result = try server.gate.pass(body) else { throw WritePause.closed }
+        guard let result = try owner.gate.pass(body) else { throw WritePause.closed }
         return result
     }
 
     private func commitSnapshot() throws(ControlError) -> ControlReply {
         guard let prepared else { throw Self.invalid("no snapshot is prepared on this connection") }
-        let committed = try withDisk { disk throws(DiskError) in try disk.commitSnapshot(prepared) }
+        let committed = try withDisk { _ throws(DiskError) in try prepared.commit() }
         self.prepared = nil
         return .snapshot(guid: committed.guid, switchNanoseconds: committed.switchNanoseconds)
     }
 
     private func deleteSnapshot(_ guid: String, _ progress: (UInt64, UInt64) -> Bool) throws(ControlError) {
         let isFinished = try withDisk { disk throws(DiskError) in
-            try disk.deleteSnapshot(guid) { done, total in !server.gate.isClosed && progress(done, total) }
+            try disk.deleteSnapshot(guid) { done, total in !owner.gate.isClosed && progress(done, total) }
         }
         guard isFinished else {
             throw ControlError(
                 code: ControlError.stopped, message: "the merge of \(guid) was stopped; delete it again to go on")
+        }
+    }
+
+    private func compact(_ bytesPerSecond: UInt64, _ progress: (UInt64, UInt64) -> Bool) throws(ControlError) {
+        let isFinished = try withDisk { disk throws(DiskError) in
+            try disk.compact(bytesPerSecond: bytesPerSecond) { done, total in
+                !owner.gate.isClosed && progress(done, total)
+            }
+        }
+        guard isFinished else {
+            throw ControlError(
+                code: ControlError.stopped, message: "the compaction was stopped; begin it again to go on")
         }
     }
 
@@ -161,12 +174,20 @@ final class ControlSession {
             throw Self.invalid("the range ends beyond 2^64")
         }
         guard limit > 0 else { throw Self.invalid("a limit of \(limit) runs leaves nothing to answer") }
-        let taken = try tracker(number).take(in: range, limit: min(limit, Self.dirtyRunsMax))
+        let tracker = try tracker(number)
+        let taken = try withDisk { _ throws(DiskError) in
+            try tracker.take(in: range, limit: min(limit, Self.dirtyRunsMax))
+        }
         return .dirty(
             runs: taken.runs.map { Extent(offset: $0.offset, count: $0.count) }, coveredTo: taken.coveredTo)
     }
 
-    private func tracker(_ number: UInt32) throws(ControlError) -> DirtyTracker {
+    private func dirtyBytes(_ number: UInt32) throws(ControlError) -> UInt64 {
+        let tracker = try tracker(number)
+        return try withDisk { _ throws(DiskError) in try tracker.dirtyBytes() }
+    }
+
+    private func tracker(_ number: UInt32) throws(ControlError) -> any ChangeTracker {
         guard let tracker = trackers[number] else { throw Self.invalid("no dirty map \(number) on this connection") }
         return tracker
     }
@@ -181,31 +202,5 @@ extension SnapshotStatus {
         self.init(
             guid: info.guid, parent: info.parent, file: info.file, isTop: info.isTop, isTemporary: info.isTemporary,
             allocatedBytes: info.allocatedBytes)
-    }
-}
-
-extension DeviceServer {
-    /// Also answered once the disk is released.
-    func status() throws(ControlError) -> DeviceStatus {
-        let answer = gate.pass {
-            let counters = disk.statistics()
-            var status = DeviceStatus(
-                folder: configuration.disk, pid: ownProcess(), sizeBytes: disk.byteCount,
-                clusterBytes: disk.clusterSize.bytes, deltas: disk.deltaCount)
-            status.readRequests = counters.readRequests
-            status.readBytes = counters.readBytes
-            status.writeRequests = counters.writeRequests
-            status.writeBytes = counters.writeBytes
-            status.flushes = counters.flushes
-            status.hostFlushes = counters.hostFlushes
-            status.discardedBytes = counters.discardedBytes
-            status.allocatedClusters = counters.allocatedClusters
-            status.repairedOnOpen = disk.repairedOnOpen
-            status.isPaused = pause.isPaused
-            status.isReleased = pause.isReleased
-            return status
-        }
-        guard let answer else { throw WritePause.closed }
-        return answer
     }
 }

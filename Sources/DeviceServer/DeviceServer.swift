@@ -3,7 +3,6 @@ internal import BlockIO
 public import DiskImage
 internal import Geometry
 internal import LinuxSystem
-internal import Synchronization
 
 /// What a device server is started with.
 public struct DeviceConfiguration: Hashable, Sendable {
@@ -25,25 +24,14 @@ public struct DeviceConfiguration: Hashable, Sendable {
 /// Requests come from any number of threads and block in them. All connections share one disk, so a flush on any of
 /// them covers what was written on all.
 public final class DeviceServer: Sendable {
-    let disk: Disk
-    let configuration: DeviceConfiguration
-    let pause: WritePause
-    let gate: RequestGate
-    private let listener = Mutex<ControlListener?>(nil)
-    private let onShutdown: @Sendable () -> Void
+    private let disk: Disk
+    private let configuration: DeviceConfiguration
+    private let owner: DiskOwner
 
-    private init(
-        disk: Disk, configuration: DeviceConfiguration, gate: RequestGate, onShutdown: @escaping @Sendable () -> Void
-    ) {
+    private init(disk: Disk, configuration: DeviceConfiguration, owner: DiskOwner) {
         self.disk = disk
         self.configuration = configuration
-        self.gate = gate
-        self.onShutdown = onShutdown
-        pause = WritePause(
-            hold: { () throws(ControlError) in
-                do throws(DiskError) { try disk.pauseWrites() } catch { throw ControlError(error) }
-            },
-            letGo: { disk.resumeWrites() })
+        self.owner = owner
     }
 
     /// Opens the disk, repairing it when it was not closed, and begins to listen for control requests.
@@ -60,40 +48,18 @@ public final class DeviceServer: Sendable {
     static func start(
         _ disk: Disk, _ configuration: DeviceConfiguration, onShutdown: @escaping @Sendable () -> Void = {}
     ) throws(DiskError) -> DeviceServer {
-        do {
-            let server = DeviceServer(
-                disk: disk, configuration: configuration, gate: try RequestGate(), onShutdown: onShutdown)
-            if let path = configuration.controlSocket {
-                let listener = try ControlListener.start(at: path, server: server)
-                server.listener.withLock { $0 = listener }
-            }
-            return server
+        do throws(SystemError) {
+            let owner = try DiskOwner.start(
+                EngineDisk(disk, path: configuration.disk), controlSocket: configuration.controlSocket,
+                onShutdown: onShutdown)
+            return DeviceServer(disk: disk, configuration: configuration, owner: owner)
         } catch {
-            try? disk.close()
             throw DiskError(error, path: configuration.controlSocket ?? configuration.disk)
         }
     }
 
     /// Flushes and closes the disk, and ends all control connections. Later requests fail with ESHUTDOWN.
-    public func stop() throws(DiskError) {
-        let listener = listener.withLock { listener in
-            defer { listener = nil }
-            return listener
-        }
-        listener?.stop()
-        try closeDisk()
-    }
-
-    /// The same for a `.shutdown` request, whose own connection lives on until it is answered.
-    func closeDisk() throws(DiskError) {
-        guard gate.shut() else { return }
-        // Writes that are held back have to go on, or fail, before the last request can leave.
-        pause.close()
-        gate.awaitEmpty()
-        try disk.close()
-    }
-
-    func finishShutdown() { onShutdown() }
+    public func stop() throws(DiskError) { try owner.stop() }
 
     // MARK: what the block device asks
 
@@ -157,9 +123,9 @@ public final class DeviceServer: Sendable {
     private func serve<R>(_ body: () throws(DiskError) -> R) throws(DeviceFault) -> R {
         let result: R?
         do throws(DiskError) {
-            result = try gate.pass(body)
+            result = try owner.gate.pass(body)
         } catch {
-            throw pause.isReleased ? Self.releasedFault : DeviceFault(error)
+            throw owner.pause.isReleased ? Self.releasedFault : DeviceFault(error)
         }
         guard let result else { throw DeviceFault.shutDown("the disk is closed") }
         return result

@@ -1,4 +1,5 @@
 internal import AgentAPI
+internal import DiskImage
 internal import LinuxSystem
 internal import Synchronization
 
@@ -25,13 +26,16 @@ final class WritePause: Sendable {
     private let state = Mutex(State.running)
     /// Held while a pause begins, so that a late one can't undo the next.
     private let beginning = Mutex(())
-    private let hold: @Sendable () throws(ControlError) -> Void
+    private let hold: @Sendable (_ milliseconds: UInt64) throws(ControlError) -> Void
     private let letGo: @Sendable () -> Void
 
     /// - Parameters:
     ///   - hold: holds back new writes; returns when those in flight have ended and are durable. Undone by one `letGo`.
-    ///   - letGo: never blocks.
-    init(hold: @escaping @Sendable () throws(ControlError) -> Void, letGo: @escaping @Sendable () -> Void) {
+    ///   - letGo: does not wait for anything that waits for this.
+    init(
+        hold: @escaping @Sendable (_ milliseconds: UInt64) throws(ControlError) -> Void,
+        letGo: @escaping @Sendable () -> Void
+    ) {
         self.hold = hold
         self.letGo = letGo
     }
@@ -72,7 +76,7 @@ final class WritePause: Sendable {
         if let refusal { throw refusal }
         let watch: Watch
         do { watch = try Watch() } catch { throw ControlError(code: "io", message: "cannot watch a pause: \(error)") }
-        try hold()
+        try hold(milliseconds)
         let isClosed = state.withLock { state in
             if case .closed = state {
                 letGo()
@@ -133,16 +137,18 @@ final class WritePause: Sendable {
     }
 
     /// Turns the pause of `holder` into a release, which `body` makes lasting. No deadline applies from here on.
-    func release(holder: UInt64, _ body: () -> Void) throws(ControlError) {
-        let isDone: Bool = state.withLock { state in
-            guard case .paused(holder, let watch) = state else { return false }
+    func release(holder: UInt64, _ body: () throws(DiskError) -> Void) throws(ControlError) {
+        let result: Result<Void, ControlError> = state.withLock { state in
+            guard case .paused(holder, let watch) = state else { return .failure(Self.expired) }
             // The deadline must not let writes go on between the two, so both are within the lock.
-            body()
+            do throws(DiskError) { try body() } catch {
+                return .failure(error.code == .busy ? Self.expired : ControlError(error))
+            }
             state = .released
             try? watch.pipe.writing.writeAll([0])
-            return true
+            return .success(())
         }
-        if !isDone { throw Self.expired }
+        try result.get()
     }
 
     private func expire(_ watch: Watch) {

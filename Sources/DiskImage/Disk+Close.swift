@@ -36,6 +36,30 @@ extension Disk {
         try finish(top)
     }
 
+    /// Compacts until nothing is left to move; requests may run.
+    /// - Parameter progress: called between the parts with clusters moved and in all; `false` stops.
+    /// - Returns: whether it was finished.
+    public func compactNow(progress: (_ done: UInt64, _ total: UInt64) -> Bool) throws(DiskError) -> Bool {
+        try beginMaintenance { state in
+            guard !state.isMerging, !state.isGrowing else { return nil }
+            state.isMerging = true
+            return ()
+        }
+        defer { endMaintenance { $0.isMerging = false } }
+        // What is freed but not yet durably so can't be used.
+        try flush()
+        let total = gate.chain.writable?.allocator?.freeCount ?? 0
+        var rest = total
+        while rest > 0 {
+            guard progress(total - min(total, rest), total) else { return false }
+            try compact()
+            let left = gate.chain.writable?.allocator?.freeCount ?? 0
+            guard left < rest else { break }
+            rest = left
+        }
+        return true
+    }
+
     /// Moves clusters from the end of the top's file into places that were freed, so that the file can be cut. Requests
     /// may run. What is too much to move in one go stays.
     func compact() throws(DiskError) {

@@ -84,15 +84,9 @@ extension Disk {
     /// The descriptor first, then the file.
     private func removeLeaf(_ name: GUID, _ folder: DiskFolder) throws(DiskError) {
         let descriptor = try folder.load()
-        if let file = descriptor.image(name)?.file { try noteLeftover(file, in: folder) }
+        if let file = descriptor.image(name)?.file { try folder.noteLeftover(file) }
         let file = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
-        removeFile(file, folder)
-    }
-
-    /// What can't be removed now is removed when the disk is opened next.
-    private func removeFile(_ file: String, _ folder: DiskFolder) {
-        try? fs.remove(folder.path(ofFile: file))
-        try? folder.synchronizeNames(besides: [file])
+        folder.removeFile(file)
     }
 
     // MARK: A child that is frozen
@@ -112,12 +106,12 @@ extension Disk {
         maintenance.withLock { $0.mergeMarks[mark] = isDone ? nil : page }
         try finish(parent)
         guard isDone else { return .stopped }
-        if let file = descriptor.image(childName)?.file { try noteLeftover(file, in: folder) }
+        if let file = descriptor.image(childName)?.file { try folder.noteLeftover(file) }
         let file = try folder.updateDescriptor { descriptor throws(ImageError) in
             try descriptor.mergeIntoParent(childName)
         }
         try drop(pair, merged: parent.delta)
-        removeFile(file, folder)
+        folder.removeFile(file)
         return .done(childName)
     }
 
@@ -255,7 +249,7 @@ extension Disk {
                 try finish(parent)
                 return .stopped
             }
-            if let file = descriptor.image(descriptor.top)?.file { try noteLeftover(file, in: folder) }
+            if let file = descriptor.image(descriptor.top)?.file { try folder.noteLeftover(file) }
             let file = try commitTopMerge(folder)
             try gate.exclusively { chain throws(DiskError) in
                 map.invalidate()
@@ -263,7 +257,7 @@ extension Disk {
                 maintenance.withLock { $0.allocatedBefore += allocated }
                 return Chain(deltas: Array(chain.deltas.dropLast(2)) + [parent.delta], writable: parent)
             }
-            removeFile(file, folder)
+            folder.removeFile(file)
             return .done(nil)
         }
     }

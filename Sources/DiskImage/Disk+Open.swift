@@ -21,7 +21,7 @@ extension Disk {
                 path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
                 isRepaired: chain.isRepaired)
             if !options.readOnly {
-                try disk.removeLeftovers(descriptor)
+                try folder.removeLeftovers(descriptor)
                 let sectors = disk.byteCount / sectorBytes
                 // A grow was cut off after the image's header.
                 if descriptor.sectorCount != sectors {
@@ -37,6 +37,7 @@ extension Disk {
                 }
                 if hasDescriptor { locks.append(try folder.lockOwner()) }
                 locks.append(try lockBareImage(image, in: fs))
+                try refuseIfAttached(to: image, in: fs)
             }
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open([ChainOpener.Place(path: image, rawClusterSize: nil)], path: image)

@@ -112,7 +112,7 @@ extension Disk {
 
     private func makeFile(_ header: ImageHeader, _ name: String, in folder: DiskFolder) throws(DiskError) -> DeltaFile {
         let path = folder.path(ofFile: name)
-        try noteLeftover(name, in: folder)
+        try folder.noteLeftover(name)
         do throws(DiskError) {
             let file = try withPath(path) { () throws(SystemError) in
                 try fs.open(path, OpenMode(writable: true, creation: .exclusive))
@@ -200,16 +200,20 @@ extension Disk {
     }
 
     /// The whole tree, parents before their children.
-    public func snapshots() throws(DiskError) -> [SnapshotInfo] {
-        guard let folder else { return [] }
-        let descriptor = try folder.load()
+    public func snapshots() throws(DiskError) -> [SnapshotInfo] { try folder?.snapshots() ?? [] }
+}
+
+extension DiskFolder {
+    /// The whole tree, parents before their children.
+    func snapshots() throws(DiskError) -> [SnapshotInfo] {
+        let descriptor = try load()
         var found: [SnapshotInfo] = []
         var waiting = descriptor.children(of: .none)
         while !waiting.isEmpty {
             let guid = waiting.removeFirst()
             waiting += descriptor.children(of: guid)
             guard let image = descriptor.image(guid), let shot = descriptor.shot(guid) else { continue }
-            let path = folder.path(of: image)
+            let path = path(of: image)
             let allocated = try withPath(path) { () throws(SystemError) in try fs.open(path, .read).allocatedBytes() }
             found.append(
                 SnapshotInfo(

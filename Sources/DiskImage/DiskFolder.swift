@@ -1,4 +1,5 @@
 public import BlockIO
+internal import DeviceControl
 public import ImageFormat
 internal import LinuxSystem
 internal import Synchronization
@@ -103,14 +104,16 @@ public struct DiskFolder: Sendable {
     }
 
     /// Takes the disk as its owner.
+    /// - Parameter mayBeAttached: the driver may have the images open: for who controls that device.
     /// - Throws: `.inUse` when somebody else has it, on this host or another.
-    public func lockOwner() throws(DiskError) -> any HeldLock {
+    public func lockOwner(mayBeAttached: Bool = false) throws(DiskError) -> any HeldLock {
         try refuseIfMigrated()
         let name = "\(path)/\(Self.ownerLockName)"
         let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
         guard let lock else {
             throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
         }
+        if !mayBeAttached { try refuseIfAttached(to: path + "/", in: fs) }
         return lock
     }
 
@@ -144,6 +147,18 @@ func lockBareImage(_ path: String, in fs: any FileSystem) throws(DiskError) -> a
     let lock = try withPath(path) { () throws(SystemError) in try fs.lock(path, wait: false) }
     guard let lock else { throw DiskError(.inUse, "\(path): another process uses the image", path: path) }
     return lock
+}
+
+/// A device of the driver outlives the process that made it: no lock tells of it, and its images look as if they had
+/// not been closed.
+/// - Parameter path: an image, or a folder with a slash at its end.
+/// - Throws: `.inUse`.
+func refuseIfAttached(to path: String, in fs: any FileSystem) throws(DiskError) {
+    guard fs is LinuxFileSystem else { return }
+    let stacks = try withPath(path) { () throws(SystemError) in try AttachedStack.all() }
+    let stack = stacks.first { $0.files.contains { path.hasSuffix("/") ? $0.hasPrefix(path) : $0 == path } }
+    guard let stack else { return }
+    throw DiskError(.inUse, "\(path): attached to \(stack.device.path); detach it first", path: path)
 }
 
 /// Waits for a lock with a bound. The kernel has no such call: a thread waits without one, and when nobody waits for it

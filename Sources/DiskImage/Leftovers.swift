@@ -4,22 +4,22 @@ internal import LinuxSystem
 
 /// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
 /// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing.
-extension Disk {
+extension DiskFolder {
     private static let listName = "godwit.leftovers"
     private static let listBytesMax = 1 << 20
 
     /// Puts a file of the disk on the list, durably.
-    func noteLeftover(_ file: String, in folder: DiskFolder) throws(DiskError) {
-        var names = try leftovers(in: folder)
+    func noteLeftover(_ file: String) throws(DiskError) {
+        var names = try leftovers()
         guard !names.contains(file) else { return }
         names.append(file)
-        let list = "\(folder.path)/\(Self.listName)"
+        let list = "\(path)/\(Self.listName)"
         let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
         try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
     }
 
-    private func leftovers(in folder: DiskFolder) throws(DiskError) -> [String] {
-        let list = "\(folder.path)/\(Self.listName)"
+    private func leftovers() throws(DiskError) -> [String] {
+        let list = "\(path)/\(Self.listName)"
         let isThere = try withPath(list) { () throws(SystemError) in try fs.exists(list) }
         guard isThere else { return [] }
         let limit = Self.listBytesMax
@@ -29,25 +29,30 @@ extension Disk {
 
     /// Removes what is on the list and not named by the descriptor, and the list.
     func removeLeftovers(_ descriptor: DiskDescriptor) throws(DiskError) {
-        guard let folder else { return }
-        let list = "\(folder.path)/\(Self.listName)"
-        for staging in [folder.descriptorPath + ".tmp", list + ".tmp"] {
+        let list = "\(path)/\(Self.listName)"
+        for staging in [descriptorPath + ".tmp", list + ".tmp"] {
             let isThere = try withPath(staging) { () throws(SystemError) in try fs.exists(staging) }
             guard isThere else { continue }
             // Locked, it can't be a change that ploop's tools are just making.
-            try folder.withDescriptorLock { () throws(DiskError) in
+            try withDescriptorLock { () throws(DiskError) in
                 try withPath(staging) { () throws(SystemError) in try fs.remove(staging) }
             }
         }
-        let names = try leftovers(in: folder)
+        let names = try leftovers()
         guard !names.isEmpty else { return }
         let kept = Set(descriptor.images.map(\.file))
         for name in names where !kept.contains(name) {
-            let path = folder.path(ofFile: name)
+            let path = path(ofFile: name)
             let isThere = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
             if isThere { try withPath(path) { () throws(SystemError) in try fs.remove(path) } }
         }
-        try folder.synchronizeNames()
+        try synchronizeNames()
         try withPath(list) { () throws(SystemError) in try fs.remove(list) }
+    }
+
+    /// Removes a file that the descriptor no longer names. What can't be removed now is when the disk is opened next.
+    func removeFile(_ file: String) {
+        try? fs.remove(path(ofFile: file))
+        try? synchronizeNames(besides: [file])
     }
 }

@@ -49,7 +49,7 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
 }
 
 /// The header of an empty delta on top of an image: of the same version and cluster, and as large.
-private func emptyHeader(
+func emptyHeader(
     like image: DiskDescriptor.Image, of descriptor: DiskDescriptor, in folder: DiskFolder
 ) throws(DiskError) -> ImageHeader {
     let path = folder.path(of: image)

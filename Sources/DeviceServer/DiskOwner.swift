@@ -1,0 +1,80 @@
+internal import AgentAPI
+internal import DiskImage
+internal import LinuxSystem
+internal import Synchronization
+
+/// The owner of one disk: its control socket, its pause, and its end.
+final class DiskOwner: Sendable {
+    let disk: any ControlledDisk
+    let pause: WritePause
+    let gate: RequestGate
+    private let listener = Mutex<ControlListener?>(nil)
+    private let onShutdown: @Sendable () -> Void
+
+    private init(_ disk: any ControlledDisk, gate: RequestGate, onShutdown: @escaping @Sendable () -> Void) {
+        self.disk = disk
+        self.gate = gate
+        self.onShutdown = onShutdown
+        pause = WritePause(
+            hold: { milliseconds throws(ControlError) in
+                do throws(DiskError) { try disk.holdWrites(milliseconds: milliseconds) } catch {
+                    throw ControlError(error)
+                }
+            },
+            letGo: { disk.letWritesGo() })
+    }
+
+    /// Begins to listen. Takes the disk over: when this fails, it is closed.
+    /// - Parameter onShutdown: called once the disk is closed after a `.shutdown` request: end the process.
+    static func start(
+        _ disk: any ControlledDisk, controlSocket: String?, onShutdown: @escaping @Sendable () -> Void
+    ) throws(SystemError) -> DiskOwner {
+        do throws(SystemError) {
+            let owner = DiskOwner(disk, gate: try RequestGate(), onShutdown: onShutdown)
+            if let controlSocket {
+                let listener = try ControlListener.start(at: controlSocket, owner: owner)
+                owner.listener.withLock { $0 = listener }
+            }
+            return owner
+        } catch {
+            try? disk.close()
+            throw error
+        }
+    }
+
+    /// Flushes and closes the disk, and ends all control connections.
+    func stop() throws(DiskError) {
+        let listener = listener.withLock { listener in
+            defer { listener = nil }
+            return listener
+        }
+        listener?.stop()
+        try closeDisk()
+    }
+
+    /// The same for a `.shutdown` request, whose own connection lives on until it is answered.
+    /// - Throws: `.busy` when somebody uses the device; then nothing has changed.
+    func closeDisk() throws(DiskError) {
+        guard !gate.isClosed else { return }
+        try disk.prepareToClose()
+        guard gate.shut() else { return }
+        // Writes that are held back have to go on, or fail, before the last request can leave.
+        pause.close()
+        gate.awaitEmpty()
+        try disk.close()
+    }
+
+    func finishShutdown() { onShutdown() }
+
+    /// Also answered once the disk is released.
+    func status() throws(ControlError) -> DeviceStatus {
+        let answer: DeviceStatus?
+        do throws(DiskError) { answer = try gate.pass { () throws(DiskError) in try disk.status() } } catch {
+            throw ControlError(error)
+        }
+        guard var status = answer else { throw WritePause.closed }
+        status.isPaused = pause.isPaused
+        status.isReleased = pause.isReleased
+        return status
+    }
+}

@@ -1,0 +1,180 @@
+internal import DeviceControl
+internal import DiskImage
+internal import Geometry
+internal import LinuxSystem
+internal import SystemPackage
+
+/// Changes of the stack: the driver's part and the descriptor's, in the order that a crash forgives.
+extension KernelDisk {
+    // MARK: a new top
+
+    func prepareSnapshot() throws(DiskError) -> any PreparedSwitch {
+        let isMine = state.change { state in
+            guard !state.isPreparing, !state.isClosing else { return false }
+            state.isPreparing = true
+            return true
+        }
+        guard isMine else {
+            throw DiskError(.busy, "\(held.path): another snapshot is being taken; try again later", path: held.path)
+        }
+        do throws(DiskError) {
+            cancelJob()
+            // A merge that yields does not end, but has no job any more.
+            let isFree: Bool? = state.wait(until: SystemTime().monotonic() + Self.yieldNanoseconds) { state in
+                state.hasJob ? nil : true
+            }
+            if isFree == nil {
+                throw DiskError(.busy, "\(held.path): the driver does not end its merge", path: held.path)
+            }
+            return Switch(disk: self, top: try held.makeTop())
+        } catch {
+            endPreparing()
+            throw error
+        }
+    }
+
+    private static let yieldNanoseconds: UInt64 = 60_000_000_000
+
+    private func endPreparing() { state.change { $0.isPreparing = false } }
+
+    private final class Switch: PreparedSwitch {
+        private let disk: KernelDisk
+        private let top: HeldDisk.NewTop
+        init(disk: KernelDisk, top: HeldDisk.NewTop) {
+            self.disk = disk
+            self.top = top
+        }
+
+        func commit() throws(DiskError) -> CommittedSnapshot {
+            let descriptor: OwnedDescriptor
+            do throws(SystemError) { descriptor = try openDescriptor(top.path, writable: true) } catch {
+                throw DiskError(error, path: top.path)
+            }
+            let item = SnapshotItem(device: disk.device, newTop: descriptor.number)
+            var nanoseconds: UInt64 = 0
+            try disk.held.commitTop(top) { () throws(DiskError) in
+                let start = SystemTime().monotonic()
+                // Who asks has frozen what is mounted, over all disks of a guest at once.
+                try disk.asking { () throws(DriverError) in try disk.driver.snapshot([item], freezesFor: nil) }
+                nanoseconds = SystemTime().monotonic() - start
+            }
+            withExtendedLifetime(descriptor) {}
+            disk.endPreparing()
+            return CommittedSnapshot(guid: top.guid, switchNanoseconds: nanoseconds)
+        }
+
+        func abandon() {
+            disk.held.abandonTop(top)
+            disk.endPreparing()
+        }
+    }
+
+    // MARK: deleting a state
+
+    func deleteSnapshot(_ guid: String, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
+        try beginWork()
+        defer { endWork() }
+        var next: String? = guid
+        while let current = next {
+            try awaitTurn()
+            switch try held.beginDeletion(of: current) {
+            case .done(let survivor): next = survivor
+            case .merge(let child, let parent, let childState):
+                switch try merge(child, into: parent, progress) {
+                case .done: next = try held.finishDeletion(childState: childState)
+                // What is above the state may be another file by now.
+                case .yielded: continue
+                case .stopped: return false
+                }
+            }
+        }
+        return true
+    }
+
+    /// Waits until no snapshot is on its way.
+    private func awaitTurn() throws(DiskError) {
+        let mayGo: Bool? = state.wait(until: nil) { state in
+            if state.isClosing { return false }
+            return state.isPreparing ? nil : true
+        }
+        if mayGo == false { throw DiskError(.busy, "\(held.path) is being closed", path: held.path) }
+    }
+
+    private enum MergeEnd { case done, yielded, stopped }
+
+    private func merge(
+        _ child: String, into parent: String, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> MergeEnd {
+        let files = try stackFiles()
+        guard let level = files.firstIndex(of: child), level > 0, files[level - 1] == parent else {
+            throw DiskError(
+                .invalid, "\(held.path): the driver has other files than the descriptor names; detach the disk",
+                path: held.path)
+        }
+        var isStopped = false
+        let status: JobStatus
+        do throws(DiskError) {
+            status = try run(.merge(level: level)) { done, total in
+                if !progress(done, total) { isStopped = true }
+                return !isStopped
+            }
+        } catch {
+            // A snapshot was faster than the start of the job.
+            guard error.code == .busy, state.withLock({ $0.isPreparing }) else { throw error }
+            return .yielded
+        }
+        guard status.state == .cancelled else {
+            try check(status, "merge")
+            return .done
+        }
+        return isStopped || state.withLock({ $0.isClosing }) ? .stopped : .yielded
+    }
+
+    func stackFiles() throws(DiskError) -> [String] {
+        do throws(SystemError) { return try AttachedStack.of(device)?.files ?? [] } catch {
+            throw DiskError(error, path: held.path)
+        }
+    }
+
+    // MARK: size
+
+    func grow(to bytes: UInt64) throws(DiskError) {
+        try beginWork()
+        defer { endWork() }
+        try awaitTurn()
+        let status = try asking { () throws(DriverError) in try driver.status(of: device) }
+        guard !isReadOnly else {
+            throw DiskError(.readOnly, "\(held.path) is open for reading only", path: held.path)
+        }
+        guard bytes >= status.deviceBytes else {
+            throw DiskError(.invalid, "\(held.path): a disk can't be made smaller", path: held.path)
+        }
+        let (sum, overflow) = bytes.addingReportingOverflow(status.clusterBytes - 1)
+        guard !overflow else { throw DiskError(.invalid, "\(held.path): \(bytes) bytes are too many", path: held.path) }
+        let whole = sum & ~(status.clusterBytes - 1)
+        if whole > status.deviceBytes { try check(try run(.grow(bytes: whole)) { _, _ in true }, "grow") }
+        try held.setByteCount(whole)
+    }
+
+    func compact(bytesPerSecond: UInt64, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
+        try beginWork()
+        defer { endWork() }
+        while true {
+            try awaitTurn()
+            var isStopped = false
+            let status = try run(.compact, bytesPerSecond: bytesPerSecond) { done, total in
+                if !progress(done, total) { isStopped = true }
+                return !isStopped
+            }
+            guard status.state == .cancelled else {
+                try check(status, "compact")
+                return true
+            }
+            if isStopped || state.withLock({ $0.isClosing }) { return false }
+        }
+    }
+
+    private func check(_ status: JobStatus, _ what: String) throws(DiskError) {
+        if let error = DriverError(status, what, device) { throw DiskError(error, path: held.path) }
+    }
+}

@@ -1,0 +1,144 @@
+internal import BlockIO
+internal import DeviceControl
+internal import DiskImage
+internal import LinuxSystem
+
+/// How a disk comes to its device: it gets a new one, or one is there from an owner that died.
+extension KernelDisk {
+    static func start(_ path: String, options: DiskOptions) throws(DiskError) -> KernelDisk {
+        let files = LinuxFileSystem()
+        let held = try HeldDisk.take(path, in: files, readOnly: options.readOnly)
+        if let stack = try attached(held, options) { return try takeOver(held, stack, options) }
+        guard !options.readOnly else { return try attach(held, options, isRepaired: false) }
+        // The driver takes closed images only; what was not closed the engine repairs. The lock is given up for that,
+        // and looked at anew after it.
+        held.release()
+        var repairing = options
+        repairing.compactBytesMax = 0
+        repairing.finishInBackground = false
+        let disk = try Disk.open(path, in: files, options: repairing)
+        let isRepaired = disk.repairedOnOpen
+        try disk.close()
+        let again = try HeldDisk.take(path, in: files, readOnly: false)
+        if let stack = try attached(again, options) { return try takeOver(again, stack, options) }
+        return try attach(again, options, isRepaired: isRepaired)
+    }
+
+    /// The device that has the disk's base, whoever made it. Several may read one base; only one may write above it,
+    /// and that one's files are this disk's.
+    private static func attached(_ held: HeldDisk, _ options: DiskOptions) throws(DiskError) -> AttachedStack? {
+        guard let base = try held.stack().first?.path else { return nil }
+        let stacks: [AttachedStack]
+        do throws(SystemError) { stacks = try AttachedStack.all() } catch { throw DiskError(error, path: held.path) }
+        do throws(DriverError) {
+            for stack in stacks where stack.files.first == base {
+                let isReadOnly = try Driver().status(of: stack.device).isReadOnly
+                if isReadOnly == options.readOnly, !isReadOnly || stack.cookie == cookie { return stack }
+            }
+            return nil
+        } catch {
+            throw DiskError(error, path: held.path)
+        }
+    }
+
+    private static func attach(
+        _ held: HeldDisk, _ options: DiskOptions, isRepaired: Bool
+    ) throws(DiskError) -> KernelDisk {
+        let images = try held.stack()
+        let files = DescriptorList()
+        var stack: [StackFile] = []
+        var settings = AttachSettings()
+        settings.isReadOnly = options.readOnly
+        settings.cookie = cookie
+        for (index, image) in images.enumerated() {
+            let isTop = index == images.count - 1
+            let descriptor: OwnedDescriptor
+            do throws(SystemError) {
+                descriptor = try openDescriptor(image.path, writable: isTop && !options.readOnly)
+            } catch {
+                throw DiskError(error, path: image.path)
+            }
+            stack.append(
+                StackFile(
+                    descriptor: descriptor.number, format: image.rawClusterBytes == nil ? .expandable : .raw,
+                    engine: options.direct ? .automatic : .buffered))
+            files.add(descriptor)
+            if let bytes = image.rawClusterBytes { settings.clusterBytes = bytes }
+        }
+        do throws(DriverError) {
+            let driver = try Driver()
+            let device = try driver.attach(stack, settings)
+            withExtendedLifetime(files) {}
+            try? makeNode(device)
+            return KernelDisk(
+                driver: driver, device: device, held: held, isReadOnly: options.readOnly, isRepaired: isRepaired)
+        } catch {
+            guard error.code == .busy, options.readOnly else { throw DiskError(error, path: held.path) }
+            throw DiskError(
+                .unsupported,
+                "\(held.path): an image was not closed, or is in use; the driver attaches it for writing "
+                    + "only, which repairs it", path: held.path)
+        }
+    }
+
+    /// Without udev there may be no node.
+    private static func makeNode(_ device: DeviceIndex) throws(SystemError) {
+        guard try !LinuxFileSystem().exists(device.path),
+            let number = try kernelText("/sys/block/\(device.name)/dev")
+        else { return }
+        try createBlockNode(device.path, device: String(number.prefix { $0 != "\n" }))
+    }
+
+    /// Goes on where the last owner left the device.
+    private static func takeOver(
+        _ held: HeldDisk, _ stack: AttachedStack, _ options: DiskOptions
+    ) throws(DiskError) -> KernelDisk {
+        guard stack.cookie == cookie else {
+            throw DiskError(
+                .inUse, "\(held.path): attached to \(stack.device.path) by another tool; detach it with that",
+                path: held.path)
+        }
+        let disk: KernelDisk
+        do throws(DriverError) {
+            disk = KernelDisk(
+                driver: try Driver(), device: stack.device, held: held, isReadOnly: options.readOnly, isRepaired: false)
+            try disk.endOrphans()
+        } catch {
+            throw DiskError(error, path: held.path)
+        }
+        try disk.adoptStack()
+        return disk
+    }
+
+    /// Ends what a dead owner was at: nobody waits for it any more.
+    private func endOrphans() throws(DriverError) {
+        // There may be no job, or one that can't be cancelled and is awaited.
+        try? driver.cancelJob(of: device)
+        _ = try driver.awaitJob(of: device)
+        for bitmap in try driver.bitmaps(of: device) where bitmap.name.hasPrefix(Self.trackerPrefix) {
+            try driver.deleteBitmap(bitmap.name, of: device)
+        }
+    }
+
+    private func adoptStack() throws(DiskError) {
+        let stack: AttachedStack?
+        do throws(SystemError) { stack = try AttachedStack.of(device) } catch {
+            throw DiskError(error, path: held.path)
+        }
+        guard let stack else { throw DiskError(.notFound, "\(device.path) was detached", path: held.path) }
+        guard !isReadOnly else { return }
+        try held.adopt(stack.files)
+        let bytes = try asking { () throws(DriverError) in try driver.status(of: device) }.deviceBytes
+        try held.setByteCount(bytes)
+    }
+}
+
+/// Descriptors that stay open as long as this lives.
+private final class DescriptorList {
+    private final class One {
+        let descriptor: OwnedDescriptor
+        init(_ descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+    }
+    private var all: [One] = []
+    func add(_ descriptor: consuming OwnedDescriptor) { all.append(One(descriptor)) }
+}

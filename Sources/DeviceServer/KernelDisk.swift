@@ -1,0 +1,178 @@
+internal import AgentAPI
+internal import DeviceControl
+internal import DiskImage
+internal import LinuxSystem
+internal import Synchronization
+
+/// A disk that the driver in the kernel serves. The data is the driver's; this process holds the disk's lock, keeps the
+/// descriptor in step, and answers the control socket. When it dies the device goes on, and the next one takes it over.
+///
+/// The driver does one thing at a time beside requests, so a merge yields to a snapshot: it is cancelled, which leaves
+/// whole images, and goes on after it.
+final class KernelDisk: ControlledDisk {
+    let driver: Driver
+    let device: DeviceIndex
+    let held: HeldDisk
+    let isReadOnly: Bool
+    private let isRepaired: Bool
+    let state = Monitor(State())
+    /// While writes are held back.
+    let frozen = Mutex<FrozenDevices?>(nil)
+
+    struct State: Sendable {
+        /// A merge, grow or compaction is under way.
+        var isWorking = false
+        /// The job that it has the driver do can be cancelled.
+        var hasJob = false
+        /// A new top is being made or waits: no job may begin.
+        var isPreparing = false
+        /// No job may begin any more.
+        var isClosing = false
+        var trackers: UInt64 = 0
+    }
+
+    init(driver: consuming Driver, device: DeviceIndex, held: HeldDisk, isReadOnly: Bool, isRepaired: Bool) {
+        self.driver = driver
+        self.device = device
+        self.held = held
+        self.isReadOnly = isReadOnly
+        self.isRepaired = isRepaired
+    }
+
+    /// Marks devices that are Godwit's.
+    static let cookie = "godwit"
+
+    // MARK: state
+
+    func status() throws(DiskError) -> DeviceStatus {
+        let status = try asking { () throws(DriverError) in try driver.status(of: device) }
+        var answer = DeviceStatus(
+            folder: held.path, pid: ownProcess(), sizeBytes: status.deviceBytes, clusterBytes: status.clusterBytes,
+            deltas: status.levels)
+        answer.readRequests = status.reads
+        answer.readBytes = status.readBytes
+        answer.writeRequests = status.writes
+        answer.writeBytes = status.writtenBytes
+        answer.flushes = status.flushes
+        answer.hostFlushes = status.hostFlushes
+        answer.allocatedClusters = status.allocations
+        answer.repairedOnOpen = isRepaired
+        answer.device = device.path
+        answer.isOutOfSpace = status.isOutOfSpace
+        answer.isAborted = status.isAborted
+        return answer
+    }
+
+    func snapshots() throws(DiskError) -> [SnapshotInfo] { try held.snapshots() }
+
+    // MARK: the end
+
+    private static let jobEndNanoseconds: UInt64 = 60_000_000_000
+
+    /// Stops what is under way, and the device.
+    func prepareToClose() throws(DiskError) {
+        state.change { $0.isClosing = true }
+        do throws(DiskError) {
+            try awaitQuiet()
+            try asking { () throws(DriverError) in try driver.detach(device, force: true) }
+        } catch {
+            state.change { $0.isClosing = false }
+            guard error.code == .busy else { throw error }
+            throw DiskError(
+                .busy, "\(device.path) is in use: end what uses it (see 'fuser -vm \(device.path)') and retry",
+                path: held.path)
+        }
+    }
+
+    private func awaitQuiet() throws(DiskError) {
+        cancelJob()
+        let isQuiet: Bool? = state.wait(until: SystemTime().monotonic() + Self.jobEndNanoseconds) { state in
+            state.isWorking || state.isPreparing ? nil : true
+        }
+        if isQuiet == nil {
+            throw DiskError(
+                .busy, "\(held.path): a snapshot, merge or resize of this disk is under way; try again later",
+                path: held.path)
+        }
+    }
+
+    func close() throws(DiskError) { held.release() }
+
+    // MARK: jobs
+
+    /// Ends the job of the driver early, if there is one that can be.
+    func cancelJob() {
+        guard state.withLock({ $0.hasJob }) else { return }
+        // One that has just ended needs none.
+        try? driver.cancelJob(of: device)
+    }
+
+    /// Claims the right to change the stack.
+    func beginWork() throws(DiskError) {
+        let isMine = state.change { state in
+            guard !state.isWorking, !state.isClosing else { return false }
+            state.isWorking = true
+            return true
+        }
+        guard isMine else {
+            throw DiskError(
+                .busy,
+                "\(held.path): a snapshot, merge, resize or migration of this disk is under way; "
+                    + "try again later", path: held.path)
+        }
+    }
+
+    func endWork() { state.change { $0.isWorking = false } }
+
+    /// Has the driver do a job, and waits for its end.
+    /// - Parameter progress: called now and then with clusters done and in all; `false` cancels.
+    func run(
+        _ job: DeviceJob, bytesPerSecond: UInt64 = 0, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> JobStatus {
+        let events = try asking { () throws(DriverError) in try DriverEvents(of: device) }
+        let clusterBytes = try asking { () throws(DriverError) in try driver.status(of: device) }.clusterBytes
+        try asking { () throws(DriverError) in
+            try driver.start(job, on: device, bytesPerSecond: bytesPerSecond)
+        }
+        let canBeCancelled = if case .grow = job { false } else { true }
+        state.change { $0.hasJob = canBeCancelled }
+        defer { state.change { $0.hasJob = false } }
+        // Who wanted it to end before it was known to run is heard here.
+        if canBeCancelled, state.withLock({ $0.isClosing || $0.isPreparing }) { cancelJob() }
+        while true {
+            let status = try asking { () throws(DriverError) in try driver.job(of: device) }
+            guard status.isActive else { return status }
+            if !progress(status.doneBytes / clusterBytes, status.totalBytes / clusterBytes) { cancelJob() }
+            // Its end comes as an event; the time is only for the progress.
+            _ = try asking { () throws(DriverError) in
+                try events.next(waitMilliseconds: Self.progressMilliseconds)
+            }
+        }
+    }
+
+    private static let progressMilliseconds = 100
+
+    /// Makes the driver's failure one of the disk.
+    @discardableResult
+    func asking<R: ~Copyable>(_ body: () throws(DriverError) -> R) throws(DiskError) -> R {
+        do throws(DriverError) { return try body() } catch { throw DiskError(error, path: held.path) }
+    }
+}
+
+extension DiskError {
+    init(_ error: DriverError, path: String) {
+        let code: Code =
+            switch error.code {
+            case .busy, .cancelled, .expired: .busy
+            case .outOfSpace: .outOfSpace
+            case .damaged: .corrupt
+            case .notLoaded, .notPermitted, .unsupported: .unsupported
+            case .notFound, .noDevice: .notFound
+            case .exists: .exists
+            case .invalid, .tooLarge: .invalid
+            case .readOnly: .readOnly
+            case .io: .io
+            }
+        self.init(code, "\(path): \(error.message)", path: path)
+    }
+}

@@ -1,0 +1,250 @@
+public import BlockIO
+internal import Geometry
+internal import ImageFormat
+internal import LinuxSystem
+internal import Synchronization
+
+/// A disk whose images the driver in the kernel has open: its lock, and what there is to do in its folder. The driver
+/// has the data; this has the names, in the order that keeps every crash point safe.
+public final class HeldDisk: Sendable {
+    /// One file of the stack that makes up the disk.
+    public struct StackImage: Hashable, Sendable {
+        public var path: String
+        /// Of a raw base; `nil` for an image, which says it itself.
+        public var rawClusterBytes: UInt64?
+    }
+
+    /// The folder or the image.
+    public let path: String
+    let fs: any FileSystem
+    /// `nil` for an image without a descriptor.
+    let folder: DiskFolder?
+    private let locks: Mutex<[any HeldLock]>
+
+    private init(path: String, fs: any FileSystem, folder: DiskFolder?, locks: sending [any HeldLock]) {
+        self.path = path
+        self.fs = fs
+        self.folder = folder
+        self.locks = Mutex(locks)
+    }
+
+    /// Takes the disk's lock, unless it is only to be read.
+    /// - Throws: `.inUse` when another process has it.
+    public static func take(_ path: String, in fs: any FileSystem, readOnly: Bool) throws(DiskError) -> HeldDisk {
+        switch try DiskLocation.find(path, in: fs) {
+        case .folder(let folder):
+            var locks: [any HeldLock] = []
+            if !readOnly { locks.append(try folder.lockOwner(mayBeAttached: true)) }
+            return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: locks)
+        case .image(let image):
+            var locks: [any HeldLock] = []
+            if !readOnly {
+                let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
+                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath)
+                }
+                if hasDescriptor { locks.append(try folder.lockOwner(mayBeAttached: true)) }
+                locks.append(try lockBareImage(image, in: fs))
+            }
+            return HeldDisk(path: image, fs: fs, folder: nil, locks: locks)
+        }
+    }
+
+    /// Lets others have the disk.
+    public func release() { locks.withLock { $0.removeAll() } }
+
+    /// The files that make up the disk, base first.
+    public func stack() throws(DiskError) -> [StackImage] {
+        guard let folder else { return [StackImage(path: path, rawClusterBytes: nil)] }
+        let descriptor = try folder.load()
+        return try ChainOpener.places(descriptor, to: descriptor.top, in: folder).map {
+            StackImage(path: $0.path, rawClusterBytes: $0.rawClusterSize?.bytes)
+        }
+    }
+
+    /// Brings the descriptor in step with the stack that the driver has, after whoever changed both died in between: a
+    /// merge that the driver had ended, or a new top that it never got. In both a file is named that holds nothing.
+    /// - Parameter files: what the driver has, base first.
+    /// - Throws: `.inUse` when that is another disk's, or was changed by somebody else.
+    public func adopt(_ files: [String]) throws(DiskError) {
+        guard let folder else {
+            guard files == [path] else { throw foreign(files) }
+            return
+        }
+        let wanted = try stack().map(\.path)
+        let missing = wanted.filter { !files.contains($0) }
+        guard wanted.filter({ files.contains($0) }) == files else { throw foreign(files) }
+        for path in missing {
+            let descriptor = try folder.load()
+            guard let image = descriptor.images.first(where: { folder.path(of: $0) == path }) else { continue }
+            try finishMerge(of: image.guid, folder)
+        }
+    }
+
+    private func foreign(_ files: [String]) -> DiskError {
+        DiskError(
+            .inUse,
+            "\(path): the driver has other files of this disk than its descriptor names: "
+                + files.joined(separator: ", ") + "; detach it with the tool that attached it", path: path)
+    }
+
+    // MARK: a new top
+
+    /// A file that waits to become the top.
+    public final class NewTop: Sendable {
+        /// The name that the frozen state will have.
+        public let guid: String
+        public let path: String
+        fileprivate let name: GUID
+        fileprivate let file: String
+        fileprivate init(name: GUID, file: String, path: String) {
+            guid = name.description
+            self.name = name
+            self.file = file
+            self.path = path
+        }
+    }
+
+    /// Makes an empty image that fits on the top, durably and without effect on the disk.
+    public func makeTop() throws(DiskError) -> NewTop {
+        let folder = try folderWithTree()
+        let descriptor = try folder.load()
+        guard let name = GUID(random: randomBytes(16)), let unique = GUID(random: randomBytes(16)),
+            let image = descriptor.image(descriptor.top)
+        else { throw DiskError(.io, "\(path): the system has no random bytes", path: path) }
+        let file = descriptor.newDeltaFile(unique)
+        var trial = descriptor
+        try parsing(path) { () throws(ImageError) in try trial.addSnapshot(name, newTopFile: file) }
+        let header = try emptyHeader(like: image, of: descriptor, in: folder)
+        let top = NewTop(name: name, file: file, path: folder.path(ofFile: file))
+        try folder.noteLeftover(file)
+        do throws(DiskError) {
+            try withPath(top.path) { () throws(SystemError) in
+                let file = try fs.open(top.path, OpenMode(writable: true, creation: .exclusive))
+                try NewImage.writeEmpty(header, to: file)
+                try file.synchronize()
+            }
+            try folder.synchronizeNames(besides: [file])
+        } catch {
+            try? fs.remove(top.path)
+            throw error
+        }
+        return top
+    }
+
+    /// Names the new top in the descriptor, durably, and then has the device switched to it. In between the file is one
+    /// more level without any data, which changes nothing: so a crash leaves one of two equal disks.
+    /// - Parameter switchDevice: gets the device to go on in the new top. When it throws, all is as before.
+    public func commitTop(_ top: NewTop, _ switchDevice: () throws(DiskError) -> Void) throws(DiskError) {
+        let folder = try folderWithTree()
+        try folder.withDescriptorLock { () throws(DiskError) in
+            let before = try folder.load()
+            var descriptor = before
+            try parsing(path) { () throws(ImageError) in try descriptor.addSnapshot(top.name, newTopFile: top.file) }
+            try folder.stage(descriptor)
+            do throws(DiskFolder.CommitFailure) { try folder.commitStaged() } catch {
+                if error.isUndecided { try folder.store(before) }
+                throw error.error
+            }
+            do throws(DiskError) { try switchDevice() } catch {
+                try folder.store(before)
+                throw error
+            }
+        }
+    }
+
+    public func abandonTop(_ top: NewTop) {
+        // After a failure it may still be named.
+        guard let folder, let descriptor = try? folder.load(),
+            !descriptor.images.contains(where: { $0.file == top.file })
+        else { return }
+        folder.removeFile(top.file)
+    }
+
+    // MARK: deleting a state
+
+    /// What there is to do for a state that is to go.
+    public enum Deletion: Hashable, Sendable {
+        /// Nothing with its data. The state that has its place now may wait to be removed, too.
+        case done(next: String?)
+        /// The file `child` is to be merged into `parent`, the level below it.
+        case merge(child: String, parent: String, childState: String)
+    }
+
+    /// Begins to remove the state: from here on nobody takes it for what was frozen.
+    public func beginDeletion(of guid: String) throws(DiskError) -> Deletion {
+        let folder = try folderWithTree()
+        guard let name = GUID(typed: guid) else {
+            throw DiskError(.invalid, "\(guid) is no name of a snapshot", path: path)
+        }
+        let descriptor = try folder.load()
+        guard let shot = descriptor.shot(name), let image = descriptor.image(name) else {
+            throw DiskError(.notFound, "\(path): there is no snapshot \(name)", path: path)
+        }
+        guard name != descriptor.top else {
+            throw DiskError(.invalid, "\(path): \(name) is the writable state, no snapshot", path: path)
+        }
+        let children = descriptor.children(of: name)
+        if children.isEmpty {
+            try folder.noteLeftover(image.file)
+            folder.removeFile(
+                try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) })
+            return .done(next: temporary(shot.parent, try folder.load()))
+        }
+        guard let child = children.first, children.count == 1, let upper = descriptor.image(child) else {
+            try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
+            return .done(next: nil)
+        }
+        let chain = try parsing(path) { () throws(ImageError) in try descriptor.chain(to: descriptor.top) }
+        guard chain.contains(upper) else {
+            throw DiskError(
+                .unsupported, "\(path): \(name) is not below the state in use; detach the disk to delete it", path: path
+            )
+        }
+        if !shot.isTemporary {
+            try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
+        }
+        return .merge(
+            child: folder.path(of: upper), parent: folder.path(of: image), childState: child.description)
+    }
+
+    /// The merge of that child is done: the descriptor lets go of its file, durably, then the file goes.
+    /// - Returns: a state that waits to be removed as well.
+    public func finishDeletion(childState: String) throws(DiskError) -> String? {
+        let folder = try folderWithTree()
+        guard let child = GUID(typed: childState) else { return nil }
+        try finishMerge(of: child, folder)
+        return temporary(child, try folder.load())
+    }
+
+    private func finishMerge(of child: GUID, _ folder: DiskFolder) throws(DiskError) {
+        if let file = try folder.load().image(child)?.file { try folder.noteLeftover(file) }
+        folder.removeFile(
+            try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.mergeIntoParent(child) })
+    }
+
+    private func temporary(_ name: GUID, _ descriptor: DiskDescriptor) -> String? {
+        guard descriptor.shot(name)?.isTemporary == true, descriptor.children(of: name).count == 1 else { return nil }
+        return name.description
+    }
+
+    // MARK: the rest
+
+    /// The device has grown.
+    public func setByteCount(_ bytes: UInt64) throws(DiskError) {
+        try folder?.updateDescriptor { descriptor throws(ImageError) in
+            descriptor.setSectorCount(bytes / sectorBytes)
+        }
+    }
+
+    /// The whole tree, parents before their children.
+    public func snapshots() throws(DiskError) -> [SnapshotInfo] { try folder?.snapshots() ?? [] }
+
+    private func folderWithTree() throws(DiskError) -> DiskFolder {
+        guard let folder else {
+            throw DiskError(
+                .unsupported, "\(path) is an image without a descriptor; import it into a disk to take snapshots",
+                path: path)
+        }
+        return folder
+    }
+}
