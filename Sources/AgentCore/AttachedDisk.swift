@@ -1,5 +1,15 @@
+/// Who moves the data of an attached disk.
+public enum DiskBackend: String, Codable, Hashable, Sendable, CaseIterable {
+    /// The driver in the kernel.
+    case kernel
+    /// The engine in a process of its own.
+    case user
+}
+
 /// How a disk is attached.
 public struct AttachOptions: Hashable, Sendable {
+    /// `nil`: the driver when it is loaded and can take the disk, else the engine.
+    public var backend: DiskBackend?
     public var readOnly = false
     /// Bypass the host's page cache where its file system allows it.
     public var direct = true
@@ -28,15 +38,17 @@ public struct AttachedDisk: Codable, Hashable, Sendable {
     public var disk: String
     public var server: ProcessMark
     public var controlSocket: String
-    public var nbdSocket: String
+    /// Of the engine only.
+    public var nbdSocket: String?
     public var readOnly: Bool
     public var device: BlockDevice?
     public var mountpoint: String?
     /// A damaged or uncleanly closed image was repaired when the server opened it.
     public var repairedOnOpen: Bool
 
-    /// For NBD clients.
-    public var uri: String { "nbd+unix:///?socket=\(nbdSocket)" }
+    public var backend: DiskBackend { nbdSocket == nil ? .kernel : .user }
+    /// For NBD clients; the driver serves none.
+    public var uri: String? { nbdSocket.map { "nbd+unix:///?socket=\($0)" } }
 }
 
 /// A process that can be told from a later one of the same number.
@@ -53,9 +65,11 @@ public struct BlockDevice: Codable, Hashable, Sendable {
         case nbd
         /// A FUSE file with a loop device on it.
         case fuseLoop
+        /// The driver's own device.
+        case ploop
     }
     public var way: Way
-    /// `/dev/nbd0` or `/dev/loop0`.
+    /// `/dev/nbd0`, `/dev/loop0` or `/dev/ploop0`.
     public var path: String
     /// The partition's device, when one was asked for.
     public var partitionPath: String?

@@ -15,13 +15,15 @@ struct BlockDeviceMaker {
 
     private var files: LinuxFileSystem { LinuxFileSystem() }
 
+    /// For a disk that the engine serves; the driver's has its device already.
     func make(_ record: AttachedDisk, _ options: MountOptions) throws(AgentError) -> BlockDevice {
+        guard let socket = record.nbdSocket else { throw AgentError(.notFound, "\(record.disk) has lost its device") }
         let readOnly = record.readOnly || options.readOnly
         var device: BlockDevice
         if Self.hasKernelClient() {
-            device = BlockDevice(way: .nbd, path: try connectKernelClient(record), partitionPath: nil, fuse: nil)
+            device = BlockDevice(way: .nbd, path: try connectKernelClient(socket), partitionPath: nil, fuse: nil)
         } else {
-            device = try makeFuseLoop(record, readOnly: readOnly, scanPartitions: options.partition != nil)
+            device = try makeFuseLoop(socket, readOnly: readOnly, scanPartitions: options.partition != nil)
         }
         do throws(AgentError) {
             if let number = options.partition { device.partitionPath = try partition(number, of: device.path) }
@@ -43,7 +45,7 @@ struct BlockDeviceMaker {
         return (try? LinuxFileSystem().exists("/sys/block/nbd0")) == true
     }
 
-    private func connectKernelClient(_ record: AttachedDisk) throws(AgentError) -> String {
+    private func connectKernelClient(_ socket: String) throws(AgentError) -> String {
         let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
         var failure: AgentError?
         for name in names where name.hasPrefix("nbd") {
@@ -52,7 +54,7 @@ struct BlockDeviceMaker {
             do throws(AgentError) {
                 try runCommand(
                     "nbd-client",
-                    ["-unix", record.nbdSocket, "/dev/\(name)", "-connections", Self.connections])
+                    ["-unix", socket, "/dev/\(name)", "-connections", Self.connections])
                 return "/dev/\(name)"
             } catch {
                 // Another process may have taken it meanwhile.
@@ -65,13 +67,13 @@ struct BlockDeviceMaker {
     // MARK: nbdfuse and a loop device
 
     private func makeFuseLoop(
-        _ record: AttachedDisk, readOnly: Bool, scanPartitions: Bool
+        _ socket: String, readOnly: Bool, scanPartitions: Bool
     ) throws(AgentError) -> BlockDevice {
         try withAgentError { () throws(SystemError) in try createPrivateFolder(entry.fuseFolder) }
         let watch = try withAgentError { () throws(SystemError) in try MountWatch() }
         let child = try startDaemon(
             "nbdfuse",
-            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, "--unix", record.nbdSocket],
+            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, "--unix", socket],
             log: entry.fuseLog)
         try awaitMount(watch, child)
         guard let mark = try ProcessMark(of: child) else { throw fuseEnded }
@@ -178,10 +180,11 @@ struct BlockDeviceMaker {
             try endFuse(fuse)
             return
         }
-        for mount in try DeviceTree.mounts(on: device.path, all: true).reversed() {
-            try unmount(mount.mountPoint, force: isDead)
-        }
+        // The driver goes on without its owner: nothing is dead then.
+        try unmountAll(device, force: isDead && device.way != .ploop)
         switch device.way {
+        // It goes when the disk is detached.
+        case .ploop: return
         case .nbd: try runCommand("nbd-client", ["-d", device.path])
         case .fuseLoop: try runCommand("losetup", ["--detach", device.path])
         }
@@ -191,6 +194,12 @@ struct BlockDeviceMaker {
             try? files.remove(partition)
         }
         try endFuse(fuse)
+    }
+
+    private func unmountAll(_ device: BlockDevice, force: Bool) throws(AgentError) {
+        for mount in try DeviceTree.mounts(on: device.path, all: true).reversed() {
+            try unmount(mount.mountPoint, force: force)
+        }
     }
 
     private func unmount(_ mountPoint: String, force: Bool) throws(AgentError) {
@@ -213,6 +222,7 @@ struct BlockDeviceMaker {
     private func isOurs(_ device: BlockDevice) throws(AgentError) -> Bool {
         let name = Self.name(of: device.path)
         switch device.way {
+        case .ploop: return true
         case .nbd: return try Self.attribute("/sys/block/\(name)/pid") != nil
         case .fuseLoop: return try Self.attribute("/sys/block/\(name)/loop/backing_file") == entry.fuseFile
         }
@@ -247,6 +257,20 @@ enum DeviceTree {
         let table = try withAgentError { () throws(SystemError) in try MountTable.current() }
         var seen: Set<String> = []
         return table.mounts.filter { numbers.contains($0.device) && (all || seen.insert($0.device).inserted) }
+    }
+
+    /// Whether other block devices stand on this one or on a partition of it.
+    static func isStackedOn(_ device: String) throws(AgentError) -> Bool {
+        let name = BlockDeviceMaker.name(of: device)
+        let folder = "/sys/class/block/\(name)"
+        return try withAgentError { () throws(SystemError) in
+            let files = LinuxFileSystem()
+            let parts = try files.list(folder).filter { $0.hasPrefix(name) }.map { "\(folder)/\($0)" }
+            for part in [folder] + parts where try files.exists("\(part)/holders") {
+                if try !files.list("\(part)/holders").isEmpty { return true }
+            }
+            return false
+        }
     }
 
     /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md).

@@ -52,6 +52,8 @@ public struct Configuration: Hashable, Sendable {
     /// Hooks of disks that have none of their own, and of disks that the file does not name.
     public var hooks: [HookMoment: Hook] = [:]
     public var limits = Limits()
+    /// Who serves disks that are attached; `nil`: the driver where it is loaded.
+    public var backend: DiskBackend?
 
     public static let defaultPath = "/etc/godwit/godwit.toml"
     /// Larger files are refused.
@@ -64,7 +66,7 @@ public struct Configuration: Hashable, Sendable {
     public init(parsing text: String, file: String) throws(ConfigurationError) {
         let top = try TomlNode.parse(text, file: file)
         let table = try ConfigurationTable(top, in: "the file", file: file)
-        try table.allow(["default-store", "store", "disk", "hooks", "limits"])
+        try table.allow(["default-store", "backend", "store", "disk", "hooks", "limits"])
 
         stores = []
         for entry in try table.tables("store") {
@@ -80,6 +82,12 @@ public struct Configuration: Hashable, Sendable {
             limits.freezeMilliseconds = try entry.duration("freeze", in: 100...300_000) ?? limits.freezeMilliseconds
             limits.downtimeMilliseconds =
                 try entry.duration("max-downtime", in: 1...3_600_000) ?? limits.downtimeMilliseconds
+        }
+        if let text = try table.string("backend"), text != "auto" {
+            guard let backend = DiskBackend(rawValue: text) else {
+                throw table.error("backend is none of auto, kernel and user: \(text)", at: "backend")
+            }
+            self.backend = backend
         }
         let defaultStore = try table.string("default-store")
         if let defaultStore, location(of: defaultStore) == nil {

@@ -1,11 +1,13 @@
 public import AgentAPI
 internal import BlockIO
+internal import DeviceControl
 internal import DiskImage
 internal import LinuxSystem
 internal import SystemPackage
 
-/// The disks attached on this host: each is served by an nbdkit process with our plugin, and has a folder below the run
-/// folder that tells how. Several processes may use the same run folder; what they do to one disk is serialised.
+/// The disks attached on this host: each has an owner process, and a folder below the run folder that tells how. The
+/// owner is nbdkit with our plugin, which serves the disk itself, or a process of this program that controls the device
+/// of the driver. Several processes may use the same run folder; what they do to one disk is serialised.
 public struct DeviceAttachments: Sendable {
     public let runFolder: String
     private static let exitMilliseconds = 5_000
@@ -34,19 +36,109 @@ public struct DeviceAttachments: Sendable {
         let entry = RunEntry(runFolder: runFolder, disk: location)
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
-        if let record = try entry.load() {
-            guard try record.server.handle() == nil else {
-                throw AgentError(.alreadyAttached, "\(location) is attached already, at \(record.uri)")
-            }
-            try clearUp(entry, record)
+        if let record = try live(entry) {
+            throw AgentError(
+                .alreadyAttached,
+                "\(location) is attached already, at \(record.uri ?? record.device?.path ?? "an unknown place")")
         }
+        if let record = try entry.load() { try clearUp(entry, record) }
+        return try attach(location, entry, options)
+    }
+
+    /// With the entry's lock held, and nobody alive who has the disk.
+    private func attach(
+        _ location: String, _ entry: RunEntry, _ options: AttachOptions
+    ) throws(AgentError) -> AttachedDisk {
+        let isChosen = options.backend != nil
+        if options.backend == .kernel || (!isChosen && Driver.isLoaded) {
+            do throws(AgentError) {
+                return try startFresh(entry) { () throws(AgentError) in try startOwner(location, entry, options) }
+            } catch {
+                guard !isChosen, error.code == .unsupported else { throw error }
+            }
+        }
+        return try startFresh(entry) { () throws(AgentError) in try startServer(location, entry, options) }
+    }
+
+    private func startFresh(
+        _ entry: RunEntry, _ start: () throws(AgentError) -> AttachedDisk
+    ) throws(AgentError) -> AttachedDisk {
         entry.remove()
         try entry.create()
-        do throws(AgentError) {
-            return try startServer(location, entry, options)
-        } catch {
+        do throws(AgentError) { return try start() } catch {
             entry.remove()
             throw error
+        }
+    }
+
+    /// A process of this program that has the driver serve the disk: with a new device, or with the one that an owner
+    /// which died has left.
+    private func startOwner(
+        _ disk: String, _ entry: RunEntry, _ options: AttachOptions, leftBehind: AttachedDisk? = nil
+    ) throws(AgentError) -> AttachedDisk {
+        guard Driver.isLoaded else {
+            throw AgentError(.unsupported, "the ploop driver is not loaded: 'modprobe ploop', or use --backend user")
+        }
+        let pipe = try withAgentError { () throws(SystemError) in try Pipe() }
+        var arguments = [KernelOwnerArguments.command, disk, "--control", entry.controlSocket]
+        if options.readOnly { arguments.append("--read-only") }
+        if !options.direct { arguments.append("--buffered") }
+        let child = try startDaemon(
+            Installation.executable(), arguments, log: entry.serverLog, output: pipe.writing.number)
+        let report = pipe.keepReading()
+        guard let mark = try ProcessMark(of: child) else {
+            throw AgentError(.io, "the disk's owner ended at once: \(RunEntry.tail(entry.serverLog))")
+        }
+        var attached = AttachedDisk(
+            disk: disk, server: mark, controlSocket: entry.controlSocket, nbdSocket: nil, readOnly: options.readOnly,
+            device: leftBehind?.device, mountpoint: leftBehind?.mountpoint,
+            repairedOnOpen: leftBehind?.repairedOnOpen ?? false)
+        try entry.store(attached)
+        try awaitStart(LineChannel(adopting: report), log: entry.serverLog, seconds: options.startSeconds)
+        do throws(ControlError) {
+            let status = try ControlClient.connect(entry.controlSocket).status()
+            guard let device = status.device else {
+                throw ControlError(code: ControlError.protocolViolation, message: "the disk's owner names no device")
+            }
+            if leftBehind == nil { attached.repairedOnOpen = status.repairedOnOpen }
+            if attached.device?.path != device {
+                attached.device = BlockDevice(way: .ploop, path: device, partitionPath: nil, fuse: nil)
+                attached.mountpoint = nil
+            }
+        } catch {
+            throw AgentError(error)
+        }
+        try entry.store(attached)
+        child.detach()
+        return attached
+    }
+
+    /// The disk's record when somebody owns it. A device of the driver whose owner died gets a new one. The caller holds
+    /// the entry's lock.
+    private func live(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        guard let record = try entry.load() else { return nil }
+        if try record.server.handle() != nil { return record }
+        guard record.backend == .kernel, try isDeviceLeft(record) else { return nil }
+        var options = AttachOptions()
+        options.readOnly = record.readOnly
+        do throws(AgentError) {
+            return try startOwner(record.disk, entry, options, leftBehind: record)
+        } catch {
+            // As it was: the next one tries again.
+            try? entry.store(record)
+            throw error
+        }
+    }
+
+    /// Whether the driver still has a device for the disk.
+    private func isDeviceLeft(_ record: AttachedDisk) throws(AgentError) -> Bool {
+        let stacks = try withAgentError { () throws(SystemError) in try AttachedStack.all() }
+        guard let index = record.driverDevice else {
+            // The owner died between attaching and telling.
+            return stacks.contains { $0.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") } }
+        }
+        return stacks.contains { stack in
+            stack.device == index && stack.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") }
         }
     }
 
@@ -104,8 +196,8 @@ public struct DeviceAttachments: Sendable {
         let entry = entry(for: disk)
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
-        guard let record = try entry.load() else { throw Self.notAttached(disk) }
-        guard let server = try record.server.handle() else {
+        guard let record = try ownedOrGone(entry), let server = try record.server.handle() else {
+            guard let record = try entry.load() else { throw Self.notAttached(disk) }
             try clearUp(entry, record)
             return
         }
@@ -116,6 +208,8 @@ public struct DeviceAttachments: Sendable {
         } catch {
             closing = AgentError(error)
         }
+        // The driver lets nobody's device go: it is as it was.
+        if let closing, closing.code == .busy, record.backend == .kernel { throw closing }
         try withAgentError { () throws(SystemError) in
             // A server that has closed the disk may still wait for idle NBD clients.
             if closing == nil, try server.waitForEnd(deadlineMilliseconds: Self.exitMilliseconds) { return }
@@ -129,27 +223,47 @@ public struct DeviceAttachments: Sendable {
         }
     }
 
+    /// Like ``live(_:)``, but a disk that has moved to another host gets no new owner for its device.
+    private func ownedOrGone(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        do throws(AgentError) { return try live(entry) } catch {
+            guard let record = try entry.load(),
+                (try? LinuxFileSystem().exists("\(record.disk)/\(DiskFolder.migratedMarkName)")) == true
+            else { throw error }
+            return nil
+        }
+    }
+
     /// Undoes what a dead server left: mounts and devices on it, its files.
     private func clearUp(_ entry: RunEntry, _ record: AttachedDisk) throws(AgentError) {
         if let device = record.device {
             try BlockDeviceMaker(entry: entry).remove(device, mountpoint: record.mountpoint, serverIsDead: true)
+        }
+        if let index = record.driverDevice, try isDeviceLeft(record) {
+            do throws(DriverError) { try Driver().detach(index, force: true) } catch {
+                throw AgentError(error.code == .busy ? .busy : .io, error.message)
+            }
         }
         entry.remove()
     }
 
     // MARK: looking
 
-    /// `nil` when the disk has no live server.
-    public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? {
-        guard let record = try entry(for: disk).load(), try record.server.handle() != nil else { return nil }
-        return record
+    /// `nil` when nobody owns the disk.
+    public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? { try attached(entry(for: disk)) }
+
+    private func attached(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        guard let record = try entry.load() else { return nil }
+        if try record.server.handle() != nil { return record }
+        guard record.backend == .kernel else { return nil }
+        let lock = try entry.lock()
+        defer { withExtendedLifetime(lock) {} }
+        return try live(entry)
     }
 
     public func list() throws(AgentError) -> [AttachedDisk] {
         var list: [AttachedDisk] = []
         for entry in try RunEntry.all(in: runFolder) {
-            guard let record = try entry.load(), try record.server.handle() != nil else { continue }
-            list.append(record)
+            if let record = try attached(entry) { list.append(record) }
         }
         return list.sorted { $0.disk < $1.disk }
     }
@@ -173,7 +287,7 @@ public struct DeviceAttachments: Sendable {
         let entry = entry(for: disk)
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
-        guard var record = try entry.load(), try record.server.handle() != nil else { throw Self.notAttached(disk) }
+        guard var record = try live(entry) else { throw Self.notAttached(disk) }
         let target = try Self.target(mountpoint, options)
         if let mounted = record.mountpoint {
             throw AgentError(.alreadyAttached, "\(record.disk) is mounted already, at \(mounted)")
@@ -181,7 +295,7 @@ public struct DeviceAttachments: Sendable {
         let maker = BlockDeviceMaker(entry: entry)
         let hadDevice = record.device != nil
         if let device = record.device {
-            guard target != nil else {
+            guard target != nil || record.backend == .kernel else {
                 throw AgentError(.alreadyAttached, "\(record.disk) has a block device already, \(device.mounted)")
             }
             if let partition = options.partition, device.partitionPath == nil {
@@ -225,7 +339,8 @@ public struct DeviceAttachments: Sendable {
         let entry = entry(for: disk)
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
-        guard let record = try entry.load(), record.device != nil else {
+        let owned = try live(entry)
+        guard let record = if let owned { owned } else { try entry.load() }, record.device != nil else {
             throw AgentError(.notAttached, "\(disk) is not mounted, and has no block device")
         }
         try removeDevice(record, entry)
@@ -236,7 +351,7 @@ public struct DeviceAttachments: Sendable {
         let isDead = try record.server.handle() == nil
         try BlockDeviceMaker(entry: entry).remove(device, mountpoint: record.mountpoint, serverIsDead: isDead)
         var record = record
-        record.device = nil
+        if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
         record.mountpoint = nil
         try entry.store(record)
     }

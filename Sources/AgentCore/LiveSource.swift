@@ -1,15 +1,15 @@
 public import AgentAPI
 public import Geometry
 public import Migration
-internal import NBDBridge
 internal import Synchronization
 
-/// An attached disk as the source of a migration: data over NBD, the dirty map and the switch over the control socket.
+/// An attached disk as the source of a migration: data over NBD or from the driver's device, the dirty map and the switch
+/// over the control socket.
 public final class LiveSource: MigrationSource {
     public let byteCount: UInt64
     private let control: ControlClient
-    /// `nil` once the disk has gone: its server waits for its clients to hang up.
-    private let data: Mutex<Connection?>
+    /// `nil` once the disk has gone: its owner waits for who uses it to hang up.
+    private let data: Mutex<(any LiveData)?>
     private let tracker = Mutex<UInt32?>(nil)
     private let onRetire: @Sendable () throws(AgentError) -> Void
     private static let runsMax = 4096
@@ -22,27 +22,28 @@ public final class LiveSource: MigrationSource {
     ) throws(MigrationError) {
         self.control = control
         self.onRetire = onRetire
-        let connection: NBDConnection
-        do throws(NBDError) { connection = try NBDConnection(unixSocket: disk.nbdSocket) } catch {
-            throw MigrationError(.source, error.message)
+        let data: any LiveData
+        if let socket = disk.nbdSocket {
+            data = try ExportData(socket)
+        } else {
+            data = try DeviceData(disk, control)
         }
-        byteCount = connection.export.byteCount
-        data = Mutex(Connection(connection))
+        byteCount = data.byteCount
+        self.data = Mutex(data)
     }
 
     public func read(_ ranges: [ByteRange], into memory: UnsafeMutableRawBufferPointer) throws(MigrationError) {
         // The pointer does not leave the call.
         nonisolated(unsafe) let memory = unsafe memory
-        try onData { connection throws(NBDError) in try unsafe connection.read(ranges, into: memory) }
+        try onData { data throws(MigrationError) in try unsafe data.read(ranges, into: memory) }
     }
 
     public func dataRuns(in range: ByteRange) throws(MigrationError) -> (runs: [ByteRange], coveredTo: UInt64) {
-        let extents = try onData { connection throws(NBDError) in try connection.extents(in: range) }
-        return (extents.filter { !$0.isZero }.map(\.range), extents.last?.range.end ?? range.end)
+        try onData { data throws(MigrationError) in try data.dataRuns(in: range) }
     }
 
     public func flush() throws(MigrationError) {
-        try onData { connection throws(NBDError) in try connection.flush() }
+        try onData { data throws(MigrationError) in try data.flush() }
     }
 
     public func startTracking(granuleBytes: UInt64) throws(MigrationError) {
@@ -99,21 +100,11 @@ public final class LiveSource: MigrationSource {
         }
     }
 
-    private func onData<R>(_ body: (borrowing NBDConnection) throws(NBDError) -> sending R) throws(MigrationError) -> R
-    {
-        do throws(NBDError) {
-            return try data.withLock { connection throws(NBDError) in
-                guard let connection else { throw NBDError(.unreachable, "the disk has gone to another host") }
-                return try body(connection.held)
-            }
-        } catch {
-            throw MigrationError(.source, error.message)
+    private func onData<R>(_ body: (any LiveData) throws(MigrationError) -> R) throws(MigrationError) -> R {
+        guard let data = data.withLock({ $0 }) else {
+            throw MigrationError(.source, "the disk has gone to another host")
         }
-    }
-
-    private final class Connection: Sendable {
-        let held: NBDConnection
-        init(_ connection: consuming NBDConnection) { held = connection }
+        return try body(data)
     }
 
     private static let wrongReply = MigrationError(.source, "the disk's server gave the wrong reply")

@@ -46,6 +46,8 @@ public final class AttachedGuest: GuestControl {
                 state.withLock { $0.unmountedFrom = mountpoint }
                 return
             }
+            // The driver freezes what is mounted when its writes are paused.
+            if try attachments.attached(disk)?.backend == .kernel { return }
             // Should it expire, the server still holds the writes back.
             let freeze = try Freeze(
                 mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,
@@ -87,12 +89,14 @@ public struct ArrivedGuest: TargetGuest {
     private let hooks: @Sendable (_ folder: String) -> HookRunner
     /// Whether a command that the source sends is run. Off where a forced command confines the peer.
     private let allowsCommands: Bool
+    private let attach: AttachOptions
 
     public init(
-        attachments: DeviceAttachments, allowsCommands: Bool,
+        attachments: DeviceAttachments, attach: AttachOptions = AttachOptions(), allowsCommands: Bool,
         hooks: @escaping @Sendable (_ folder: String) -> HookRunner
     ) {
         self.attachments = attachments
+        self.attach = attach
         self.allowsCommands = allowsCommands
         self.hooks = hooks
     }
@@ -109,7 +113,7 @@ public struct ArrivedGuest: TargetGuest {
             }
             // A disk without a guest that is started by itself waits for whoever wants it.
             guard runner.hooks[.start] != nil else { return }
-            if try attachments.attached(folder) == nil { _ = try attachments.attach(folder) }
+            if try attachments.attached(folder) == nil { _ = try attachments.attach(folder, options: attach) }
             try runner.run(.start, environment: ["GODWIT_DISK": folder])
         } catch {
             throw MigrationError(.guest, error.message)

@@ -94,7 +94,9 @@ public struct MigrationService: Sendable {
         attachments: DeviceAttachments = DeviceAttachments(), configuration: Configuration, allowsCommands: Bool,
         fs: any FileSystem = LinuxFileSystem()
     ) -> MigrationReceiver {
-        let guest = ArrivedGuest(attachments: attachments, allowsCommands: allowsCommands) { folder in
+        var attach = AttachOptions()
+        attach.backend = configuration.backend
+        let guest = ArrivedGuest(attachments: attachments, attach: attach, allowsCommands: allowsCommands) { folder in
             let folder = (try? fs.resolve(folder)) ?? folder
             return HookRunner(hooks: configuration.disk(folder)?.hooks ?? configuration.hooks)
         }

@@ -20,19 +20,18 @@ public struct SnapshotCoordinator: Sendable {
         _ disks: [String], freezeDeadlineMilliseconds: UInt64 = 10_000
     ) throws(AgentError) -> [SnapshotResult] {
         var owners: [any SnapshotOwner] = []
-        var mountpoints: [String] = []
+        var frozen = FreezeList()
         for disk in disks {
-            if try attachments.attached(disk) != nil {
-                let mounted = try attachments.mountpoints(of: disk)
-                owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: !mounted.isEmpty))
-                mountpoints += mounted.filter { !mountpoints.contains($0) }
+            if let attached = try attachments.attached(disk) {
+                let mounted = try frozen.add(attached)
+                owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: mounted))
             } else {
                 owners.append(try DirectOwner(disk))
             }
         }
         for owner in owners { try owner.prepare() }
         return try withHooks(disks) { () throws(AgentError) in
-            try switchAll(disks, owners, mountpoints, freezeDeadlineMilliseconds)
+            try switchAll(disks, owners, frozen, freezeDeadlineMilliseconds)
         }
     }
 
@@ -55,13 +54,9 @@ public struct SnapshotCoordinator: Sendable {
     }
 
     private func switchAll(
-        _ disks: [String], _ owners: [any SnapshotOwner], _ mountpoints: [String], _ deadline: UInt64
+        _ disks: [String], _ owners: [any SnapshotOwner], _ list: FreezeList, _ deadline: UInt64
     ) throws(AgentError) -> [SnapshotResult] {
-        let freeze =
-            mountpoints.isEmpty
-            ? nil
-            : try Freeze(
-                mountpoints: mountpoints, deadlineMilliseconds: deadline, executable: Installation.executable())
+        let freeze = list.isEmpty ? nil : try GuestFreeze(list, deadlineMilliseconds: deadline)
         var committed: [(guid: String, switchNanoseconds: UInt64)] = []
         var failure: AgentError?
         do throws(AgentError) {

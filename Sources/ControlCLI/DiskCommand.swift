@@ -5,6 +5,6 @@ struct DiskCommand: ParsableCommand {
         commandName: "disk", abstract: "Create, convert, inspect, attach and mount disks.",
         subcommands: [
             DiskCreate.self, DiskImport.self, DiskExport.self, DiskInfoCommand.self, DiskCheck.self, DiskAttach.self,
-            DiskDetach.self, DiskMount.self, DiskUmount.self, DiskResize.self,
+            DiskDetach.self, DiskMount.self, DiskUmount.self, DiskResize.self, DiskCompact.self,
         ])
 }

@@ -15,6 +15,7 @@ struct DiskMount: ParsableCommand {
     @Option(help: ArgumentHelp("A partition, from 1; without it the whole disk.", valueName: "number"))
     var partition: Int?
     @Flag(help: "Nothing may be written.") var readOnly = false
+    @OptionGroup var served: BackendOption
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
@@ -22,12 +23,14 @@ struct DiskMount: ParsableCommand {
     }
 
     func run() throws {
-        let disk = try DiskArgument.existing(disk, common.configuration())
+        let configuration = try common.configuration()
+        let disk = try DiskArgument.existing(disk, configuration)
         let attachments = DeviceAttachments()
         let wasAttached = try attachments.attached(disk.path) != nil
         if !wasAttached {
             var attach = AttachOptions()
             attach.readOnly = readOnly
+            attach.backend = served.backend(configuration)
             _ = try attachments.attach(disk.path, options: attach)
         }
         var mount = MountOptions()

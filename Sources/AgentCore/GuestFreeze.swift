@@ -1,0 +1,79 @@
+internal import DeviceControl
+internal import LinuxSystem
+internal import Synchronization
+
+/// What is to be frozen for a snapshot.
+struct FreezeList {
+    /// By the driver, which thaws by itself.
+    private(set) var devices: [DeviceIndex] = []
+    /// By a guard process: what does not lie directly on a device of the driver.
+    private(set) var mountpoints: [String] = []
+
+    var isEmpty: Bool { devices.isEmpty && mountpoints.isEmpty }
+
+    /// - Returns: whether anything of the disk is mounted here.
+    mutating func add(_ disk: AttachedDisk) throws(AgentError) -> Bool {
+        guard let device = disk.device else { return false }
+        let mounts = try DeviceTree.mounts(on: device.path)
+        guard !mounts.isEmpty else { return false }
+        if let index = disk.driverDevice, try !DeviceTree.isStackedOn(device.path) {
+            devices.append(index)
+        } else {
+            for mount in mounts where !mountpoints.contains(mount.mountPoint) { mountpoints.append(mount.mountPoint) }
+        }
+        return true
+    }
+}
+
+extension AttachedDisk {
+    /// The driver's device, if it serves the disk.
+    var driverDevice: DeviceIndex? {
+        guard backend == .kernel, let path = device?.path, let number = UInt32(path.drop { !$0.isNumber }) else {
+            return nil
+        }
+        return DeviceIndex(number)
+    }
+}
+
+/// File systems that are frozen for a bounded time, by whoever can. Dropping it thaws.
+final class GuestFreeze: Sendable {
+    private let guardProcess: Freeze?
+    private let devices: Mutex<FrozenDevices?>
+    private let start: UInt64
+
+    /// Freezes all of the list. - Throws: why not; then none is frozen.
+    init(_ list: FreezeList, deadlineMilliseconds: UInt64) throws(AgentError) {
+        start = SystemTime().monotonic()
+        guardProcess =
+            list.mountpoints.isEmpty
+            ? nil
+            : try Freeze(
+                mountpoints: list.mountpoints, deadlineMilliseconds: deadlineMilliseconds,
+                executable: Installation.executable())
+        devices = Mutex(nil)
+        guard !list.devices.isEmpty else { return }
+        do throws(DriverError) {
+            let frozen = try FrozenDevices(
+                list.devices, deadlineMilliseconds: min(deadlineMilliseconds, Driver.deadlineMillisecondsMax))
+            devices.withLock { $0 = frozen }
+        } catch {
+            throw AgentError(error.code == .busy ? .busy : .io, error.message)
+        }
+    }
+
+    /// Thaws. - Returns: whether a deadline had come first, and how long writes stood still.
+    func thaw() throws(AgentError) -> (isExpired: Bool, nanoseconds: UInt64) {
+        let frozen = devices.withLock { $0.take() }
+        var isExpired = false
+        var nanoseconds: UInt64 = 0
+        if let frozen {
+            do throws(DriverError) { isExpired = try frozen.thaw() } catch { throw AgentError(.io, error.message) }
+            nanoseconds = SystemTime().monotonic() - start
+        }
+        if let thawed = try guardProcess?.thaw() {
+            isExpired = isExpired || thawed.isExpired
+            nanoseconds = max(nanoseconds, thawed.nanoseconds)
+        }
+        return (isExpired, nanoseconds)
+    }
+}
