@@ -87,18 +87,21 @@ private struct Hosts {
     func attached(blockSize: String) throws {
         setenv("GODWIT_PLUGIN", pluginPath ?? "", 1)
         let hosts = try Hosts(byteCount: 1 << 30)
-        let attached = try hosts.ours.attach(hosts.here)
+        var attaching = AttachOptions()
+        attaching.backend = .user
+        let attached = try hosts.ours.attach(hosts.here, options: attaching)
+        let uri = try #require(attached.uri)
         defer {
             try? hosts.ours.detach(hosts.here)
             try? hosts.theirs.detach(hosts.there)
         }
         try expectTool(
-            "fio", "--name=fill", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=write", "--bs=1M", "--size=256M",
+            "fio", "--name=fill", "--ioengine=nbd", "--uri=\(uri)", "--rw=write", "--bs=1M", "--size=256M",
             "--buffer_compress_percentage=50", "--refill_buffers")
         let writer = try ChildProcess(
             "fio",
             [
-                "--name=writer", "--ioengine=nbd", "--uri=\(attached.uri)", "--rw=randwrite", "--bs=\(blockSize)",
+                "--name=writer", "--ioengine=nbd", "--uri=\(uri)", "--rw=randwrite", "--bs=\(blockSize)",
                 "--iodepth=8", "--size=256M", "--rate=4M", "--time_based", "--runtime=120",
                 "--output=\(hosts.temporary.file("fio.txt"))",
             ])

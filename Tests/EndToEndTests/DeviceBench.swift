@@ -22,10 +22,21 @@ enum Product {
 final class DeviceBench: Sendable {
     struct Attached: Decodable {
         var disk: String
-        var uri: String
+        var backend: String
+        /// `nil` on the driver.
+        var export: String?
         var pid: Int32
         var device: String?
         var repairedOnOpen: Bool
+
+        private enum CodingKeys: String, CodingKey {
+            case disk, backend, pid, device, repairedOnOpen
+            case export = "uri"
+        }
+
+        var uri: String { export ?? "" }
+        /// What qemu-io and its like open.
+        var target: String { export ?? device ?? "" }
     }
 
     let folder: TemporaryFolder
@@ -63,8 +74,10 @@ final class DeviceBench: Sendable {
         return try JSONDecoder().decode(type, from: Data(result.output))
     }
 
+    /// Served by the engine, unless the options say otherwise.
     @discardableResult
     func attach(_ options: String...) throws -> Attached {
+        let options = (options.contains("--backend") ? [] : ["--backend", "user"]) + options
         let result = try run(["disk", "attach", disk, "--json"] + options)
         guard result.exitCode == 0 else { throw ToolFailure(command: ["godwit disk attach"] + options, result: result) }
         return try JSONDecoder().decode(Attached.self, from: Data(result.output))
