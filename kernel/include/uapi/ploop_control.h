@@ -47,13 +47,13 @@ struct ploop_version {
 };
 
 /**
- * struct ploop_delta - one file of a stack
+ * struct ploop_attach_delta - one file of a stack
  * @fd: open O_RDWR for a writable top, else O_RDONLY; may be closed after the call
  * @format: PLOOP_FMT_RAW (level 0 only) or PLOOP_FMT_PLOOP1
  * @io: PLOOP_IO_*
  * @reserved: zero
  */
-struct ploop_delta {
+struct ploop_attach_delta {
 	__s32 fd;
 	__u32 format;
 	__u32 io;
@@ -74,7 +74,7 @@ struct ploop_delta {
  *               files' headers (a lone raw file needs it given)
  * @nr_deltas: how many
  * @reserved0: zero
- * @deltas: pointer to an array of &struct ploop_delta, base first
+ * @deltas: pointer to an array of &struct ploop_attach_delta, base first
  * @max_delta_bytes: limit of the top's file, 0 for none
  * @reserve_bytes: what must be free on the host before a snapshot, 0 for none
  * @cookie: text shown in sysfs, ends with a zero byte
@@ -101,13 +101,13 @@ struct ploop_attach {
 #define PLOOP_DETACH_FORCE	0x1u
 
 /**
- * struct ploop_device - names one device: detach, freeze list, queries
- * @size: sizeof(struct ploop_device)
+ * struct ploop_ref - names one device: detach, freeze list, queries
+ * @size: sizeof(struct ploop_ref)
  * @flags: of the call, else zero
  * @index: which
  * @reserved: zero
  */
-struct ploop_device {
+struct ploop_ref {
 	__u32 size;
 	__u32 flags;
 	__u32 index;
@@ -516,7 +516,7 @@ struct ploop_event {
 #define PLOOP_CTL		'P'
 #define PLOOP_CTL_VERSION	_IOWR(PLOOP_CTL, 0x80, struct ploop_version)
 #define PLOOP_CTL_ATTACH	_IOWR(PLOOP_CTL, 0x81, struct ploop_attach)
-#define PLOOP_CTL_DETACH	_IOW(PLOOP_CTL, 0x82, struct ploop_device)
+#define PLOOP_CTL_DETACH	_IOW(PLOOP_CTL, 0x82, struct ploop_ref)
 #define PLOOP_CTL_STATUS	_IOWR(PLOOP_CTL, 0x83, struct ploop_status)
 #define PLOOP_CTL_LIMITS	_IOW(PLOOP_CTL, 0x84, struct ploop_limits)
 #define PLOOP_CTL_BITMAP_CREATE	_IOW(PLOOP_CTL, 0x85, struct ploop_bitmap)

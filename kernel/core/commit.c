@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Flushes: what makes acknowledged writes durable, and the changes of the table.
+ *
+ * A new cluster is visible in the map as soon as its data was written, but the
+ * table on disk learns of it only in a commit:
+ *
+ *	sync the data; write the changed pages of the table; sync
+ *
+ * so an entry on disk never points to data that isn't there, and a flush costs
+ * two flushes of the host at most, however many clusters were allocated, and
+ * one when there were none.  Flushes that arrive while a commit runs share the
+ * next one.  Changes are listed twice: one list is filled while the other
+ * is being committed, so a change whose data came after the sync waits for the
+ * next round.  A cluster given up becomes free only after the table
+ * without it is durable and the requests that may still use it are over.
+ */
+#include <linux/sched/mm.h>
+#include "core.h"
+
+/* So many may be between the check for room and the addition. */
+#define PENDING_MARGIN 256u
+
+/**
+ * ploop_pending_room() - may another change be listed?
+ * @dev: the device
+ *
+ * Context: Process context.
+ * Return: false if the caller has to wait in dev->full, which was closed.
+ */
+bool ploop_pending_room(struct ploop_device *dev)
+{
+	u32 count = READ_ONCE(dev->pending_count[READ_ONCE(dev->pending_side)]);
+
+	if (count >= PLOOP_PENDING_KICK)
+		queue_work(dev->commit_wq, &dev->commit_work);
+	if (count < PLOOP_PENDING_MAX - PENDING_MARGIN)
+		return true;
+	ploop_parking_close(&dev->full);
+	queue_work(dev->commit_wq, &dev->commit_work);
+	return false;
+}
+
+/**
+ * ploop_pending_add() - list a change of the table
+ * @dev: the device
+ * @page: page of the map that has the cluster; one reference is taken over
+ * @cluster: which
+ * @iblock: new place, or PLOOP_IBLOCK_NONE
+ * @freed: place given up, or PLOOP_IBLOCK_NONE
+ *
+ * Context: Process context.  Counted in, holds the cluster's lock, found room.
+ */
+void ploop_pending_add(struct ploop_device *dev, struct ploop_map_page *page, u32 cluster,
+		       u32 iblock, u32 freed)
+{
+	struct ploop_pending *entry;
+	unsigned long irq;
+	u32 side;
+
+	spin_lock_irqsave(&dev->pending_lock, irq);
+	side = dev->pending_side;
+	if (!WARN_ON_ONCE(dev->pending_count[side] >= PLOOP_PENDING_MAX)) {
+		entry = &dev->pending[side][dev->pending_count[side]++];
+		entry->cluster = cluster;
+		entry->iblock = iblock;
+		entry->freed = freed;
+	}
+	spin_unlock_irqrestore(&dev->pending_lock, irq);
+}
+
+/**
+ * ploop_commit_wait() - end a request once all that was acknowledged is durable
+ * @dev: the device
+ * @req: not counted in
+ *
+ * Context: Any context.
+ */
+void ploop_commit_wait(struct ploop_device *dev, struct ploop_request *req)
+{
+	unsigned long irq;
+
+	spin_lock_irqsave(&dev->pending_lock, irq);
+	list_add_tail(&req->list, &dev->flush_waiters);
+	spin_unlock_irqrestore(&dev->pending_lock, irq);
+	queue_work(dev->commit_wq, &dev->commit_work);
+}
+
+static int sync_writable(struct ploop_device *dev)
+{
+	u32 level;
+	int ret = 0;
+
+	for (level = 0; level < dev->nr_levels && ret == 0; level++) {
+		struct ploop_delta *delta = dev->levels[level];
+
+		if (delta->rdonly)
+			continue;
+		ploop_count(dev, host_syncs);
+		ret = delta->file->io->sync(delta->file);
+	}
+	return ret;
+}
+
+static int apply(struct ploop_device *dev, const struct ploop_pending *entries, u32 count)
+{
+	struct ploop_delta *delta = dev->alloc;
+	int ret = 0;
+	u32 i;
+
+	mutex_lock(&dev->bat_lock);
+	for (i = 0; i < count && ret == 0; i++)
+		ret = ploop_bat_set(delta, entries[i].cluster, entries[i].iblock);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	mutex_unlock(&dev->bat_lock);
+	if (ret)
+		return ret;
+	ploop_count(dev, host_syncs);
+	return delta->file->io->sync(delta->file);
+}
+
+static void settle(struct ploop_device *dev, const struct ploop_pending *entries, u32 count)
+{
+	struct ploop_delta *delta = dev->alloc;
+	bool freed = false;
+	u32 i;
+
+	for (i = 0; i < count; i++) {
+		struct ploop_map_page *page = ploop_map_pinned(dev, entries[i].cluster);
+
+		ploop_slot_change(ploop_map_slot(page, entries[i].cluster),
+				  slot_make(entries[i].iblock, delta->level), SLOT_PENDING, 0);
+		ploop_map_put(page);
+		freed |= entries[i].freed != PLOOP_IBLOCK_NONE;
+	}
+	if (!freed)
+		return;
+	ploop_drain(dev);
+	for (i = 0; i < count; i++) {
+		if (entries[i].freed == PLOOP_IBLOCK_NONE)
+			continue;
+		ploop_partial_drop(delta, entries[i].freed);
+		if (dev->punch)
+			delta->file->io->punch(delta->file,
+					       (u64)entries[i].freed << dev->cluster_shift,
+					       ploop_cluster_bytes(dev));
+		ploop_alloc_free(delta, entries[i].freed);
+	}
+}
+
+/* After a failure the changes stay listed, and their pages in memory. */
+static void take_back(struct ploop_device *dev, u32 side)
+{
+	struct ploop_pending *entries = dev->pending[side];
+	u32 later;
+
+	spin_lock_irq(&dev->pending_lock);
+	later = dev->pending_count[!side];
+	if (dev->pending_side != side && dev->pending_count[side] + later <= PLOOP_PENDING_MAX) {
+		memcpy(&entries[dev->pending_count[side]], dev->pending[!side],
+		       later * sizeof(*entries));
+		dev->pending_count[side] += later;
+		dev->pending_count[!side] = 0;
+		dev->pending_side = side;
+	}
+	spin_unlock_irq(&dev->pending_lock);
+}
+
+/**
+ * ploop_commit() - make durable all that was acknowledged so far
+ * @dev: the device
+ *
+ * Ends the requests that wait for it.
+ *
+ * Context: Process context; sleeps.  Holds commit_lock; not counted in.
+ * Return: 0 or an errno; the device is aborted then.
+ */
+int ploop_commit(struct ploop_device *dev)
+{
+	struct ploop_request *req, *next;
+	LIST_HEAD(waiters);
+	u32 side, count;
+	int ret;
+
+	lockdep_assert_held(&dev->commit_lock);
+	spin_lock_irq(&dev->pending_lock);
+	list_splice_init(&dev->flush_waiters, &waiters);
+	side = dev->pending_side;
+	count = dev->pending_count[side];
+	if (!dev->aborted)
+		dev->pending_side = !side;
+	spin_unlock_irq(&dev->pending_lock);
+
+	ret = dev->aborted ? -EIO : 0;
+	if (ret == 0 && dev->nr_levels > 0)
+		ret = sync_writable(dev);
+	if (ret == 0 && count > 0)
+		ret = apply(dev, dev->pending[side], count);
+	if (ret && !dev->aborted)
+		ploop_abort(dev, ret);
+
+	list_for_each_entry_safe(req, next, &waiters, list) {
+		list_del_init(&req->list);
+		req->status = errno_to_blk_status(ret);
+		ploop_end(req);
+	}
+	if (count > 0 && ret == 0) {
+		settle(dev, dev->pending[side], count);
+		spin_lock_irq(&dev->pending_lock);
+		dev->pending_count[side] = 0;
+		spin_unlock_irq(&dev->pending_lock);
+	} else if (count > 0) {
+		take_back(dev, side);
+	}
+	ploop_parking_open(dev, &dev->full);
+	return ret;
+}
+
+/**
+ * ploop_commit_work() - the work that commits
+ * @work: of the device
+ */
+void ploop_commit_work(struct work_struct *work)
+{
+	struct ploop_device *dev = container_of(work, struct ploop_device, commit_work);
+	unsigned int noio = memalloc_noio_save();
+
+	mutex_lock(&dev->commit_lock);
+	/* While the device is quiesced only who quiesced it commits. */
+	if (!READ_ONCE(dev->gate.closed))
+		ploop_commit(dev);
+	mutex_unlock(&dev->commit_lock);
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * ploop_pending_forget() - drop the changes that an aborted device kept
+ * @dev: quiesced
+ *
+ * Context: Process context.  Holds commit_lock.
+ */
+void ploop_pending_forget(struct ploop_device *dev)
+{
+	u32 side, i;
+
+	for (side = 0; side < 2; side++) {
+		for (i = 0; i < dev->pending_count[side]; i++)
+			ploop_map_put(ploop_map_pinned(dev, dev->pending[side][i].cluster));
+		dev->pending_count[side] = 0;
+	}
+}
+
+/**
+ * ploop_abort() - from now on writes fail
+ * @dev: the device
+ * @error: why
+ *
+ * Context: Any context.
+ */
+void ploop_abort(struct ploop_device *dev, int error)
+{
+	if (cmpxchg(&dev->aborted, 0, error) != 0)
+		return;
+	ploop_err(dev, "writes fail from now on, error %d; stop the device and check the image\n",
+		  error);
+	ploop_event(dev, PLOOP_EV_ABORTED, -error);
+	ploop_parking_open(dev, &dev->nospace);
+	ploop_parking_open(dev, &dev->full);
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * One level: opening and checking its file, its header, closing it.
+ *
+ * The in-use mark is durable before anything else in a writable file changes, and
+ * cleared last, when everything is durable and the file has the form of a
+ * closed image.  An aborted device never clears it.
+ */
+#include <linux/file.h>
+#include "core.h"
+
+static int read_first_page(struct ploop_delta *delta, struct page *page, u64 size)
+{
+	u32 len = min_t(u64, size, PLOOP_PAGE_BYTES);
+
+	memset(page_address(page), 0, PLOOP_PAGE_BYTES);
+	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return 0;
+	if (len < PLOOP_PAGE_BYTES)
+		return -EINVAL;
+	return ploop_file_pages(delta->file, false, 0, page, len);
+}
+
+/**
+ * ploop_delta_refresh() - read header and size of the file again
+ * @delta: nothing is under way; its cached table was dropped
+ * @cluster_shift: what it has to be, 0 for any
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno; then nothing changed.
+ */
+int ploop_delta_refresh(struct ploop_delta *delta, u32 cluster_shift)
+{
+	struct ploop_geometry geo = { .cluster_shift = cluster_shift };
+	u64 size = i_size_read(file_inode(delta->file->file));
+	struct page *page = alloc_page(GFP_KERNEL);
+	int ret;
+
+	if (!page)
+		return -ENOMEM;
+	ret = read_first_page(delta, page, size);
+	if (ret == 0)
+		ret = delta->fmt->parse(page_address(page), size, &geo);
+	__free_page(page);
+	if (ret)
+		return ret;
+	mutex_lock(&delta->dev->bat_lock);
+	delta->geo = geo;
+	spin_lock(&delta->alloc_lock);
+	delta->file_clusters = (size + (1ull << geo.cluster_shift) - 1) >> geo.cluster_shift;
+	spin_unlock(&delta->alloc_lock);
+	mutex_unlock(&delta->dev->bat_lock);
+	return 0;
+}
+
+/**
+ * ploop_delta_mark() - make a delta writable: header in use, durable
+ * @delta: its file is open for writing
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_delta_mark(struct ploop_delta *delta)
+{
+	int ret;
+
+	ret = ploop_alloc_open(delta);
+	if (ret || !(delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return ret;
+	mutex_lock(&delta->dev->bat_lock);
+	delta->geo.in_use = PLOOP_IN_USE;
+	/* What an extension says would not be true for long. */
+	delta->geo.ext_off = 0;
+	ret = ploop_bat_set_header(delta);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	mutex_unlock(&delta->dev->bat_lock);
+	if (ret == 0)
+		ret = delta->file->io->sync(delta->file);
+	return ret;
+}
+
+static void header_flags(struct ploop_delta *delta)
+{
+	lockdep_assert_held(&delta->dev->bat_lock);
+	if (delta->next > delta->geo.first_iblock)
+		delta->geo.flags &= ~PLOOP_HDRF_EMPTY;
+}
+
+/**
+ * ploop_delta_sync_header() - bring the header up to date, still in use
+ * @delta: writable
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_delta_sync_header(struct ploop_delta *delta)
+{
+	int ret;
+
+	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return 0;
+	mutex_lock(&delta->dev->bat_lock);
+	header_flags(delta);
+	ret = ploop_bat_set_header(delta);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	mutex_unlock(&delta->dev->bat_lock);
+	if (ret == 0)
+		ret = delta->file->io->sync(delta->file);
+	return ret;
+}
+
+/**
+ * ploop_delta_clean() - bring a delta into the form of a closed image
+ * @delta: nobody writes to it any more, its changes are committed
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno; then it stays in use.
+ */
+int ploop_delta_clean(struct ploop_delta *delta)
+{
+	int ret;
+
+	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return delta->file->io->sync(delta->file);
+	ret = ploop_partial_fill(delta);
+	if (ret == 0)
+		ret = ploop_alloc_close(delta);
+	if (ret == 0)
+		ret = delta->file->io->sync(delta->file);
+	if (ret)
+		return ret;
+	delta->geo.in_use = 0;
+	return ploop_delta_sync_header(delta);
+}
+
+static int check_place(struct ploop_device *dev, const struct ploop_delta *delta)
+{
+	struct ploop_delta *below = ploop_top(dev);
+
+	if (delta->geo.version && dev->version && delta->geo.version != dev->version)
+		return -EINVAL;
+	if (!below)
+		return 0;
+	if (delta->geo.sectors < below->geo.sectors)
+		return -EINVAL;
+	/* A raw base must consist of whole clusters to carry a delta. */
+	if (below->geo.sectors & ((1u << (dev->cluster_shift - SECTOR_SHIFT)) - 1))
+		return -EINVAL;
+	return 0;
+}
+
+static int check_access(const struct file *source, bool rdonly)
+{
+	if (!(source->f_mode & FMODE_READ))
+		return -EINVAL;
+	return !!(source->f_mode & FMODE_WRITE) == rdonly ? -EINVAL : 0;
+}
+
+static void delta_destroy(struct ploop_delta *delta)
+{
+	mutex_lock(&delta->dev->bat_lock);
+	ploop_bat_drop(delta);
+	mutex_unlock(&delta->dev->bat_lock);
+	ploop_partial_forget(delta);
+	ploop_file_close(delta->file);
+	ploop_format_put(delta->fmt);
+	kvfree(delta->free);
+	kobject_put(&delta->kobj);
+}
+
+static struct ploop_delta *delta_alloc(struct ploop_device *dev, u32 format)
+{
+	struct ploop_delta *delta = kzalloc(sizeof(*delta), GFP_KERNEL);
+
+	if (!delta)
+		return ERR_PTR(-ENOMEM);
+	delta->fmt = ploop_format_get(format);
+	if (!delta->fmt) {
+		kfree(delta);
+		return ERR_PTR(-EINVAL);
+	}
+	delta->dev = dev;
+	ploop_pdelta_init(delta);
+	xa_init(&delta->bat);
+	INIT_LIST_HEAD(&delta->bat_lru);
+	spin_lock_init(&delta->alloc_lock);
+	mutex_init(&delta->reserve_lock);
+	xa_init(&delta->partial);
+	return delta;
+}
+
+/**
+ * ploop_delta_open() - open and check the file of a level to be
+ * @dev: the device
+ * @args: what
+ *
+ * A writable one is marked in use when this returns.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: to be given to ploop_delta_close(), or an ERR_PTR.
+ */
+struct ploop_delta *ploop_delta_open(struct ploop_device *dev, const struct ploop_delta_args *args)
+{
+	struct ploop_delta *delta = delta_alloc(dev, args->format);
+	struct file *source;
+	int ret;
+
+	if (IS_ERR(delta))
+		return delta;
+	ret = -EINVAL;
+	if (dev->nr_levels > 0 && !(delta->fmt->flags & PLOOP_FMTF_DELTA) && !args->replace)
+		goto put_format;
+	ret = -EBADF;
+	source = fget(args->fd);
+	if (!source)
+		goto put_format;
+	ret = check_access(source, args->rdonly);
+	if (ret == 0) {
+		delta->file = ploop_file_open(dev, source, !args->rdonly, args->io);
+		ret = PTR_ERR_OR_ZERO(delta->file);
+	}
+	fput(source);
+	if (ret)
+		goto put_format;
+	delta->rdonly = args->rdonly;
+	ret = ploop_delta_refresh(delta, args->cluster_shift);
+	if (ret == 0 && delta->geo.in_use == PLOOP_IN_USE)
+		ret = -EBUSY;
+	if (ret == 0 && !args->replace)
+		ret = check_place(dev, delta);
+	if (ret == 0 && !args->rdonly)
+		ret = ploop_delta_mark(delta);
+	if (ret == 0)
+		return delta;
+	delta_destroy(delta);
+	return ERR_PTR(ret);
+
+put_format:
+	ploop_format_put(delta->fmt);
+	kobject_put(&delta->kobj);
+	return ERR_PTR(ret);
+}
+
+/**
+ * ploop_delta_close() - undo ploop_delta_open()
+ * @delta: in no stack; nothing is under way
+ * @clean: bring it into the form of a closed image, if it was writable
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno of cleaning; it is closed all the same.
+ */
+int ploop_delta_close(struct ploop_delta *delta, bool clean)
+{
+	int ret = 0;
+
+	if (clean && !delta->rdonly)
+		ret = ploop_delta_clean(delta);
+	delta_destroy(delta);
+	return ret;
+}

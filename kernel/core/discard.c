@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Discards: whole clusters of the top that nothing lies below are given up.
+ *
+ * The map shows a hole at once; the cluster of the file is free for others when the
+ * table without it is durable.  What a lower level has stays as it is, since the
+ * table has no entry that says "hole here": a discard is a hint.  The request may
+ * be as large as the device, so it gives way now and then.
+ */
+#include "core.h"
+
+static int lower_has(struct ploop_device *dev, struct ploop_delta *above, u32 cluster, bool *has)
+{
+	int ret = 0;
+	s64 level;
+
+	*has = false;
+	mutex_lock(&dev->bat_lock);
+	for (level = (s64)above->level - 1; level >= 0 && ret == 0 && !*has; level--) {
+		u32 iblock;
+
+		ret = ploop_bat_lookup(dev->levels[level], cluster, &iblock);
+		*has = iblock != PLOOP_IBLOCK_NONE;
+	}
+	mutex_unlock(&dev->bat_lock);
+	return ret;
+}
+
+/* Return: 1 if the request has to wait in dev->full, 0, or an errno. */
+static int discard_cluster(struct ploop_request *req, struct ploop_map_page *page, u32 cluster)
+{
+	struct ploop_device *dev = req->dev;
+	atomic64_t *at = ploop_map_slot(page, cluster);
+	struct ploop_cluster_lock lock;
+	struct ploop_delta *delta = dev->alloc;
+	u64 slot = atomic64_read(at);
+	bool has;
+	int ret = 0;
+
+	if (!slot_is_mapped(slot) || slot_level(slot) != delta->level || delta->rdonly)
+		return 0;
+	ret = lower_has(dev, delta, cluster, &has);
+	if (ret || has)
+		return ret;
+	if (!ploop_pending_room(dev))
+		return 1;
+	ploop_cluster_lock(dev, &lock, cluster);
+	slot = atomic64_read(at);
+	if (slot_is_mapped(slot) && slot_level(slot) == delta->level && !(slot & SLOT_BUSY)) {
+		ploop_map_pin_again(page);
+		ploop_pending_add(dev, page, cluster, PLOOP_IBLOCK_NONE, slot_iblock(slot));
+		atomic64_set(at, SLOT_HOLE | SLOT_PENDING);
+	}
+	ploop_cluster_unlock(dev, &lock);
+	return 0;
+}
+
+static bool discard_possible(struct ploop_device *dev)
+{
+	return !dev->identity && (dev->alloc->fmt->flags & PLOOP_FMTF_TABLE) &&
+		READ_ONCE(dev->maintenance) < PLOOP_MNTN_MERGE;
+}
+
+/**
+ * ploop_discard() - do a discard
+ * @req: the request
+ *
+ * Context: Process context; sleeps.
+ */
+void ploop_discard(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	struct request *rq = ploop_rq(req);
+	u32 shift = dev->cluster_shift - SECTOR_SHIFT;
+	u64 first = (blk_rq_pos(rq) + (1u << shift) - 1) >> shift;
+	u64 end = (blk_rq_pos(rq) + blk_rq_sectors(rq)) >> shift;
+	u64 cluster;
+	int ret = 0;
+
+	for (cluster = first; cluster < end && ret == 0; cluster++) {
+		struct ploop_map_page *page;
+
+		while (!ploop_enter(dev, req))
+			if (ploop_park(&dev->gate, req))
+				return;
+		if (!dev->running || dev->aborted) {
+			ret = -EIO;
+			break;
+		}
+		if (!discard_possible(dev) || cluster >= dev->alloc->geo.clusters)
+			break;
+		page = ploop_map_get(dev, cluster);
+		ret = PTR_ERR_OR_ZERO(page);
+		if (ret)
+			break;
+		ret = discard_cluster(req, page, cluster);
+		ploop_map_put(page);
+		ploop_leave(dev, req);
+		if (ret == 1) {
+			if (ploop_park(&dev->full, req))
+				return;
+			ret = 0;
+			cluster--;
+		}
+		cond_resched();
+	}
+	ploop_written(req);
+	ploop_end_errno(req, ret == -ENOMEM ? 0 : ret);
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Growing the device and its top.
+ *
+ * A longer table may need the place of data clusters.  New ones are no longer
+ * put there; those in the way are moved to the end, some at a time, each durable
+ * before the old place is touched; then the place is filled with zeros and that made
+ * durable; only then the header says that it is table.  A crash before the header
+ * leaves an image of the old size, and growing again finds what is left to do.
+ */
+#include "core.h"
+
+struct grow {
+	struct ploop_delta *delta;
+	struct ploop_geometry geo;	/* as it will be */
+	struct ploop_batch batch;
+};
+
+/* From now on nothing is allocated where the table will be. */
+static void keep_clear(struct ploop_delta *delta, u32 floor)
+{
+	u32 from, to = 0;
+
+	spin_lock(&delta->alloc_lock);
+	delta->floor = floor;
+	for (from = 0; from < delta->nr_free; from++)
+		if (delta->free[from] >= floor)
+			delta->free[to++] = delta->free[from];
+	delta->nr_free = to;
+	if (delta->next < floor) {
+		delta->next = floor;
+		delta->reserved_end = max(delta->reserved_end, delta->next);
+		delta->file_clusters = max(delta->file_clusters, delta->next);
+	}
+	spin_unlock(&delta->alloc_lock);
+}
+
+/* See struct job_kind. */
+int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
+{
+	struct ploop_delta *top = ploop_top(dev);
+	u64 sectors = job->arg >> SECTOR_SHIFT;
+	struct grow *grow;
+	int ret = 0;
+
+	if (top->rdonly)
+		return -EROFS;
+	if ((job->arg & (ploop_cluster_bytes(dev) - 1)) || sectors < dev->sectors)
+		return -EINVAL;
+	grow = kzalloc(sizeof(*grow), GFP_KERNEL);
+	if (!grow)
+		return -ENOMEM;
+	grow->batch.dev = dev;
+	grow->delta = top;
+	grow->geo = top->geo;
+	if (top->fmt->flags & PLOOP_FMTF_TABLE)
+		ret = top->fmt->resize(&grow->geo, sectors);
+	else if (sectors >> (dev->cluster_shift - SECTOR_SHIFT) > 0xfffffff0u)
+		ret = -EFBIG;
+	if (ret) {
+		kfree(grow);
+		return ret;
+	}
+	grow->geo.sectors = sectors;
+	grow->geo.clusters = sectors >> (dev->cluster_shift - SECTOR_SHIFT);
+	job->private = grow;
+	job->total = 1;
+	if (grow->geo.first_iblock > top->geo.first_iblock) {
+		job->total = (u64)top->geo.clusters << dev->cluster_shift;
+		keep_clear(top, grow->geo.first_iblock);
+	}
+	return 0;
+}
+
+static int grow_flush(struct ploop_device *dev, struct grow *grow)
+{
+	struct ploop_batch *batch = &grow->batch;
+	int ret = 0;
+	u32 i;
+
+	if (batch->count == 0)
+		return 0;
+	ploop_drain(dev);
+	for (i = 0; i < batch->count && ret == 0; i++) {
+		bool zero;
+
+		ret = ploop_alloc(grow->delta, &batch->moves[i].target, &zero);
+	}
+	if (ret == 0)
+		ret = ploop_relocate(batch, grow->delta);
+	ploop_move_release(batch);
+	return ret;
+}
+
+/* The table's new part, durable: zeros. */
+static int grow_zero(struct ploop_device *dev, struct grow *grow)
+{
+	struct ploop_delta *delta = grow->delta;
+	u64 used = PLOOP_HEADER_BYTES + 4ull * delta->geo.clusters;
+	u64 from = round_up(used, PLOOP_PAGE_BYTES);
+	u64 to = (u64)grow->geo.first_iblock << dev->cluster_shift;
+	u32 cluster = delta->geo.clusters;
+	int ret;
+
+	/* Requests that still read an old place must be over. */
+	ploop_drain(dev);
+	ret = ploop_file_zero(delta->file, from, to - from);
+	/* Entries behind the last one, in its page: nobody checked them. */
+	mutex_lock(&dev->bat_lock);
+	for (; ret == 0 && ploop_map_index(cluster) == ploop_map_index(delta->geo.clusters - 1);
+	     cluster++)
+		ret = ploop_bat_set(delta, cluster, PLOOP_IBLOCK_NONE);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	mutex_unlock(&dev->bat_lock);
+	ploop_track_file(delta, from, to - from);
+	return ret ? ret : delta->file->io->sync(delta->file);
+}
+
+static int grow_clear_way(struct ploop_device *dev, struct ploop_job_state *job,
+			  struct grow *grow)
+{
+	struct ploop_delta *delta = grow->delta;
+	u32 cluster, iblock, since = 0;
+	int ret;
+
+	/* What was allocated before the floor was set is in the table then. */
+	ploop_drain(dev);
+	mutex_lock(&dev->commit_lock);
+	ret = ploop_commit(dev);
+	mutex_unlock(&dev->commit_lock);
+	for (cluster = 0; cluster < delta->geo.clusters && ret == 0; cluster++) {
+		mutex_lock(&dev->bat_lock);
+		ret = ploop_bat_lookup(delta, cluster, &iblock);
+		mutex_unlock(&dev->bat_lock);
+		since++;
+		if (ret == 0 && iblock < grow->geo.first_iblock)
+			ret = ploop_move_add(&grow->batch, cluster);
+		if (ret == 0 && (since >= PLOOP_PAGE_SLOTS || ploop_batch_full(&grow->batch))) {
+			ret = grow_flush(dev, grow);
+			if (ret == 0)
+				ret = ploop_job_step(job, (u64)since << dev->cluster_shift, 0);
+			since = 0;
+		}
+	}
+	if (ret == 0)
+		ret = grow_flush(dev, grow);
+	ploop_move_release(&grow->batch);
+	return ret;
+}
+
+/* See struct job_kind. */
+int ploop_grow_run(struct ploop_device *dev, struct ploop_job_state *job)
+{
+	struct grow *grow = job->private;
+	int ret = 0;
+
+	if (!(grow->delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return grow->delta->file->io->truncate(grow->delta->file,
+						       grow->geo.sectors << SECTOR_SHIFT);
+	if (grow->geo.first_iblock > grow->delta->geo.first_iblock)
+		ret = grow_clear_way(dev, job, grow);
+	if (ret == 0)
+		ret = grow_zero(dev, grow);
+	return ret;
+}
+
+static int grow_switch(struct ploop_device *dev, struct grow *grow)
+{
+	struct ploop_delta *delta = grow->delta;
+	int ret;
+
+	ret = ploop_commit(dev);
+	if (ret == 0)
+		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
+	if (ret)
+		return ret;
+	mutex_lock(&dev->bat_lock);
+	grow->geo.in_use = delta->geo.in_use;
+	grow->geo.flags = delta->geo.flags;
+	delta->geo = grow->geo;
+	mutex_unlock(&dev->bat_lock);
+	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE)) {
+		delta->file_clusters = grow->geo.clusters;
+		return 0;
+	}
+	return ploop_delta_sync_header(delta);
+}
+
+/* See struct job_kind. */
+int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int ret)
+{
+	struct grow *grow = job->private;
+
+	if (ret == 0) {
+		ploop_quiesce(dev);
+		mutex_lock(&dev->commit_lock);
+		ret = grow_switch(dev, grow);
+		if (ret == 0)
+			dev->sectors = grow->geo.sectors;
+		mutex_unlock(&dev->commit_lock);
+		ploop_resume(dev);
+	}
+	if (ret == 0)
+		set_capacity_and_notify(dev->disk, dev->sectors);
+	else if (ret == -EIO || ret == -EUCLEAN)
+		ploop_abort(dev, ret);
+	spin_lock(&grow->delta->alloc_lock);
+	grow->delta->floor = 0;
+	spin_unlock(&grow->delta->alloc_lock);
+	job->done = job->total;
+	kfree(grow);
+	job->private = NULL;
+	return ret;
+}

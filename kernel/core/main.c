@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ploop: block devices from stacks of image files.
+ *
+ * Where things are
+ *
+ *	../include/uapi/	the interfaces: ploop_ioctl.h is what ploop 1.15 uses,
+ *				ploop_control.h what new programs use
+ *	../include/		between the core and its modules: ploop_format.h (what
+ *				bytes mean), ploop_io.h (how they get to a file)
+ *	../format/		raw and expandable images; pure functions, also built in
+ *				user space
+ *	../io/			direct, NFS, through the page cache
+ *	../compat.h		differences between kernel versions, all of them
+ *
+ *	device.c, procfs.c	devices, their indices, the module's memory of them
+ *	queue.c			requests in and out, the fast path
+ *	slow.c, discard.c	requests that need a thread
+ *	map.c, bat.c		where clusters are: the whole stack, one file
+ *	alloc.c, partial.c	new clusters in the top's file
+ *	commit.c		flushes: data before table
+ *	epoch.c			what is under way; waiting for it; cluster locks
+ *	space.c			the host is full
+ *	delta.c, file.c		levels and their files
+ *	state.c			start, stop, and changes of the stack
+ *	ioctl.c, sysfs.c, pdelta.c	the old interface
+ *	control*.c		the new one
+ *	freeze.c, snapshot.c	freezing file systems, switching to a new top
+ *	job.c, move.c, merge.c, grow.c, compact.c	maintenance in the background
+ *	track.c, bitmap.c	what was written
+ *	event.c			telling
+ *
+ * How a write gets to the disk
+ *
+ * The block layer cuts requests at cluster borders.  If the map knows the cluster
+ * and the top has it, the request is sent to the host's file at once.  Else a
+ * worker reads the map's page, or gets a new cluster, fills what the
+ * request doesn't write (from below, or with zeros, or not at all where the space reads
+ * as zeros), writes, and shows the cluster in the map.  The table on disk
+ * follows with the next flush.
+ *
+ * Decisions, and what lost
+ *
+ *  - Requests go to read_iter/write_iter of the host's file, not as bios to its
+ *    disk: works on every file system, and nothing has to be told when the
+ *    host moves blocks.
+ *  - They are sent in the caller's context, not from a thread of the device: the
+ *    thread is what costs a loop device its last few percent, and the
+ *    single one of the old driver was its bottleneck.
+ *  - Table changes wait for a flush, as in the user-space engine; the old driver synced
+ *    the host's file for each group of first writes.
+ *  - One map for the whole stack, cached page by page, not all tables in memory: a
+ *    64 TiB image has 256 MiB of table.
+ *  - Moving clusters (merge, grow, compact) marks slots busy and waits until the
+ *    requests that may use the old place are over; the queue is not frozen.
+ *  - While the top is merged into the level below, both are writable: what the
+ *    top still has is written there, new clusters go below, and an entry of the top
+ *    is cleared durably before anything can be written to its copy.  The old driver
+ *    copied on each write and kept a second map.
+ *  - At a snapshot nothing is written between freeze and thaw: the stack is
+ *    switched in memory, and allocations wait until the old top is
+ *    committed and closed, after the thaw.
+ *
+ * Order of locks: ctl_lock, disk->open_mutex, commit_lock, bat_lock, then spin locks.
+ * Freezing and thawing is done without any.
+ */
+#include <linux/module.h>
+#include "core.h"
+
+static bool large_disk_support = true;
+module_param(large_disk_support, bool, 0444);
+MODULE_PARM_DESC(large_disk_support, "images of version 2 are supported; ploop 1.15 looks for it");
+
+static int __init ploop_init(void)
+{
+	int ret;
+
+	ret = ploop_map_init();
+	if (ret)
+		return ret;
+	ret = ploop_devices_init();
+	if (ret)
+		goto map;
+	ret = ploop_proc_init();
+	if (ret)
+		goto devices;
+	ret = ploop_control_init();
+	if (ret)
+		goto proc;
+	return 0;
+proc:
+	ploop_proc_exit();
+devices:
+	ploop_devices_exit();
+map:
+	ploop_map_exit();
+	return ret;
+}
+module_init(ploop_init);
+
+static void __exit ploop_exit(void)
+{
+	ploop_control_exit();
+	ploop_proc_exit();
+	ploop_devices_exit();
+	ploop_map_exit();
+}
+module_exit(ploop_exit);
+
+MODULE_DESCRIPTION("ploop: block devices from stacks of image files");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS_BLOCKDEV_MAJOR(PLOOP_MAJOR);

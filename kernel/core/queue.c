@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Requests on their way in and out.
+ *
+ * What is mapped is sent to the host's file right here, in the caller's
+ * context, without sleeping (IOCB_NOWAIT): no other thread is woken, which is
+ * what a loop device pays for each request.  Everything else, and what the
+ * file system could not do at once, goes to a worker (slow.c).
+ *
+ * The caller may be anywhere, deep in a file system's transaction or in reclaim.
+ * So its journal handle, plug and list of bios are put aside while the host's
+ * file system runs, allocations do no I/O, and a caller with little stack left or
+ * with a limit on file sizes is served by a worker, too.
+ */
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
+#include "core.h"
+
+/* What the host's file systems need, with room to spare. */
+#define STACK_BYTES_MIN (7u << 10)
+
+struct caller_state {
+	void *journal_info;
+	struct bio_list *bio_list;
+	struct blk_plug *plug;
+	unsigned int noio;
+};
+
+static void caller_set_aside(struct caller_state *state)
+{
+	state->journal_info = current->journal_info;
+	state->bio_list = current->bio_list;
+	state->plug = current->plug;
+	current->journal_info = NULL;
+	current->bio_list = NULL;
+	current->plug = NULL;
+	state->noio = memalloc_noio_save();
+}
+
+static void caller_restore(const struct caller_state *state)
+{
+	memalloc_noio_restore(state->noio);
+	current->journal_info = state->journal_info;
+	current->bio_list = state->bio_list;
+	current->plug = state->plug;
+}
+
+static bool caller_is_fit(void)
+{
+	unsigned long here = (unsigned long)__builtin_frame_address(0);
+	unsigned long end = (unsigned long)task_stack_page(current);
+
+	return here - end >= STACK_BYTES_MIN && rlimit(RLIMIT_FSIZE) == RLIM_INFINITY;
+}
+
+/**
+ * ploop_rq_iter() - the memory of a request
+ * @req: the request
+ * @iter: out
+ * @gfp: for the list of segments, where one is needed
+ *
+ * Context: As @gfp says.
+ * Return: 0, -EAGAIN (no memory now), -EIO (a request that breaks the limits).
+ */
+int ploop_rq_iter(struct ploop_request *req, struct iov_iter *iter, gfp_t gfp)
+{
+	struct request *rq = ploop_rq(req);
+	unsigned int dir = op_is_write(req_op(rq)) ? ITER_SOURCE : ITER_DEST;
+	struct req_iterator rq_iter;
+	unsigned int count = 0;
+	struct bio_vec bvec;
+
+	rq_for_each_bvec(bvec, rq, rq_iter)
+		count++;
+	if (rq->bio == rq->biotail) {
+		struct bio *bio = rq->bio;
+
+		iov_iter_bvec(iter, dir, __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), count,
+			      blk_rq_bytes(rq));
+		iter->iov_offset = bio->bi_iter.bi_bvec_done;
+		return 0;
+	}
+	if (count > PLOOP_SEGMENTS)
+		return -EIO;
+	if (!req->bvecs) {
+		req->bvecs = mempool_alloc(req->dev->bvec_pool, gfp);
+		if (!req->bvecs)
+			return -EAGAIN;
+	}
+	count = 0;
+	rq_for_each_bvec(bvec, rq, rq_iter)
+		req->bvecs[count++] = bvec;
+	iov_iter_bvec(iter, dir, req->bvecs, count, blk_rq_bytes(rq));
+	return 0;
+}
+
+/**
+ * ploop_end() - the driver is done with a request
+ * @req: not in any list; its status is set
+ *
+ * Context: Any context.
+ */
+void ploop_end(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	struct request *rq = ploop_rq(req);
+
+	ploop_leave(dev, req);
+	if (req->locked) {
+		req->locked = false;
+		ploop_cluster_unlock(dev, &req->lock);
+	}
+	if (req->bvecs) {
+		mempool_free(req->bvecs, dev->bvec_pool);
+		req->bvecs = NULL;
+	}
+	if (likely(!blk_should_fake_timeout(rq->q)))
+		blk_mq_complete_request(rq);
+}
+
+/**
+ * ploop_end_errno() - the same, with an errno
+ * @req: as for ploop_end()
+ * @error: 0 or an errno
+ *
+ * Context: Any context.
+ */
+void ploop_end_errno(struct ploop_request *req, int error)
+{
+	req->status = errno_to_blk_status(error);
+	ploop_end(req);
+}
+
+/**
+ * ploop_written() - a write, discard or zeroing is over: tell who watches
+ * @req: still counted in
+ *
+ * Before the acknowledgement, and after a failure, too.
+ *
+ * Context: Any context.
+ */
+void ploop_written(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	struct request *rq = ploop_rq(req);
+
+	ploop_bitmap_mark(dev, blk_rq_pos(rq), blk_rq_sectors(rq));
+	if (unlikely(rcu_access_pointer(dev->track)) && req->delta)
+		ploop_track_file(req->delta, ((u64)req->iblock << dev->cluster_shift) +
+				 ploop_rq_offset(req), blk_rq_bytes(rq));
+}
+
+static void rw_done(struct ploop_iocb *iocb, long res)
+{
+	struct ploop_request *req = container_of(iocb, struct ploop_request, io);
+	struct request *rq = ploop_rq(req);
+	struct ploop_device *dev = req->dev;
+	bool fua = rq->cmd_flags & REQ_FUA;
+
+	if (iocb->write)
+		ploop_written(req);
+	if (likely(res == blk_rq_bytes(rq))) {
+		if (unlikely(iocb->write && fua && req->commit)) {
+			ploop_leave(dev, req);
+			ploop_commit_wait(dev, req);
+			return;
+		}
+		req->status = BLK_STS_OK;
+		ploop_end(req);
+		return;
+	}
+	if ((res == -EAGAIN || res >= 0) && !req->retried) {
+		req->retried = true;
+		ploop_leave(dev, req);
+		queue_work(dev->wq, &req->work);
+		return;
+	}
+	if (res >= 0)
+		res = -EIO;
+	if (iocb->write && ploop_space_wait(req, res))
+		return;
+	if (iocb->write)
+		ploop_abort(dev, res);
+	ploop_end_errno(req, res);
+}
+
+/**
+ * ploop_rq_submit() - start the transfer of a request that stays in place
+ * @req: counted in; cluster, iblock and delta are set
+ * @flags: PLOOP_SUBMIT_*
+ *
+ * Context: Sleeps unless told not to.
+ * Return: 0, then the request ends by itself; or an errno, then not.
+ */
+int ploop_rq_submit(struct ploop_request *req, u32 flags)
+{
+	struct request *rq = ploop_rq(req);
+	struct iov_iter iter;
+	int ret;
+
+	ret = ploop_rq_iter(req, &iter, flags & PLOOP_SUBMIT_NOWAIT ? GFP_NOWAIT : GFP_NOIO);
+	if (ret)
+		return ret;
+	req->io.file = req->delta->file;
+	req->io.write = op_is_write(req_op(rq));
+	req->io.done = rw_done;
+	return req->io.file->io->submit(&req->io, &iter,
+					((loff_t)req->iblock << req->dev->cluster_shift) +
+					ploop_rq_offset(req), flags);
+}
+
+/**
+ * ploop_rq_zero() - answer a read with zeros
+ * @req: the read
+ *
+ * Context: Any context.
+ */
+void ploop_rq_zero(struct ploop_request *req)
+{
+	struct bio *bio;
+
+	ploop_count(req->dev, zero_reads);
+	__rq_for_each_bio(bio, ploop_rq(req))
+		zero_fill_bio(bio);
+	ploop_end_errno(req, 0);
+}
+
+/* Return: false if a worker has to do it; then @req is not counted in. */
+static bool try_fast(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	struct request *rq = ploop_rq(req);
+	bool write = op_is_write(req_op(rq));
+	struct caller_state caller;
+	struct ploop_delta *delta;
+	u64 slot;
+	int ret;
+
+	if (!caller_is_fit() || !ploop_enter(dev, req))
+		return false;
+	if (!READ_ONCE(dev->running) || req->cluster >= dev->alloc->geo.clusters ||
+	    !ploop_map_find(dev, req->cluster, &slot) || (slot & SLOT_BUSY))
+		goto slow;
+	if (!slot_is_mapped(slot)) {
+		if (write || slot_iblock(slot) != PLOOP_IBLOCK_NONE)
+			goto slow;
+		ploop_rq_zero(req);
+		return true;
+	}
+	delta = dev->levels[slot_level(slot)];
+	if (!(delta->file->flags & PLOOP_IOF_NOWAIT))
+		goto slow;
+	if (write && (delta->rdonly || (slot & SLOT_PARTIAL) || (rq->cmd_flags & REQ_FUA) ||
+		      READ_ONCE(dev->aborted)))
+		goto slow;
+	req->iblock = slot_iblock(slot);
+	req->delta = delta;
+	caller_set_aside(&caller);
+	ret = ploop_rq_submit(req, PLOOP_SUBMIT_NOWAIT);
+	caller_restore(&caller);
+	if (ret)
+		goto slow;
+	ploop_count(dev, fast);
+	return true;
+slow:
+	ploop_leave(dev, req);
+	return false;
+}
+
+static void count_request(struct ploop_device *dev, struct request *rq)
+{
+	switch (req_op(rq)) {
+	case REQ_OP_READ:
+		ploop_count(dev, reads);
+		ploop_add(dev, read_sectors, blk_rq_sectors(rq));
+		break;
+	case REQ_OP_WRITE:
+		ploop_count(dev, writes);
+		ploop_add(dev, written_sectors, blk_rq_sectors(rq));
+		if (rq->cmd_flags & REQ_FUA)
+			ploop_count(dev, fua_in);
+		break;
+	case REQ_OP_FLUSH:
+		ploop_count(dev, flushes);
+		break;
+	default:
+		ploop_count(dev, discards);
+		break;
+	}
+}
+
+static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
+				   const struct blk_mq_queue_data *bd)
+{
+	struct request *rq = bd->rq;
+	struct ploop_request *req = blk_mq_rq_to_pdu(rq);
+	struct ploop_device *dev = req->dev;
+
+	blk_mq_start_request(rq);
+	req->locked = false;
+	req->in_epoch = false;
+	req->retried = false;
+	req->commit = false;
+	req->bvecs = NULL;
+	req->delta = NULL;
+	count_request(dev, rq);
+
+	switch (req_op(rq)) {
+	case REQ_OP_FLUSH:
+		ploop_commit_wait(dev, req);
+		return BLK_STS_OK;
+	case REQ_OP_READ:
+	case REQ_OP_WRITE:
+		/* The cluster size is constant while there are requests. */
+		req->cluster = blk_rq_pos(rq) >> (dev->cluster_shift - SECTOR_SHIFT);
+		if (try_fast(req))
+			return BLK_STS_OK;
+		break;
+	case REQ_OP_DISCARD:
+		break;
+	default:
+		return BLK_STS_NOTSUPP;
+	}
+	ploop_count(dev, slow);
+	queue_work(dev->wq, &req->work);
+	return BLK_STS_OK;
+}
+
+static void ploop_complete_rq(struct request *rq)
+{
+	struct ploop_request *req = blk_mq_rq_to_pdu(rq);
+
+	blk_mq_end_request(rq, req->status);
+}
+
+static int ploop_init_request(struct blk_mq_tag_set *set, struct request *rq,
+			      unsigned int hctx_idx, unsigned int numa_node)
+{
+	struct ploop_request *req = blk_mq_rq_to_pdu(rq);
+
+	req->dev = set->driver_data;
+	INIT_WORK(&req->work, ploop_slow_work);
+	INIT_LIST_HEAD(&req->list);
+	return 0;
+}
+
+const struct blk_mq_ops ploop_mq_ops = {
+	.queue_rq = ploop_queue_rq,
+	.complete = ploop_complete_rq,
+	.init_request = ploop_init_request,
+};

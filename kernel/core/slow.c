@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Requests that need a thread: pages of the map to be read, first writes, copies
+ * from lower levels, and what the fast path could not do at once.
+ *
+ * A request is done from its start each time its work runs, so it may stop
+ * anywhere, give up what it holds, wait in some list, and begin anew.
+ */
+#include <linux/sched/mm.h>
+#include "core.h"
+
+static int copy_range(struct ploop_delta *from, loff_t from_pos, struct ploop_delta *to,
+		      loff_t to_pos, u32 len)
+{
+	struct page *pages = mempool_alloc(to->dev->copy_pool, GFP_NOIO);
+	int ret = 0;
+
+	while (len > 0 && ret == 0) {
+		u32 part = min(len, PLOOP_COPY_BYTES);
+
+		ret = ploop_file_pages(from->file, false, from_pos, pages, part);
+		if (ret == 0)
+			ret = ploop_file_pages(to->file, true, to_pos, pages, part);
+		from_pos += part;
+		to_pos += part;
+		len -= part;
+	}
+	mempool_free(pages, to->dev->copy_pool);
+	return ret;
+}
+
+/**
+ * ploop_copy() - copy a part of a cluster from one place to another
+ * @from: which file
+ * @from_iblock: which cluster of it
+ * @to: which file
+ * @to_iblock: which cluster of it
+ * @offset: in the cluster
+ * @len: bytes
+ *
+ * A raw file may end within its last cluster; what is behind reads as zeros.
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno.
+ */
+int ploop_copy(struct ploop_delta *from, u32 from_iblock, struct ploop_delta *to, u32 to_iblock,
+	       u32 offset, u32 len)
+{
+	u32 shift = to->dev->cluster_shift;
+	loff_t from_pos = ((loff_t)from_iblock << shift) + offset;
+	loff_t to_pos = ((loff_t)to_iblock << shift) + offset;
+	u32 there = len;
+	int ret;
+
+	if (!(from->fmt->flags & PLOOP_FMTF_TABLE)) {
+		u64 end = from->geo.sectors << SECTOR_SHIFT;
+
+		there = clamp_t(s64, (s64)end - from_pos, 0, len);
+	}
+	ret = copy_range(from, from_pos, to, to_pos, there);
+	if (ret == 0 && there < len)
+		ret = ploop_file_zero(to->file, to_pos + there, len - there);
+	return ret;
+}
+
+static bool request_is_zero(struct ploop_request *req)
+{
+	struct req_iterator iter;
+	struct bio_vec bvec;
+	bool zero = true;
+
+	rq_for_each_segment(bvec, ploop_rq(req), iter) {
+		char *data = bvec_kmap_local(&bvec);
+
+		zero = !memchr_inv(data, 0, bvec.bv_len);
+		kunmap_local(data);
+		if (!zero)
+			break;
+	}
+	return zero;
+}
+
+/* All of a new cluster that the request doesn't write. */
+static int fill_around(struct ploop_request *req, u64 old, u32 iblock, bool zero, bool *partial)
+{
+	struct ploop_device *dev = req->dev;
+	struct ploop_delta *to = dev->alloc;
+	u32 offset = ploop_rq_offset(req), end = offset + blk_rq_bytes(ploop_rq(req));
+	u32 size = ploop_cluster_bytes(dev);
+	u64 base = (u64)iblock << dev->cluster_shift;
+	int ret;
+
+	*partial = false;
+	if (end - offset == size)
+		return 0;
+	if (slot_is_mapped(old)) {
+		struct ploop_delta *from = dev->levels[slot_level(old)];
+
+		ploop_count(dev, copies);
+		ret = ploop_copy(from, slot_iblock(old), to, iblock, 0, offset);
+		if (ret == 0)
+			ret = ploop_copy(from, slot_iblock(old), to, iblock, end, size - end);
+		return ret;
+	}
+	if (zero && ploop_partial_add(to, iblock)) {
+		*partial = !ploop_partial_mark(to, iblock, offset, end - offset);
+		return 0;
+	}
+	ret = ploop_file_zero(to->file, base, offset);
+	if (ret == 0)
+		ret = ploop_file_zero(to->file, base + end, size - end);
+	return ret;
+}
+
+/* Put a first write into a new cluster and show that in the map. */
+static int write_new(struct ploop_request *req, struct ploop_map_page *page, u64 old)
+{
+	struct ploop_device *dev = req->dev;
+	struct ploop_delta *delta = dev->alloc;
+	struct iov_iter iter;
+	bool zero, partial;
+	u32 iblock;
+	u64 slot;
+	int ret;
+
+	if (!slot_is_mapped(old) && dev->check_zeros && request_is_zero(req)) {
+		ploop_count(dev, zero_writes);
+		return 0;
+	}
+	ret = ploop_alloc(delta, &iblock, &zero);
+	if (ret)
+		return ret;
+	ret = fill_around(req, old, iblock, zero, &partial);
+	if (ret == 0)
+		ret = ploop_rq_iter(req, &iter, GFP_NOIO);
+	if (ret == 0)
+		ret = delta->file->io->rw(delta->file, true, &iter,
+					  ((loff_t)iblock << dev->cluster_shift) +
+					  ploop_rq_offset(req));
+	if (ret) {
+		ploop_partial_drop(delta, iblock);
+		ploop_alloc_free(delta, iblock);
+		return ret;
+	}
+	ploop_count(dev, allocations);
+	ploop_space_found(dev);
+	req->delta = delta;
+	req->iblock = iblock;
+	slot = slot_make(iblock, delta->level) | SLOT_PENDING | (partial ? SLOT_PARTIAL : 0);
+	ploop_track_file(delta, (u64)iblock << dev->cluster_shift, ploop_cluster_bytes(dev));
+	/* Listed first: a commit that begins now has the data to sync. */
+	ploop_map_pin_again(page);
+	ploop_pending_add(dev, page, req->cluster, iblock, PLOOP_IBLOCK_NONE);
+	atomic64_set(ploop_map_slot(page, req->cluster), slot);
+	return 0;
+}
+
+/* Return: true if @req was put into a list. */
+static bool first_write(struct ploop_request *req, struct ploop_map_page *page)
+{
+	struct ploop_device *dev = req->dev;
+	int ret;
+
+	ret = write_new(req, page, atomic64_read(ploop_map_slot(page, req->cluster)));
+	ploop_map_put(page);
+	ploop_written(req);
+	if (ret) {
+		if (ploop_space_wait(req, ret))
+			return true;
+		ploop_abort(dev, ret);
+	} else if (ploop_rq(req)->cmd_flags & REQ_FUA) {
+		ploop_leave(dev, req);
+		ploop_commit_wait(dev, req);
+		return true;
+	}
+	ploop_end_errno(req, ret);
+	return true;
+}
+
+static int write_in_place(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
+{
+	u32 flags = 0;
+
+	if ((slot & SLOT_PARTIAL) &&
+	    ploop_partial_mark(req->delta, req->iblock, ploop_rq_offset(req),
+			       blk_rq_bytes(ploop_rq(req))))
+		ploop_slot_change(ploop_map_slot(page, req->cluster), slot, SLOT_PARTIAL, 0);
+	if (ploop_rq(req)->cmd_flags & REQ_FUA) {
+		if (slot & SLOT_PENDING) {
+			req->commit = true;
+		} else {
+			ploop_count(req->dev, fua_out);
+			flags = PLOOP_SUBMIT_FUA;
+		}
+	}
+	return ploop_rq_submit(req, flags);
+}
+
+/* Return: true if @req may wait in @parking instead of going on. */
+static bool wait_outside(struct ploop_request *req, struct ploop_parking *parking)
+{
+	struct ploop_device *dev = req->dev;
+
+	ploop_leave(dev, req);
+	if (req->locked) {
+		req->locked = false;
+		ploop_cluster_unlock(dev, &req->lock);
+	}
+	return ploop_park(parking, req);
+}
+
+static int submit_mapped(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
+{
+	req->iblock = slot_iblock(slot);
+	req->delta = req->dev->levels[slot_level(slot)];
+	if (op_is_write(req_op(ploop_rq(req))))
+		return write_in_place(req, page, slot);
+	return ploop_rq_submit(req, 0);
+}
+
+/* A cluster is to be allocated, and its lock is held.  Return as slow_rw_once(). */
+static bool slow_first(struct ploop_request *req, struct ploop_map_page *page)
+{
+	struct ploop_device *dev = req->dev;
+
+	if (!ploop_pending_room(dev)) {
+		ploop_map_put(page);
+		return wait_outside(req, &dev->full);
+	}
+	return first_write(req, page);
+}
+
+/* One attempt.  Return: true if @req ended or waits, false to try again. */
+static bool slow_rw_once(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	bool write = op_is_write(req_op(ploop_rq(req)));
+	struct ploop_map_page *page = NULL;
+	int ret = -EIO;
+	u64 slot;
+
+	if (!ploop_enter(dev, req))
+		return ploop_park(&dev->gate, req);
+	if (!dev->running || req->cluster >= dev->alloc->geo.clusters ||
+	    (write && READ_ONCE(dev->aborted)))
+		goto end;
+	slot = slot_make(req->cluster, 0);
+	if (!dev->identity) {
+		page = ploop_map_get(dev, req->cluster);
+		ret = PTR_ERR_OR_ZERO(page);
+		if (ret)
+			goto end_nopage;
+		slot = atomic64_read(ploop_map_slot(page, req->cluster));
+	}
+	if (slot_iblock(slot) == PLOOP_IBLOCK_BAD) {
+		ret = -EIO;
+		goto end;
+	}
+	if (!(slot & SLOT_BUSY)) {
+		if (!write && !slot_is_mapped(slot)) {
+			if (page)
+				ploop_map_put(page);
+			ploop_rq_zero(req);
+			return true;
+		}
+		if (slot_is_mapped(slot) && (!write || !dev->levels[slot_level(slot)]->rdonly)) {
+			ret = submit_mapped(req, page, slot);
+			if (ret)
+				goto end;
+			if (page)
+				ploop_map_put(page);
+			return true;
+		}
+		if (req->locked)
+			return slow_first(req, page);
+	}
+	/* Somebody moves the cluster, or it is to be allocated. */
+	if (page)
+		ploop_map_put(page);
+	if (req->locked) {
+		ploop_leave(dev, req);
+		req->locked = false;
+		ploop_cluster_unlock(dev, &req->lock);
+		return false;
+	}
+	if (!ploop_cluster_trylock(dev, req, req->cluster))
+		return true;
+	ploop_leave(dev, req);
+	return false;
+end:
+	if (!IS_ERR_OR_NULL(page))
+		ploop_map_put(page);
+end_nopage:
+	if (write && ploop_space_wait(req, ret))
+		return true;
+	ploop_end_errno(req, ret);
+	return true;
+}
+
+/**
+ * ploop_slow_work() - do a request in a thread
+ * @work: of the request
+ */
+void ploop_slow_work(struct work_struct *work)
+{
+	struct ploop_request *req = container_of(work, struct ploop_request, work);
+	unsigned int noio = memalloc_noio_save();
+
+	if (req_op(ploop_rq(req)) == REQ_OP_DISCARD)
+		ploop_discard(req);
+	else
+		while (!slow_rw_once(req))
+			;
+	memalloc_noio_restore(noio);
+}

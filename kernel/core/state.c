@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Start, stop, and changes of the stack. */
+#include <linux/module.h>
+#include "core.h"
+
+/* After the stack changed: everything derived from it. */
+static void stack_changed(struct ploop_device *dev)
+{
+	struct ploop_delta *top = ploop_top(dev);
+
+	dev->alloc = top;
+	dev->rdonly = top && top->rdonly;
+	dev->identity = dev->nr_levels == 1 && !(top->fmt->flags & PLOOP_FMTF_TABLE);
+	if (!top) {
+		dev->version = 0;
+		dev->sectors = 0;
+		dev->cookie[0] = 0;
+		dev->max_delta_bytes = 0;
+		dev->reserve_bytes = 0;
+		dev->punch = false;
+	}
+}
+
+/**
+ * ploop_stack_push() - put a delta on top; cannot fail
+ * @dev: the device; quiesced if it runs
+ * @delta: open, of the level it gets, and shown
+ *
+ * Context: Process context.  Holds ctl_lock (or is its snapshot) and, if it
+ * runs, commit_lock.
+ */
+void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta)
+{
+	if (dev->nr_levels == 0) {
+		dev->cluster_shift = delta->geo.cluster_shift;
+		dev->version = 0;
+	}
+	if (delta->geo.version)
+		dev->version = delta->geo.version;
+	dev->levels[dev->nr_levels] = delta;
+	WRITE_ONCE(dev->nr_levels, dev->nr_levels + 1);
+	dev->sectors = delta->geo.sectors;
+	stack_changed(dev);
+}
+
+/**
+ * ploop_stack_remove() - take a delta out
+ * @dev: the device; quiesced if it runs, nothing pending
+ * @level: which
+ *
+ * The map and all cached tables are dropped, since levels are renumbered and
+ * tools may have changed the files.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock and, if it runs, commit_lock.
+ * Return: the delta, no longer shown.
+ */
+struct ploop_delta *ploop_stack_remove(struct ploop_device *dev, u32 level)
+{
+	struct ploop_delta *delta = dev->levels[level];
+	u32 i;
+
+	ploop_map_drop(dev);
+	ploop_pdelta_del(delta);
+	for (i = level; i + 1 < dev->nr_levels; i++) {
+		dev->levels[i] = dev->levels[i + 1];
+		dev->levels[i]->level = i;
+		ploop_pdelta_renumber(dev->levels[i]);
+	}
+	WRITE_ONCE(dev->nr_levels, dev->nr_levels - 1);
+	dev->levels[dev->nr_levels] = NULL;
+	mutex_lock(&dev->bat_lock);
+	for (i = 0; i < dev->nr_levels; i++)
+		ploop_bat_drop(dev->levels[i]);
+	mutex_unlock(&dev->bat_lock);
+	stack_changed(dev);
+	return delta;
+}
+
+/**
+ * ploop_add_delta() - put one more file on the stack of a stopped device
+ * @dev: the device
+ * @args: what
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_add_delta(struct ploop_device *dev, const struct ploop_delta_args *args)
+{
+	struct ploop_delta *top = ploop_top(dev), *delta;
+	int ret;
+
+	if (dev->running || dev->maintenance != PLOOP_MNTN_OFF)
+		return -EBUSY;
+	if (dev->nr_levels > PLOOP_LEVEL_MAX)
+		return -EINVAL;
+	if (top && args->cluster_shift && args->cluster_shift != dev->cluster_shift)
+		return -EINVAL;
+	delta = ploop_delta_open(dev, args);
+	if (IS_ERR(delta))
+		return PTR_ERR(delta);
+	delta->level = dev->nr_levels;
+	ret = top && !top->rdonly ? -EINVAL : ploop_pdelta_add(delta);
+	if (ret) {
+		ploop_delta_close(delta, true);
+		return ret;
+	}
+	ploop_stack_push(dev, delta);
+	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
+	return 0;
+}
+
+static void set_limits(struct ploop_device *dev)
+{
+	struct ploop_limits_in in = {
+		.cluster_bytes = ploop_cluster_bytes(dev),
+		.segments = PLOOP_SEGMENTS,
+	};
+
+	if (!dev->rdonly && !dev->identity && (dev->alloc->fmt->flags & PLOOP_FMTF_TABLE))
+		in.discard_bytes = round_down(UINT_MAX, in.cluster_bytes);
+	ploop_set_limits(dev->disk, &in);
+}
+
+/**
+ * ploop_start() - give the device its capacity
+ * @dev: the device
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_start(struct ploop_device *dev)
+{
+	struct ploop_delta *top = ploop_top(dev);
+	int ret;
+
+	if (dev->running)
+		return -EBUSY;
+	if (!top)
+		return -ENOENT;
+	ret = ploop_device_memory(dev);
+	if (ret)
+		return ret;
+	/* Stopped and started again. */
+	if (!top->rdonly && top->geo.in_use != PLOOP_IN_USE) {
+		ret = ploop_delta_mark(top);
+		if (ret)
+			return ret;
+	}
+	dev->aborted = 0;
+	dev->nospace_seen = false;
+	dev->event_enospc = false;
+	stack_changed(dev);
+	set_limits(dev);
+	set_disk_ro(dev->disk, dev->rdonly);
+	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
+	WRITE_ONCE(dev->running, true);
+	set_capacity_and_notify(dev->disk, dev->sectors);
+	ploop_event(dev, PLOOP_EV_STARTED, 0);
+	return 0;
+}
+
+/* Take the capacity away, unless somebody uses the device. */
+static int close_to_users(struct ploop_device *dev, u32 openers_max)
+{
+	struct gendisk *disk = dev->disk;
+	int ret = 0;
+
+	if (!dev->rdonly)
+		sync_blockdev(disk->part0);
+	mutex_lock(&disk->open_mutex);
+	if (disk->open_partitions || disk->part0->bd_holders || dev->open_count > openers_max) {
+		ret = -EBUSY;
+	} else {
+		invalidate_bdev(disk->part0);
+		set_capacity(disk, 0);
+		/* Nothing is read: it only drops the partitions. */
+		ret = bdev_disk_changed(disk, false);
+	}
+	mutex_unlock(&disk->open_mutex);
+	return ret;
+}
+
+/* Everything durable, every file in the form of a closed image. */
+static int stop_deltas(struct ploop_device *dev)
+{
+	s64 level;
+	int ret;
+
+	mutex_lock(&dev->commit_lock);
+	ret = ploop_commit(dev);
+	ploop_pending_forget(dev);
+	for (level = (s64)dev->nr_levels - 1; level >= 0; level--) {
+		struct ploop_delta *delta = dev->levels[level];
+
+		if (ret == 0 && !dev->aborted && !delta->rdonly) {
+			ret = ploop_delta_clean(delta);
+			if (ret)
+				ploop_abort(dev, ret);
+		}
+		mutex_lock(&dev->bat_lock);
+		ploop_bat_drop(delta);
+		mutex_unlock(&dev->bat_lock);
+		ploop_partial_forget(delta);
+	}
+	ploop_map_drop(dev);
+	mutex_unlock(&dev->commit_lock);
+	return ret;
+}
+
+/**
+ * ploop_stop() - end the device's I/O and close the images
+ * @dev: the device
+ * @openers_max: with more openers it is busy
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0, -EINVAL (not running), -EBUSY, or what closing said; it is stopped then,
+ * but its top is still marked in use.
+ */
+int ploop_stop(struct ploop_device *dev, u32 openers_max)
+{
+	int ret;
+
+	if (!dev->running)
+		return -EINVAL;
+	if (dev->maintenance >= PLOOP_MNTN_MERGE)
+		return -EBUSY;
+	ret = close_to_users(dev, openers_max);
+	if (ret)
+		return ret;
+	ploop_track_abort(dev);
+	ploop_quiesce(dev);
+	WRITE_ONCE(dev->running, false);
+	ret = stop_deltas(dev);
+	ploop_bitmaps_free(dev);
+	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_OFF);
+	dev->discard_wait = false;
+	ploop_resume(dev);
+	/* Whoever waits finds the device stopped. */
+	ploop_parking_open(dev, &dev->nospace);
+	wake_up_all(&dev->discard_queue);
+	ploop_event(dev, PLOOP_EV_STOPPED, 0);
+	return ret;
+}
+
+/**
+ * ploop_clear() - drop all deltas of a stopped device
+ * @dev: the device
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or -EBUSY.
+ */
+int ploop_clear(struct ploop_device *dev)
+{
+	int ret = 0;
+
+	if (dev->running || dev->maintenance == PLOOP_MNTN_TRACK ||
+	    dev->maintenance >= PLOOP_MNTN_MERGE)
+		return -EBUSY;
+	while (dev->nr_levels > 0) {
+		struct ploop_delta *delta = ploop_stack_remove(dev, dev->nr_levels - 1);
+		/* Never started: only the mark has to go. */
+		bool clean = delta->geo.in_use == PLOOP_IN_USE && !dev->aborted;
+		int err = ploop_delta_close(delta, clean);
+
+		ret = ret ? ret : err;
+	}
+	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_OFF);
+	dev->aborted = 0;
+	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
+	return ret;
+}
+
+/**
+ * ploop_del_delta() - take a level out; what only it has is lost
+ * @dev: the device
+ * @level: which
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0, -EBUSY, -ENOENT, or what refreshing the level below said.
+ */
+int ploop_del_delta(struct ploop_device *dev, u32 level)
+{
+	struct ploop_delta *delta;
+	bool clean, running = dev->running;
+	int ret = 0;
+
+	if (dev->maintenance != PLOOP_MNTN_OFF)
+		return -EBUSY;
+	if (running && level == 0)
+		return -EBUSY;
+	if (level >= dev->nr_levels)
+		return -ENOENT;
+	if (running) {
+		ploop_quiesce(dev);
+		mutex_lock(&dev->commit_lock);
+		ret = ploop_commit(dev);
+		if (ret)
+			goto out;
+	}
+	delta = ploop_stack_remove(dev, level);
+	if (level > 0)
+		ret = ploop_delta_refresh(dev->levels[level - 1], dev->cluster_shift);
+	clean = delta->geo.in_use == PLOOP_IN_USE && !dev->aborted;
+	ploop_delta_close(delta, clean);
+	if (ret)
+		ploop_abort(dev, ret);
+	if (running)
+		set_disk_ro(dev->disk, dev->rdonly);
+out:
+	if (running) {
+		mutex_unlock(&dev->commit_lock);
+		ploop_resume(dev);
+	}
+	return ret;
+}
+
+/**
+ * ploop_replace_delta() - another file of the same content at a level
+ * @dev: the device
+ * @level: which
+ * @args: what
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_args *args)
+{
+	struct ploop_delta *old, *delta;
+	bool running = dev->running;
+	int ret = 0;
+
+	if (dev->maintenance != PLOOP_MNTN_OFF)
+		return -EBUSY;
+	if (level >= dev->nr_levels)
+		return -ENOENT;
+	old = dev->levels[level];
+	if (old->rdonly != args->rdonly || (level > 0 && args->format == PLOOP_FMT_RAW) ||
+	    (args->cluster_shift && args->cluster_shift != dev->cluster_shift))
+		return -EINVAL;
+	args->cluster_shift = dev->cluster_shift;
+	args->replace = true;
+	delta = ploop_delta_open(dev, args);
+	if (IS_ERR(delta))
+		return PTR_ERR(delta);
+	if (delta->geo.version != old->geo.version || delta->geo.sectors != old->geo.sectors) {
+		ploop_delta_close(delta, true);
+		return -EINVAL;
+	}
+	if (running)
+		ploop_quiesce(dev);
+	mutex_lock(&dev->commit_lock);
+	if (running)
+		ret = ploop_commit(dev);
+	if (ret == 0) {
+		ploop_map_drop(dev);
+		ploop_pdelta_del(old);
+		delta->level = level;
+		dev->levels[level] = delta;
+		ret = ploop_pdelta_add(delta);
+		stack_changed(dev);
+		swap(old, delta);
+	}
+	mutex_unlock(&dev->commit_lock);
+	if (running)
+		ploop_resume(dev);
+	ploop_delta_close(delta, !dev->aborted);
+	return ret;
+}
+
+/**
+ * ploop_reload() - read the table of a level again: a tool changed it
+ * @dev: the device
+ * @level: which
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0 or an errno.
+ */
+int ploop_reload(struct ploop_device *dev, u32 level)
+{
+	struct ploop_delta *delta;
+	int ret = 0;
+
+	if (level >= dev->nr_levels)
+		return -ENOENT;
+	delta = dev->levels[level];
+	if (!delta->rdonly || dev->maintenance >= PLOOP_MNTN_MERGE)
+		return delta->rdonly ? -EBUSY : -EINVAL;
+	if (dev->running) {
+		ploop_quiesce(dev);
+		mutex_lock(&dev->commit_lock);
+		ret = ploop_commit(dev);
+	} else {
+		mutex_lock(&dev->commit_lock);
+	}
+	if (ret == 0) {
+		mutex_lock(&dev->bat_lock);
+		ploop_bat_drop(delta);
+		mutex_unlock(&dev->bat_lock);
+		ploop_map_drop(dev);
+		ret = ploop_delta_refresh(delta, dev->cluster_shift);
+	}
+	mutex_unlock(&dev->commit_lock);
+	if (dev->running)
+		ploop_resume(dev);
+	return ret;
+}
+
+/**
+ * ploop_shutdown() - end a device that nobody uses, whatever its state
+ * @dev: the device
+ */
+void ploop_shutdown(struct ploop_device *dev)
+{
+	mutex_lock(&dev->ctl_lock);
+	ploop_stop(dev, 0);
+	ploop_clear(dev);
+	mutex_unlock(&dev->ctl_lock);
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Transfers over the file's own read_iter and write_iter.
+ *
+ * Any file system that can do direct I/O works, since nothing here knows where
+ * on its medium a file is.  Writes hold the host file system's freeze
+ * protection from start to completion: a frozen host sees no changes.
+ */
+#include <linux/blkdev.h>
+#include <linux/falloc.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/stat.h>
+#include "../compat.h"
+#include "../include/ploop_io.h"
+
+static bool aligned(const struct ploop_file *file, const struct iov_iter *iter, loff_t pos)
+{
+	u64 bits = (u64)pos | iov_iter_count(iter);
+
+	if (bits & file->align_mask)
+		return false;
+	return !(iov_iter_alignment(iter) & file->align_mask);
+}
+
+static void kiocb_complete(struct kiocb *kiocb, long res)
+{
+	struct ploop_iocb *iocb = container_of(kiocb, struct ploop_iocb, kiocb);
+
+	if (iocb->write)
+		kiocb_end_write(kiocb);
+	iocb->done(iocb, res);
+}
+
+static int kiocb_call(struct kiocb *kiocb, struct iov_iter *iter, bool write)
+{
+	struct file *file = kiocb->ki_filp;
+
+	return write ? file->f_op->write_iter(kiocb, iter) : file->f_op->read_iter(kiocb, iter);
+}
+
+/**
+ * ploop_kiocb_submit() - see &struct ploop_io
+ * @iocb: with file, done and write filled
+ * @iter: the memory; may be changed
+ * @pos: byte offset in the file
+ * @flags: PLOOP_SUBMIT_*
+ *
+ * Context: Process context; sleeps unless told not to.
+ * Return: see &struct ploop_io.
+ */
+int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t pos, u32 flags)
+{
+	struct ploop_file *pf = iocb->file;
+	struct kiocb *kiocb = &iocb->kiocb;
+	int ret;
+
+	if (!(pf->flags & PLOOP_IOF_DIRECT) || !aligned(pf, iter, pos)) {
+		size_t len = iov_iter_count(iter);
+
+		/* Through the page cache, which can't promise not to sleep. */
+		if (flags & PLOOP_SUBMIT_NOWAIT)
+			return -EAGAIN;
+		ret = pf->io->rw(pf, iocb->write, iter, pos);
+		if (ret == 0 && (flags & PLOOP_SUBMIT_FUA))
+			ret = vfs_fsync_range(pf->file, pos, pos + len - 1, 1);
+		if (ret != 0)
+			return ret;
+		iocb->done(iocb, len);
+		return 0;
+	}
+
+	memset(kiocb, 0, sizeof(*kiocb));
+	kiocb->ki_filp = pf->file;
+	kiocb->ki_pos = pos;
+	kiocb->ki_flags = IOCB_DIRECT;
+	kiocb->ki_complete = kiocb_complete;
+	kiocb->ki_ioprio = get_current_ioprio();
+	if (flags & PLOOP_SUBMIT_NOWAIT)
+		kiocb->ki_flags |= IOCB_NOWAIT;
+	if (flags & PLOOP_SUBMIT_FUA)
+		kiocb->ki_flags |= IOCB_DSYNC;
+
+	if (iocb->write) {
+		struct super_block *sb = file_inode(pf->file)->i_sb;
+
+		if (flags & PLOOP_SUBMIT_NOWAIT) {
+			if (!sb_start_write_trylock(sb))
+				return -EAGAIN;
+		} else {
+			sb_start_write(sb);
+		}
+		/* The completion runs elsewhere and gives it back there. */
+		__sb_writers_release(sb, SB_FREEZE_WRITE);
+	}
+
+	this_cpu_inc(*pf->ios);
+	ret = kiocb_call(kiocb, iter, iocb->write);
+	if (ret == -EIOCBQUEUED)
+		return 0;
+	if (ret < 0) {
+		if (iocb->write)
+			kiocb_end_write(kiocb);
+		return ret;
+	}
+	kiocb_complete(kiocb, ret);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_submit);
+
+/**
+ * ploop_kiocb_rw() - see &struct ploop_io
+ * @pf: the file
+ * @write: direction
+ * @iter: the memory; is used up
+ * @pos: byte offset in the file
+ *
+ * A transfer the file system does in pieces is gone on with.  What direct I/O cannot
+ * do for want of alignment goes through the page cache and is sent on at once.
+ *
+ * Context: Process context; sleeps.
+ * Return: see &struct ploop_io.
+ */
+int ploop_kiocb_rw(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos)
+{
+	bool direct = (pf->flags & PLOOP_IOF_DIRECT) && aligned(pf, iter, pos);
+	loff_t start = pos;
+	int ret = 0;
+
+	if (write)
+		file_start_write(pf->file);
+	while (iov_iter_count(iter) > 0) {
+		struct kiocb kiocb;
+
+		init_sync_kiocb(&kiocb, pf->file);
+		kiocb.ki_pos = pos;
+		kiocb.ki_flags &= ~(IOCB_DIRECT | IOCB_APPEND);
+		if (direct)
+			kiocb.ki_flags |= IOCB_DIRECT;
+		this_cpu_inc(*pf->ios);
+		ret = kiocb_call(&kiocb, iter, write);
+		if (ret == -EINTR || ret == -ERESTARTSYS)
+			continue;
+		if (ret <= 0) {
+			ret = ret == 0 ? -EIO : ret;
+			break;
+		}
+		pos += ret;
+		ret = 0;
+		if (direct && iov_iter_count(iter) > 0 && !aligned(pf, iter, pos))
+			direct = false;
+	}
+	if (write)
+		file_end_write(pf->file);
+	if (ret == 0 && write && !direct && (pf->flags & PLOOP_IOF_DIRECT))
+		ret = filemap_write_and_wait_range(pf->file->f_mapping, start, pos - 1);
+	return ret;
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_rw);
+
+/**
+ * ploop_kiocb_sync() - see &struct ploop_io
+ * @pf: the file
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno.
+ */
+int ploop_kiocb_sync(struct ploop_file *pf)
+{
+	this_cpu_inc(*pf->ios);
+	return vfs_fsync(pf->file, 1);
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_sync);
+
+/**
+ * ploop_kiocb_reserve() - see &struct ploop_io
+ * @pf: the file
+ * @pos: first byte
+ * @len: how many
+ * @flags: PLOOP_RESERVE_*
+ *
+ * Context: Process context; sleeps.
+ * Return: see &struct ploop_io.
+ */
+int ploop_kiocb_reserve(struct ploop_file *pf, loff_t pos, loff_t len, u32 flags)
+{
+	int mode = flags & PLOOP_RESERVE_ZERO ? FALLOC_FL_ZERO_RANGE : 0;
+
+	this_cpu_inc(*pf->ios);
+	return vfs_fallocate(pf->file, mode, pos, len);
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_reserve);
+
+/**
+ * ploop_kiocb_punch() - see &struct ploop_io
+ * @pf: the file
+ * @pos: first byte
+ * @len: how many
+ *
+ * Context: Process context; sleeps.
+ * Return: see &struct ploop_io.
+ */
+int ploop_kiocb_punch(struct ploop_file *pf, loff_t pos, loff_t len)
+{
+	this_cpu_inc(*pf->ios);
+	return vfs_fallocate(pf->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pos, len);
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_punch);
+
+/**
+ * ploop_kiocb_truncate() - see &struct ploop_io
+ * @pf: the file
+ * @size: new length
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno.
+ */
+int ploop_kiocb_truncate(struct ploop_file *pf, loff_t size)
+{
+	this_cpu_inc(*pf->ios);
+	return vfs_truncate(&pf->file->f_path, size);
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_truncate);
+
+/**
+ * ploop_kiocb_limits() - fill what the file system tells
+ * @pf: align_mask and block_bytes are set
+ *
+ * Context: Process context; may sleep.
+ */
+void ploop_kiocb_limits(struct ploop_file *pf)
+{
+	struct inode *inode = file_inode(pf->file);
+	struct kstat stat;
+	u32 align = SECTOR_SIZE;
+
+	if (inode->i_sb->s_bdev)
+		align = bdev_logical_block_size(inode->i_sb->s_bdev);
+	if (vfs_getattr(&pf->file->f_path, &stat, STATX_DIOALIGN, AT_STATX_SYNC_AS_STAT) == 0 &&
+	    (stat.result_mask & STATX_DIOALIGN) && stat.dio_offset_align != 0)
+		align = max(stat.dio_offset_align, stat.dio_mem_align);
+	pf->align_mask = align - 1;
+	pf->block_bytes = clamp_t(u32, i_blocksize(inode), SECTOR_SIZE, 1u << 16);
+}
+EXPORT_SYMBOL_GPL(ploop_kiocb_limits);
