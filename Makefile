@@ -14,8 +14,9 @@ packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-c
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_kernel = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev perl sparse \
-	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server lsof qemu-utils util-linux bsdextrautils
+	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
+packages_dkms = dkms
 packages_bench = $(packages_test) restic borgbackup zstd time
 
 built = .build/release
@@ -31,7 +32,8 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel
+	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel \
+	install-dkms uninstall-dkms
 
 help:
 	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
@@ -47,6 +49,7 @@ help:
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
 	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
+	@echo "make install-dkms        the kernel driver, built for this kernel and, by DKMS, for those to come; uninstall-dkms"
 	@echo "make uninstall  the same, reversed; the configuration stays"
 
 packages/%:
@@ -127,6 +130,39 @@ uninstall:
 		$(sharedir)/bash-completion/completions/godwit $(sharedir)/zsh/site-functions/_godwit \
 		$(sharedir)/fish/vendor_completions.d/godwit.fish
 	rm -rf $(libdir) $(sharedir)/doc/godwit
+
+# The driver's sources for DKMS, and the host's files for it. With DESTDIR nothing is built and nothing asked of DKMS.
+version = $(shell sed -n 's/^## \[\?\([0-9][0-9.]*\).*/\1/p' CHANGELOG.md | head -n 1)
+dkmsdir = $(DESTDIR)/usr/src/godwit-ploop-$(version)
+kernel_hooks = $(DESTDIR)/etc/kernel/postinst.d/godwit-ploop $(DESTDIR)/etc/kernel/header_postinst.d/godwit-ploop
+
+install-dkms: $(if $(DESTDIR),,packages/dkms)
+	rm -rf $(dkmsdir)
+	install -d $(dkmsdir) $(DESTDIR)/etc/modprobe.d $(DESTDIR)/etc/modules-load.d $(DESTDIR)/etc/udev/rules.d \
+		$(sort $(dir $(kernel_hooks))) $(DESTDIR)$(PREFIX)/include/linux
+	cd kernel && cp -r COPYING Kbuild Makefile compat.h core format include io $(dkmsdir)/
+	sed 's/@version@/$(version)/' kernel/dkms.conf > $(dkmsdir)/dkms.conf
+	for hook in $(kernel_hooks); do \
+		sed 's/@version@/$(version)/' conf/kernel/godwit-ploop > $$hook && chmod 755 $$hook || exit 1; \
+	done
+	install -m 644 conf/modprobe.d/godwit-ploop.conf $(DESTDIR)/etc/modprobe.d/
+	install -m 644 conf/modules-load.d/godwit-ploop.conf $(DESTDIR)/etc/modules-load.d/
+	install -m 644 conf/udev/60-godwit-ploop.rules $(DESTDIR)/etc/udev/rules.d/
+	install -m 644 kernel/include/uapi/*.h $(DESTDIR)$(PREFIX)/include/linux/
+ifeq ($(DESTDIR),)
+	dkms status -m godwit-ploop -v $(version) | grep -q . && dkms remove godwit-ploop/$(version) --all || true
+	dkms add godwit-ploop/$(version)
+	for kernel in $$(ls /lib/modules); do /etc/kernel/postinst.d/godwit-ploop "$$kernel"; done
+endif
+
+uninstall-dkms:
+ifeq ($(DESTDIR),)
+	dkms remove godwit-ploop/$(version) --all || true
+endif
+	rm -rf $(dkmsdir)
+	rm -f $(kernel_hooks) $(DESTDIR)/etc/modprobe.d/godwit-ploop.conf $(DESTDIR)/etc/modules-load.d/godwit-ploop.conf \
+		$(DESTDIR)/etc/udev/rules.d/60-godwit-ploop.rules \
+		$(addprefix $(DESTDIR)$(PREFIX)/include/linux/,ploop_control.h ploop_ioctl.h)
 
 # A private installation for the demo and the benchmarks.
 stage:

@@ -109,6 +109,4 @@ module_exit(ploop_exit);
 
 MODULE_DESCRIPTION("ploop: block devices from stacks of image files");
 MODULE_LICENSE("GPL");
-/* So that they come and go with this one; what is missing is asked for when needed. */
-MODULE_SOFTDEP("post: pfmt_raw pfmt_ploop1 pio_direct pio_nfs pio_buffered");
 MODULE_ALIAS_BLOCKDEV_MAJOR(PLOOP_MAJOR);

@@ -187,9 +187,9 @@ void abi_states(void)
 	is(device_ioctl(&d, PLOOP_IOC_TRUNCATE, &(struct ploop_truncate_ctl){ .fd = -1 }), -EBADF, "TRUNCATE: bad fd");
 	is(device_ioctl(&d, PLOOP_IOC_DISCARD_WAIT, NULL), 0, "DISCARD_WAIT: outside discard mode");
 	is(device_ioctl(&d, PLOOP_IOC_DEL_DELTA, (void *)8), -EFAULT, "DEL_DELTA: bad pointer");
-	is(device_ioctl(&d, PLOOP_IOC_SNAPSHOT, (void *)8), -EFAULT, "SNAPSHOT: bad pointer");
 	device_put(&d);
 	abi_running(&d, "ptr.hdd", 2);
+	is(device_ioctl(&d, PLOOP_IOC_SNAPSHOT, (void *)8), -EFAULT, "SNAPSHOT: bad pointer");
 	is(device_ioctl(&d, PLOOP_IOC_TRACK_INIT, (void *)8), -EFAULT, "TRACK_INIT: bad pointer");
 	is(device_maintenance(&d), PLOOP_MNTN_OFF, "TRACK_INIT with a bad pointer does not start tracking");
 	is(device_ioctl(&d, PLOOP_IOC_BALLOON, (void *)8), -EFAULT, "BALLOON: bad pointer");

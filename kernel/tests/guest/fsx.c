@@ -217,6 +217,7 @@ int fsx_main(int argc, char **argv)
 	static struct fsx f = {
 		.seconds = 10, .threads = 4, .version = 2, .cluster = 65536, .bytes = 32 << 20, .actions = "d",
 	};
+	pthread_rwlockattr_t writers_first;
 	struct image image;
 	pthread_t control;
 	struct thread *threads;
@@ -236,7 +237,10 @@ int fsx_main(int argc, char **argv)
 	threads = calloc(f.threads, sizeof(*threads));
 	if (!f.model || !threads)
 		die("memory");
-	pthread_rwlock_init(&f.rest, NULL);
+	/* The default lets readers that come and go keep a writer out for ever. */
+	pthread_rwlockattr_init(&writers_first);
+	pthread_rwlockattr_setkind_np(&writers_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&f.rest, &writers_first);
 	snprintf(f.names[0], sizeof(f.names[0]), "%s/fsx-0", f.folder);
 	f.levels = f.files = 1;
 	image = (struct image){ .version = f.version, .cluster = f.cluster, .bytes = f.bytes };

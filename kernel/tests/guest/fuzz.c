@@ -150,6 +150,7 @@ int fuzz_main(int argc, char **argv)
 	uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 0) : now_ns(), end;
 	unsigned int seconds = argc > 2 ? atoi(argv[2]) : 10, reaped = 0;
 	struct device d[2], fresh;
+	int control = open("/dev/ploop-control", O_RDWR | O_CLOEXEC);
 	pid_t pids[CHILDREN];
 
 	if (argc < 2)
@@ -184,13 +185,21 @@ int fuzz_main(int argc, char **argv)
 	if (reaped < CHILDREN)
 		return 1;
 	for (int i = 0; i < 2; i++) {
+		struct ploop_job job = { .size = sizeof(job), .index = indices[i], .op = PLOOP_JOB_OP_CANCEL };
 		int result;
 
+		/* A fuzzer may have left a job paused. */
+		if (control >= 0 && !ioctl(control, PLOOP_CTL_JOB, &job)) {
+			job = (struct ploop_job){ .size = sizeof(job), .index = indices[i], .op = PLOOP_JOB_OP_WAIT };
+			ioctl(control, PLOOP_CTL_JOB, &job);
+		}
 		device_nodata(&d[i]);
 		ioctl(d[i].fd, PLOOP_IOC_TRACK_ABORT);
 		ioctl(d[i].fd, PLOOP_IOC_DISCARD_FINI);
 		result = device_stop(&d[i]);
-		ok(result == 0 || result == -EINVAL, "fuzz: device %d stops (%d)", i, result);
+		if (!ok(result == 0 || result == -EINVAL, "fuzz: device %d stops (%d)", i, result))
+			printf("# maintenance %d, openers %s\n", device_maintenance(&d[i]),
+			       device_sysfs(&d[i], "pstate/open_count"));
 		is(device_clear(&d[i]), 0, "fuzz: device %d is cleared", i);
 		device_put(&d[i]);
 	}

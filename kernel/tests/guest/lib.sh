@@ -75,6 +75,13 @@ unlower() {
 }
 
 load() { modprobe ploop; }
+# Formats and engines hold the core; it goes with the last of them.
+unload() {
+    local module
+    for module in pfmt_ploop1 pfmt_raw pio_direct pio_nfs pio_buffered ploop; do
+        [ ! -d "/sys/module/$module" ] || modprobe -r "$module" || return 1
+    done
+}
 
 # What no test may leave in the kernel's log.
 bad_log='BUG:|WARNING:|Oops|general protection|KASAN|UBSAN|possible (recursive|circular) locking|suspicious RCU'
