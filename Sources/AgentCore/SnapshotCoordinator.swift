@@ -13,8 +13,9 @@ public struct SnapshotCoordinator: Sendable {
         self.hooks = hooks
     }
 
+    /// When it fails, what was switched is merged back.
     /// - Parameter freezeDeadlineMilliseconds: the file systems thaw by themselves after this time; the snapshot then
-    ///   fails with `.expired`, and what was switched is merged back.
+    ///   fails with `.expired`.
     /// - Returns: one result for each of `disks`, in their order.
     public func snapshot(
         _ disks: [String], freezeDeadlineMilliseconds: UInt64 = 10_000
@@ -31,17 +32,11 @@ public struct SnapshotCoordinator: Sendable {
             }
         }
         for owner in owners { try owner.prepare() }
-        return try withHooks(disks) { () throws(AgentError) in
-            try switchAll(disks, owners, mountpoints, freezeDeadlineMilliseconds)
-        }
-    }
-
-    private func withHooks<R>(_ disks: [String], _ body: () throws(AgentError) -> R) throws(AgentError) -> R {
         let environment = ["GODWIT_DISKS": disks.joined(separator: "\n")]
-        let result: Result<R, AgentError>
+        let result: Result<[SnapshotResult], AgentError>
         do throws(AgentError) {
             try hooks?.run(.preFreeze, environment: environment)
-            result = .success(try body())
+            result = .success(try switchAll(disks, owners, mountpoints, freezeDeadlineMilliseconds))
         } catch {
             result = .failure(error)
         }
@@ -49,7 +44,8 @@ public struct SnapshotCoordinator: Sendable {
         do throws(AgentError) {
             try hooks?.run(.postThaw, environment: environment)
         } catch {
-            if case .success = result { throw error }
+            // Nobody would get to know of the states, so they must not stay.
+            if case .success(let taken) = result { throw rollBack(Array(zip(owners, taken.map(\.guid))), after: error) }
         }
         return try result.get()
     }
@@ -84,7 +80,7 @@ public struct SnapshotCoordinator: Sendable {
             failure = failure ?? error
         }
         if let failure {
-            throw rollBack(Array(zip(owners, committed)), after: failure)
+            throw rollBack(Array(zip(owners, committed.map(\.guid))), after: failure)
         }
         return zip(disks, owners).enumerated().map { index, item in
             SnapshotResult(
@@ -96,14 +92,14 @@ public struct SnapshotCoordinator: Sendable {
 
     /// Merges what was switched back. - Returns: the failure, with what could not be undone.
     private func rollBack(
-        _ switched: [(any SnapshotOwner, (guid: String, switchNanoseconds: UInt64))], after failure: AgentError
+        _ switched: [(any SnapshotOwner, String)], after failure: AgentError
     ) -> AgentError {
         var failure = failure
-        for (owner, committed) in switched {
+        for (owner, guid) in switched {
             do throws(AgentError) {
-                try owner.delete(committed.guid)
+                try owner.delete(guid)
             } catch {
-                failure.message += "; snapshot \(committed.guid) is left, delete it: \(error)"
+                failure.message += "; snapshot \(guid) is left, delete it: \(error)"
             }
         }
         return failure
