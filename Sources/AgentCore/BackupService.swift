@@ -75,7 +75,7 @@ public struct BackupService: Sendable {
                 if let one = try begin(disk.folder, store, options) { begun.append((one, disk.name)) }
             }
             guard !begun.isEmpty else { return [] }
-            let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks)
+            let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks, fs: fs)
             let frozen = try coordinator.snapshot(
                 begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
             let now = time.realtime()

@@ -1,5 +1,5 @@
 internal import AgentAPI
-internal import BlockIO
+public import BlockIO
 internal import DiskImage
 
 /// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches
@@ -7,10 +7,16 @@ internal import DiskImage
 public struct SnapshotCoordinator: Sendable {
     public let attachments: DeviceAttachments
     public let hooks: HookRunner?
+    /// Where the disks are that nobody has attached.
+    private let fs: any FileSystem
 
-    public init(attachments: DeviceAttachments = DeviceAttachments(), hooks: HookRunner? = nil) {
+    public init(
+        attachments: DeviceAttachments = DeviceAttachments(), hooks: HookRunner? = nil,
+        fs: any FileSystem = LinuxFileSystem()
+    ) {
         self.attachments = attachments
         self.hooks = hooks
+        self.fs = fs
     }
 
     /// When it fails, what was switched is merged back.
@@ -28,7 +34,7 @@ public struct SnapshotCoordinator: Sendable {
                 owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: !mounted.isEmpty))
                 mountpoints += mounted.filter { !mountpoints.contains($0) }
             } else {
-                owners.append(try DirectOwner(disk))
+                owners.append(try DirectOwner(disk, in: fs))
             }
         }
         for owner in owners { try owner.prepare() }
@@ -157,8 +163,8 @@ private final class DirectOwner: SnapshotOwner {
     private var prepared: PreparedSnapshot?
     let isConsistentWhenFrozen = true
 
-    init(_ path: String) throws(AgentError) {
-        do throws(DiskError) { disk = try Disk.open(path, in: LinuxFileSystem()) } catch { throw AgentError(error) }
+    init(_ path: String, in fs: any FileSystem) throws(AgentError) {
+        do throws(DiskError) { disk = try Disk.open(path, in: fs) } catch { throw AgentError(error) }
     }
 
     func prepare() throws(AgentError) {
