@@ -35,13 +35,15 @@ public struct HookRunner: Sendable {
 
     /// The hooks of several disks that are dealt with together; equal ones run once.
     public init(joining runners: [HookRunner]) {
-        var all: [HookMoment: [Hook]] = [:]
-        for (moment, hook) in runners.flatMap(\.hooks).flatMap({ entry in entry.value.map { (entry.key, $0) } })
-        where all[moment]?.contains(hook) != true {
-            all[moment, default: []].append(hook)
+        var joined: [HookMoment: [Hook]] = [:]
+        for (moment, list) in runners.flatMap(\.hooks) {
+            let present = joined[moment] ?? []
+            joined[moment] = present + list.filter { !present.contains($0) }
         }
-        hooks = all
+        hooks = joined
     }
+
+    public func has(_ moment: HookMoment) -> Bool { hooks[moment]?.isEmpty == false }
 
     /// Runs the hooks of that moment with `GODWIT_HOOK` and `environment` set in their environment.
     ///

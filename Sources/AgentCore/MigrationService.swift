@@ -2,6 +2,7 @@ public import BlockIO
 internal import DiskImage
 internal import LinuxSystem
 public import Migration
+internal import SystemPackage
 public import Transport
 
 /// Moves disks to other hosts, attached or not.

@@ -19,8 +19,9 @@ struct SnapshotCreate: ParsableCommand {
         let configuration = try common.configuration()
         let named = try disks.map { try DiskArgument.existing($0, configuration) }
         let hooks = HookRunner(joining: named.map { $0.hooks(configuration) })
+        let deadline = freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds
         let results = try SnapshotCoordinator(hooks: hooks).snapshot(
-            named.map(\.path), freezeDeadlineMilliseconds: freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds)
+            named.map(\.path), freezeDeadlineMilliseconds: deadline)
         let lines = results.map { result in
             let frozen = DurationText.format(nanoseconds: result.freezeNanoseconds)
             let switched = DurationText.format(nanoseconds: result.switchNanoseconds)
