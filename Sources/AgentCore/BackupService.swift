@@ -75,7 +75,7 @@ public struct BackupService: Sendable {
                 if let one = try begin(disk.folder, store, options) { begun.append((one, disk.name)) }
             }
             guard !begun.isEmpty else { return [] }
-            let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks)
+            let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks, fs: fs)
             let frozen = try coordinator.snapshot(
                 begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
             let now = time.realtime()
@@ -117,13 +117,25 @@ public struct BackupService: Sendable {
         if let age = options.ageMinNanoseconds, let mark, time.realtime() < mark.time &+ age { return nil }
         var begun = Begun(folder: folder, lock: lock, marks: marks, base: nil)
         guard let mark, !options.readsAll else { return begun }
-        // The change map counts only if both its ends are still there.
+        // The change map counts only if both its ends are still there, and the disk goes on from that state.
         let states = try DiskSnapshots(attachments: attachments, fs: fs).list(folder)
-        guard states.contains(where: { $0.guid == mark.snapshot && !$0.isTemporary }) else { return begun }
+        guard Self.isBelowTop(mark.snapshot, states) else { return begun }
         if let point = try store.point(mark.point) {
             begun.base = BackupJob.Base(point: point, snapshot: mark.snapshot)
         }
         return begun
+    }
+
+    /// Whether the top has come from the state `guid`, which is as it was frozen. After a switch back it has not.
+    private static func isBelowTop(_ guid: String, _ states: [SnapshotStatus]) -> Bool {
+        var next = states.first(where: \.isTop)?.parent
+        // A tree has no more levels than states.
+        for _ in states {
+            guard let state = states.first(where: { $0.guid == next }) else { return false }
+            if state.guid == guid { return !state.isTemporary }
+            next = state.parent
+        }
+        return false
     }
 
     private func put(

@@ -27,17 +27,43 @@ public enum HookMoment: String, Codable, Hashable, Sendable, CaseIterable {
 
 /// Runs an administrator's commands, each with a time limit.
 public struct HookRunner: Sendable {
-    public var hooks: [HookMoment: Hook]
+    private let hooks: [HookMoment: [Hook]]
     private static let outputBytesMax = 64 << 10
 
-    public init(hooks: [HookMoment: Hook]) { self.hooks = hooks }
+    /// The hooks of one disk, or of disks that have them in common.
+    public init(hooks: [HookMoment: Hook]) { self.hooks = hooks.mapValues { [$0] } }
 
-    /// Runs the hook of that moment, if there is one, with `GODWIT_HOOK` and `environment` set in its environment.
+    /// The hooks of several disks that are dealt with together; equal ones run once.
+    public init(joining runners: [HookRunner]) {
+        var joined: [HookMoment: [Hook]] = [:]
+        for (moment, list) in runners.flatMap(\.hooks) {
+            let present = joined[moment] ?? []
+            joined[moment] = present + list.filter { !present.contains($0) }
+        }
+        hooks = joined
+    }
+
+    public func has(_ moment: HookMoment) -> Bool { hooks[moment]?.isEmpty == false }
+
+    /// Runs the hooks of that moment with `GODWIT_HOOK` and `environment` set in their environment.
     ///
-    /// It has ended when its shell has; what that leaves running in the background goes on, but its output is lost.
+    /// One has ended when its shell has; what that leaves running in the background goes on, but its output is lost.
+    /// Several `post-thaw` hooks run in the opposite order, and all of them whether one failed or not.
     /// - Throws: `.commandFailed` with the last of its output, `.timeout` once it and all it started were killed.
     public func run(_ moment: HookMoment, environment: [String: String] = [:]) throws(AgentError) {
-        guard let hook = hooks[moment] else { return }
+        let list = hooks[moment] ?? []
+        guard moment == .postThaw else {
+            for hook in list { try run(hook, moment, environment) }
+            return
+        }
+        var failure: AgentError?
+        for hook in list.reversed() {
+            do throws(AgentError) { try run(hook, moment, environment) } catch { failure = failure ?? error }
+        }
+        if let failure { throw failure }
+    }
+
+    private func run(_ hook: Hook, _ moment: HookMoment, _ environment: [String: String]) throws(AgentError) {
         let variables = processEnvironment().merging(environment) { $1 }
             .merging(["GODWIT_HOOK": moment.rawValue]) { $1 }
         let code: CInt?

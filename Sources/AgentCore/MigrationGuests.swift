@@ -34,7 +34,7 @@ public final class AttachedGuest: GuestControl {
     /// the file system is frozen where it is mounted.
     public func stop() throws(MigrationError) {
         do throws(AgentError) {
-            let hasHook = hooks.hooks[.stop] != nil
+            let hasHook = hooks.has(.stop)
             if hasHook {
                 state.withLock { $0.ranStopHook = true }
                 try hooks.run(.stop, environment: ["GODWIT_DISK": disk])
@@ -109,10 +109,10 @@ public struct ArrivedGuest: TargetGuest {
                     throw AgentError(
                         .unsupported, "this host runs no commands of a peer; set a start hook in its godwit.toml")
                 }
-                runner.hooks[.start] = Hook(command: command, limitSeconds: 120)
+                runner = HookRunner(hooks: [.start: Hook(command: command, limitSeconds: 120)])
             }
             // A disk without a guest that is started by itself waits for whoever wants it.
-            guard runner.hooks[.start] != nil else { return }
+            guard runner.has(.start) else { return }
             if try attachments.attached(folder) == nil { _ = try attachments.attach(folder, options: attach) }
             try runner.run(.start, environment: ["GODWIT_DISK": folder])
         } catch {

@@ -2,6 +2,7 @@ public import BlockIO
 internal import DiskImage
 internal import LinuxSystem
 public import Migration
+internal import SystemPackage
 public import Transport
 
 /// Moves disks to other hosts, attached or not.
@@ -47,7 +48,7 @@ public struct MigrationService: Sendable {
         guard let attached else {
             let open: Disk
             do throws(DiskError) { open = try Disk.open(folder, in: fs) } catch {
-                throw MigrationError(.source, error.message)
+                throw MigrationError(.source, error)
             }
             let source = DiskSource(open)
             defer { try? source.close() }
@@ -106,16 +107,19 @@ public struct MigrationService: Sendable {
     private func reach(_ name: String) throws(MigrationError) -> MigrationTarget {
         let target: SSHTarget
         do throws(TransportError) { target = try SSHTarget(parsingWithFolder: name) } catch {
-            throw MigrationError(.refused, error.message)
+            throw MigrationError(.refused, error.message, cause: .link(error.code))
         }
-        guard let folder = target.path else { throw MigrationError(.refused, "\(name): name a folder at the target") }
+        guard let folder = target.path else {
+            throw MigrationError(.refused, "\(name): name a folder at the target", cause: .link(.invalidTarget))
+        }
         let connect = self.connect
         return MigrationTarget(name: name, folder: folder) { () throws(TransportError) in try connect(target) }
     }
 
     private func resolved(_ folder: String) throws(MigrationError) -> String {
         do throws(SystemError) { return try fs.resolve(folder) } catch {
-            throw MigrationError(.source, error.description)
+            throw MigrationError(
+                .source, error.description, cause: error.errno == .noSuchFileOrDirectory ? .disk(.notFound) : nil)
         }
     }
 
@@ -127,11 +131,21 @@ public struct MigrationService: Sendable {
                 folder: folder, clusterBytes: info.clusterBytes, imageVersion: info.version == 0 ? 2 : info.version,
                 usedBytes: min(info.allocatedBytes, info.byteCount))
         } catch {
-            throw MigrationError(.source, error.message)
+            throw MigrationError(.source, error)
         }
     }
 
     private func agent<R>(_ body: () throws(AgentError) -> R) throws(MigrationError) -> R {
-        do throws(AgentError) { return try body() } catch { throw MigrationError(.source, error.message) }
+        do throws(AgentError) { return try body() } catch {
+            let cause: MigrationError.Cause? =
+                switch error.code {
+                case .inUse: .disk(.inUse)
+                case .busy: .disk(.busy)
+                case .notFound: .disk(.notFound)
+                case .outOfSpace: .disk(.outOfSpace)
+                default: nil
+                }
+            throw MigrationError(.source, error.message, cause: cause)
+        }
     }
 }

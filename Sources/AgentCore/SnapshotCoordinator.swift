@@ -1,5 +1,5 @@
 internal import AgentAPI
-internal import BlockIO
+public import BlockIO
 internal import DiskImage
 
 /// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches
@@ -7,14 +7,21 @@ internal import DiskImage
 public struct SnapshotCoordinator: Sendable {
     public let attachments: DeviceAttachments
     public let hooks: HookRunner?
+    /// Where the disks are that nobody has attached.
+    private let fs: any FileSystem
 
-    public init(attachments: DeviceAttachments = DeviceAttachments(), hooks: HookRunner? = nil) {
+    public init(
+        attachments: DeviceAttachments = DeviceAttachments(), hooks: HookRunner? = nil,
+        fs: any FileSystem = LinuxFileSystem()
+    ) {
         self.attachments = attachments
         self.hooks = hooks
+        self.fs = fs
     }
 
+    /// When it fails, what was switched is merged back.
     /// - Parameter freezeDeadlineMilliseconds: the file systems thaw by themselves after this time; the snapshot then
-    ///   fails with `.expired`, and what was switched is merged back.
+    ///   fails with `.expired`.
     /// - Returns: one result for each of `disks`, in their order.
     public func snapshot(
         _ disks: [String], freezeDeadlineMilliseconds: UInt64 = 10_000
@@ -26,21 +33,15 @@ public struct SnapshotCoordinator: Sendable {
                 let mounted = try frozen.add(attached)
                 owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: mounted))
             } else {
-                owners.append(try DirectOwner(disk))
+                owners.append(try DirectOwner(disk, in: fs))
             }
         }
         for owner in owners { try owner.prepare() }
-        return try withHooks(disks) { () throws(AgentError) in
-            try switchAll(disks, owners, frozen, freezeDeadlineMilliseconds)
-        }
-    }
-
-    private func withHooks<R>(_ disks: [String], _ body: () throws(AgentError) -> R) throws(AgentError) -> R {
         let environment = ["GODWIT_DISKS": disks.joined(separator: "\n")]
-        let result: Result<R, AgentError>
+        let result: Result<[SnapshotResult], AgentError>
         do throws(AgentError) {
             try hooks?.run(.preFreeze, environment: environment)
-            result = .success(try body())
+            result = .success(try switchAll(disks, owners, frozen, freezeDeadlineMilliseconds))
         } catch {
             result = .failure(error)
         }
@@ -48,7 +49,8 @@ public struct SnapshotCoordinator: Sendable {
         do throws(AgentError) {
             try hooks?.run(.postThaw, environment: environment)
         } catch {
-            if case .success = result { throw error }
+            // Nobody would get to know of the states, so they must not stay.
+            if case .success(let taken) = result { throw rollBack(Array(zip(owners, taken.map(\.guid))), after: error) }
         }
         return try result.get()
     }
@@ -79,7 +81,7 @@ public struct SnapshotCoordinator: Sendable {
             failure = failure ?? error
         }
         if let failure {
-            throw rollBack(Array(zip(owners, committed)), after: failure)
+            throw rollBack(Array(zip(owners, committed.map(\.guid))), after: failure)
         }
         return zip(disks, owners).enumerated().map { index, item in
             SnapshotResult(
@@ -91,14 +93,14 @@ public struct SnapshotCoordinator: Sendable {
 
     /// Merges what was switched back. - Returns: the failure, with what could not be undone.
     private func rollBack(
-        _ switched: [(any SnapshotOwner, (guid: String, switchNanoseconds: UInt64))], after failure: AgentError
+        _ switched: [(any SnapshotOwner, String)], after failure: AgentError
     ) -> AgentError {
         var failure = failure
-        for (owner, committed) in switched {
+        for (owner, guid) in switched {
             do throws(AgentError) {
-                try owner.delete(committed.guid)
+                try owner.delete(guid)
             } catch {
-                failure.message += "; snapshot \(committed.guid) is left, delete it: \(error)"
+                failure.message += "; snapshot \(guid) is left, delete it: \(error)"
             }
         }
         return failure
@@ -156,8 +158,8 @@ private final class DirectOwner: SnapshotOwner {
     private var prepared: PreparedSnapshot?
     let isConsistentWhenFrozen = true
 
-    init(_ path: String) throws(AgentError) {
-        do throws(DiskError) { disk = try Disk.open(path, in: LinuxFileSystem()) } catch { throw AgentError(error) }
+    init(_ path: String, in fs: any FileSystem) throws(AgentError) {
+        do throws(DiskError) { disk = try Disk.open(path, in: fs) } catch { throw AgentError(error) }
     }
 
     func prepare() throws(AgentError) {

@@ -2,17 +2,45 @@ internal import BackupStore
 internal import ChunkTree
 internal import Codecs
 
+/// Which packs are there. Packs that a writer has put there since the list was made count, too.
+struct PackPresence {
+    private let store: any StoreBackend
+    private var there: Set<Digest>
+    private var missing: Set<Digest> = []
+
+    init(store: any StoreBackend, listed packs: [StoredObject]) {
+        self.store = store
+        there = Set(packs.compactMap { Digest(hex: $0.name) })
+    }
+
+    mutating func has(_ place: Location) throws(StoreError) -> Bool {
+        if there.contains(place.pack) { return true }
+        if missing.contains(place.pack) { return false }
+        do throws(StoreError) {
+            _ = try store.contents(.pack, place.pack.description, byteCount: 1)
+            there.insert(place.pack)
+            return true
+        } catch {
+            guard error.code == .missing else { throw error }
+            missing.insert(place.pack)
+            return false
+        }
+    }
+}
+
 /// Checks that all a restore point needs is there and undamaged, given which frames of which packs are damaged.
 struct PointWalker {
     private let store: any StoreBackend
+    private var presence: PackPresence
     private let damagedPacks: [Digest: Set<UInt32>]
     private let reader: TreeReader
     /// The tree walked last, when it was whole, and its problems when it was not.
     private var previous: TreeRoot?
     private static let problemsMax = 20
 
-    init(store: any StoreBackend, damagedPacks: [Digest: Set<UInt32>]) {
+    init(store: any StoreBackend, presence: PackPresence, damagedPacks: [Digest: Set<UInt32>]) {
         self.store = store
+        self.presence = presence
         self.damagedPacks = damagedPacks
         reader = TreeReader(backend: store, ahead: 31)
     }
@@ -55,12 +83,16 @@ struct PointWalker {
         return problems
     }
 
-    private func check(_ ids: [Digest], _ damage: inout [String]) throws(StoreError) {
+    private mutating func check(_ ids: [Digest], _ damage: inout [String]) throws(StoreError) {
         guard !ids.isEmpty else { return }
         let places = try store.locate(ids)
         for (id, place) in zip(ids, places) where damage.count < Self.problemsMax {
             guard let place, place.isSound else {
                 damage.append("chunk \(id) is not in the store")
+                continue
+            }
+            guard try presence.has(place) else {
+                damage.append("chunk \(id) is in pack \(place.pack), which is not there")
                 continue
             }
             if let frames = damagedPacks[place.pack], frames.contains(.max) || frames.contains(place.frameOffset) {

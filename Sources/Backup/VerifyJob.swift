@@ -46,11 +46,11 @@ public struct VerifyJob: Sendable {
     ) throws(BackupError) -> VerifyReport {
         let started = clock.monotonic()
         var report = VerifyReport()
-        var state = VerifyState()
         let packs = try onStore { () throws(StoreError) in try store.list(.pack) }
+        var state = VerifyState(presence: PackPresence(store: store, listed: packs))
         let total = packs.reduce(0) { $0 + $1.byteCount }
         guard progress(0, total) else { throw Self.stopped }
-        if let local = store as? LocalStore { try verifyIndex(of: local, packs, &state, &report) }
+        if let local = store as? LocalStore { try verifyIndex(of: local, &state, &report) }
         try verifyPacks(store, packs, total, &state, &report, progress)
         try verifyPoints(store, state, &report, progress, total)
         report.unusedPacks = state.hasIndex ? packs.count { !state.named.contains($0.name) } : 0
@@ -61,9 +61,9 @@ public struct VerifyJob: Sendable {
     private static var stopped: BackupError { BackupError(.cancelled, "the verification was stopped") }
 
     private func verifyIndex(
-        of store: LocalStore, _ packs: [StoredObject], _ state: inout VerifyState, _ report: inout VerifyReport
+        of store: LocalStore, _ state: inout VerifyState, _ report: inout VerifyReport
     ) throws(BackupError) {
-        let there = Set(packs.compactMap { Digest(hex: $0.name) })
+        var presence = state.presence
         var named: Set<Digest> = []
         var missing: Set<Digest> = []
         var problems: [String] = []
@@ -72,7 +72,7 @@ public struct VerifyJob: Sendable {
             try store.verifyIndex(
                 { (_, location) throws(StoreError) in
                     entries += 1
-                    if there.contains(location.pack) {
+                    if try presence.has(location) {
                         named.insert(location.pack)
                     } else if missing.insert(location.pack).inserted {
                         problems.append("the index names pack \(location.pack), which is not there")
@@ -80,6 +80,7 @@ public struct VerifyJob: Sendable {
                 }, damaged: { problems.append($0.message) })
         }
         report.indexEntries = entries
+        state.presence = presence
         state.hasIndex = true
         state.named = Set(named.map(\.description))
         for problem in problems { report.add(problem) }
@@ -135,7 +136,7 @@ public struct VerifyJob: Sendable {
         report.points = points.count
         // Points of one disk next to each other, so that neighbours share most.
         let ordered = points.sorted { ($0.content.disk, $0.content.time) < ($1.content.disk, $1.content.time) }
-        var walker = PointWalker(store: store, damagedPacks: state.damagedPacks)
+        var walker = PointWalker(store: store, presence: state.presence, damagedPacks: state.damagedPacks)
         for point in ordered {
             guard progress(total, total) else { throw Self.stopped }
             let found = try walker.walk(point)
@@ -149,6 +150,7 @@ public struct VerifyJob: Sendable {
 }
 
 struct VerifyState {
+    var presence: PackPresence
     var hasIndex = false
     var named: Set<String> = []
     var damagedPacks: [Digest: Set<UInt32>] = [:]

@@ -13,6 +13,8 @@ public final class LocalStore: StoreBackend {
     /// `nil` when the store was opened to read only.
     let session: WriteSession?
     let state: Mutex<State>
+    /// Index files that are damaged are an error for who adds to a store: to others they are as if they were not there.
+    private let needsWholeIndex: Bool
     private let cache = PageCache()
     /// One merge of index files at a time in this process; more would only do the same work.
     private let merging = Mutex(false)
@@ -62,10 +64,16 @@ public final class LocalStore: StoreBackend {
     }
 
     /// Opens a store.
-    /// - Parameter writable: also removes what writers left behind that no longer live.
-    public init(opening folder: String, writable: Bool = true, in fs: any FileSystem) throws(StoreError) {
+    /// - Parameters:
+    ///   - writable: also removes what writers left behind that no longer live. A damaged index file is an error then.
+    ///     Who only reads gets what the others name.
+    ///   - isRepairing: for ``rebuildIndex(damaged:)``, which needs no index.
+    public init(
+        opening folder: String, writable: Bool = true, isRepairing: Bool = false, in fs: any FileSystem
+    ) throws(StoreError) {
         address = folder
         self.fs = fs
+        needsWholeIndex = writable && !isRepairing
         let path = "\(folder)/\(StoreDescription.fileName)"
         let bytes: [UInt8]
         do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
@@ -203,7 +211,7 @@ public final class LocalStore: StoreBackend {
             }
             do throws(StoreError) { segments.append(try openSegment(name)) } catch {
                 // Another writer merged it away since the listing; what it had is in a file that is listed next time.
-                guard error.code == .missing else { throw error }
+                guard error.code == .missing || (error.code == .corrupt && !needsWholeIndex) else { throw error }
             }
         }
         // What an index file names is not put in again, so its name must be durable: whoever put it there may have

@@ -115,6 +115,7 @@ struct BackupSet {
             let key = disk.group.map { "\($0)\n\(location)" }
             if let key, let place = places[key] {
                 sets[place].disks.append((disk.path, disk.name))
+                sets[place].hooks = HookRunner(joining: [sets[place].hooks, HookRunner(hooks: disk.hooks)])
                 continue
             }
             if let key { places[key] = sets.count }
@@ -143,7 +144,7 @@ struct BackupSet {
         return [
             BackupSet(
                 disks: disks.map { ($0.path, $0.name) }, store: try StoreArgument(location, configuration),
-                hooks: first.hooks(configuration))
+                hooks: HookRunner(joining: disks.map { $0.hooks(configuration) }))
         ]
     }
 }

@@ -29,7 +29,7 @@ struct CommandFailure: Error, Hashable {
         case let error as BackupFailure: self.init(Self.status(error), error.message)
         case let error as BackupError: self.init(Self.status(error.code), error.message)
         case let error as DiskAccessError: self.init(Self.status(error), Self.cause(error))
-        case let error as MigrationError: self.init(Self.status(error.code), error.message)
+        case let error as MigrationError: self.init(Self.status(error), error.message)
         case let error as AgentError: self.init(Self.status(error.code), error.message)
         case let error as ControlError: self.init(Self.status(control: error.code), error.message)
         case let error as ConfigurationError: self.init(.configuration, error.description)
@@ -111,8 +111,13 @@ struct CommandFailure: Error, Hashable {
         }
     }
 
-    private static func status(_ code: MigrationError.Code) -> ExitStatus {
-        switch code {
+    private static func status(_ error: MigrationError) -> ExitStatus {
+        switch error.cause {
+        case .disk(let code) where error.code == .source: return status(code)
+        case .link(let code) where [.link, .refused].contains(error.code): return status(code)
+        default: break
+        }
+        return switch error.code {
         case .refused: .refused
         case .notConverging: .notConverged
         case .link: .connection

@@ -64,9 +64,10 @@ struct MigrateCommand: ParsableCommand {
         options.compressionLevel = Int32(compressionLevel)
         options.startCommand = startCommand
         options.removesSource = removeSource
-        var hooks = disk.hooks(configuration)
-        if let stopCommand { hooks.hooks[.stop] = Hook(command: stopCommand) }
-        if let startCommand { hooks.hooks[.start] = Hook(command: startCommand) }
+        var own = disk.entry?.hooks ?? configuration.hooks
+        if let stopCommand { own[.stop] = Hook(command: stopCommand) }
+        if let startCommand { own[.start] = Hook(command: startCommand) }
+        let hooks = HookRunner(hooks: own)
         let display = MigrationDisplay(common)
         defer { display.finish() }
         let report = try translated {

@@ -17,15 +17,11 @@ struct SnapshotCreate: ParsableCommand {
 
     func run() throws {
         let configuration = try common.configuration()
-        var paths: [String] = []
-        var hooks: HookRunner?
-        for text in disks {
-            let disk = try DiskArgument.existing(text, configuration)
-            paths.append(disk.path)
-            hooks = hooks ?? disk.hooks(configuration)
-        }
+        let named = try disks.map { try DiskArgument.existing($0, configuration) }
+        let hooks = HookRunner(joining: named.map { $0.hooks(configuration) })
+        let deadline = freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds
         let results = try SnapshotCoordinator(hooks: hooks).snapshot(
-            paths, freezeDeadlineMilliseconds: freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds)
+            named.map(\.path), freezeDeadlineMilliseconds: deadline)
         let lines = results.map { result in
             let frozen = DurationText.format(nanoseconds: result.freezeNanoseconds)
             let switched = DurationText.format(nanoseconds: result.switchNanoseconds)

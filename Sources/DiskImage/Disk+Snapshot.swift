@@ -155,8 +155,10 @@ extension Disk {
             endMaintenance { $0.isPreparing = false }
             return committed
         } catch {
-            // Still prepared: to be tried again or abandoned.
-            endMaintenance { $0.prepared = prepared }
+            // Still prepared: to be tried again or abandoned. Unless the disk has failed: then the descriptor may name
+            // the new top, which must stay. The next open knows, and removes it if it is not needed.
+            let isFailed = gate.failure != nil
+            endMaintenance { state in if isFailed { state.isPreparing = false } else { state.prepared = prepared } }
             throw error
         }
     }

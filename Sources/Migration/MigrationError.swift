@@ -1,6 +1,6 @@
-internal import DiskImage
+public import DiskImage
 internal import LinuxSystem
-internal import Transport
+public import Transport
 
 /// Why a migration did not happen, or is not finished.
 public struct MigrationError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -30,19 +30,29 @@ public struct MigrationError: Error, Hashable, Sendable, CustomStringConvertible
         /// The peer sent what it must not.
         case protocolViolation
     }
+    /// What the layer below says it was, where that tells more than ``code``.
+    public enum Cause: Hashable, Sendable {
+        case disk(DiskError.Code)
+        case link(TransportError.Code)
+    }
     public var code: Code
+    public var cause: Cause?
     /// What is wrong, where, and what to do.
     public var message: String
 
-    public init(_ code: Code, _ message: String) {
+    public init(_ code: Code, _ message: String, cause: Cause? = nil) {
         self.code = code
         self.message = message
+        self.cause = cause
     }
+
+    public init(_ code: Code, _ error: DiskError) { self.init(code, error.message, cause: .disk(error.code)) }
 
     public var description: String { message }
 
     init(_ error: TransportError) {
-        self.init(error.code == .protocolViolation ? .protocolViolation : .link, error.message)
+        self.init(
+            error.code == .protocolViolation ? .protocolViolation : .link, error.message, cause: .link(error.code))
     }
 }
 
@@ -57,7 +67,7 @@ func at<R: ~Copyable>(
 func disk<R: ~Copyable>(
     _ side: MigrationError.Code, _ body: () throws(DiskError) -> R
 ) throws(MigrationError) -> R {
-    do throws(DiskError) { return try body() } catch { throw MigrationError(side, error.message) }
+    do throws(DiskError) { return try body() } catch { throw MigrationError(side, error) }
 }
 
 func overLink<R>(_ body: () throws(TransportError) -> R) throws(MigrationError) -> R {

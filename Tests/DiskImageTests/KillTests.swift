@@ -7,8 +7,7 @@ import Testing
 @testable import DiskImage
 
 /// A process that is killed leaves everything it did visible, and what it had not synchronised not durable. The next
-/// one
-/// must not build on that: a power cut may take it back.
+/// one must not build on that: a power cut may take it back.
 @Suite struct KillTests {
     struct Run: Sendable, CustomTestStringConvertible {
         var testDescription: String
@@ -40,26 +39,42 @@ import Testing
             steps: [.grow(UInt64(8300) << 15), .write(sector: 8299 * 64, count: 60, durable: true)]),
     ]
 
+    enum Fate: CaseIterable {
+        /// Nothing that the process would have done after that has any effect.
+        case killed
+        /// One call fails; the process cleans up and ends.
+        case failed
+        /// Killed, and then the power goes while the next process makes good what it finds.
+        case killedThenCut
+    }
+
     @Test(
-        "flushed data survives a process that is killed at any change, another that goes on, and then a power cut",
-        arguments: runs)
-    func killed(run: Run) throws {
+        "flushed data survives a process that is killed or fails at any change, another one, and then a power cut",
+        arguments: runs, Fate.allCases)
+    func killed(run: Run, fate: Fate) throws {
         var number = 1
         while true {
             let model = try DiskModel(byteCount: run.byteCount)
             try model.open()
             for step in run.prepare { try model.apply(step) }
-            // Nothing that a killed process would have done after that has any effect.
-            model.fs.setPlan(FaultPlan(.fail(.ioError), at: number, isLasting: true))
-            var isKilled = false
+            let before = model.fs.changeCount
+            model.fs.setPlan(FaultPlan(.fail(.ioError), at: number, isLasting: fate != .failed))
             do {
                 for step in run.steps { try model.apply(step) }
                 try model.close()
-            } catch is DiskError { isKilled = true } catch is SystemError { isKilled = true }
+            } catch is DiskError { try? model.disk?.close() } catch is SystemError { try? model.disk?.close() }
+            let isOver = model.fs.changeCount - before < number
             model.fs.setPlan(nil)
-            guard isKilled else { break }
+            if isOver { break }
             do {
-                try model.restart()
+                if fate == .killedThenCut {
+                    model.fs.setPlan(.stop(atChange: 1 + number % 7))
+                    model.disk = nil
+                    try? model.restart()
+                    try model.crash(.random(seed: UInt64(number)))
+                } else {
+                    try model.restart()
+                }
                 try model.apply(.write(sector: 3, count: 70, durable: false))
                 try model.apply(.write(sector: 900, count: 130, durable: false))
                 try model.apply(.flush)
@@ -69,7 +84,7 @@ import Testing
                 try model.close()
                 try model.check()
             } catch {
-                Issue.record("\(run.testDescription), killed at change \(number): \(error)")
+                Issue.record("\(run.testDescription), \(fate) at change \(number): \(error)")
                 return
             }
             number += 1

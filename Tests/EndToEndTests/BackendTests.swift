@@ -31,7 +31,8 @@ struct BackendTests {
     }
 
     @Suite(
-        .enabled(if: Backend.hasDriver, "the ploop driver is not loaded: kernel/tests runs this suite in a virtual machine"),
+        .enabled(
+            if: Backend.hasDriver, "the ploop driver is not loaded: kernel/tests runs this suite in a virtual machine"),
         .serialized)
     struct OnTheDriver {
         private let tests = BackendConformance(backend: .kernel)
@@ -62,7 +63,8 @@ struct BackendConformance {
     private func io(_ target: String, _ commands: String...) throws {
         let cache = backend == .kernel ? ["-t", "none"] : []
         let said = try ChildProcess.run(
-            "qemu-io", ["-f", "raw"] + cache + commands.flatMap { ["-c", $0] } + [target], deadlineMilliseconds: 120_000)
+            "qemu-io", ["-f", "raw"] + cache + commands.flatMap { ["-c", $0] } + [target], deadlineMilliseconds: 120_000
+        )
         #expect(said.exitCode == 0, "\(said.errorText)")
         #expect(!said.outputText.contains("failed"), "\(commands): \(said.outputText)")
     }

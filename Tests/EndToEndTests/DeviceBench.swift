@@ -125,5 +125,6 @@ struct BenchError: Error { var message: String }
 /// `fio` on the export with checksums in the data; `job` is added to the usual options.
 func fioOverNBD(_ uri: String, _ job: [String]) throws -> ProgramResult {
     try ChildProcess.run(
-        "fio", ["--name=job", "--ioengine=nbd", "--uri=\(uri)", "--verify=crc32c"] + job, deadlineMilliseconds: 120_000)
+        "fio", ["--name=job", "--ioengine=nbd", "--uri=\(uri)", "--verify=crc32c", "--verify_state_save=0"] + job,
+        deadlineMilliseconds: 120_000)
 }

@@ -114,7 +114,8 @@ struct ExportTests {
         let load = try ChildProcess(
             "fio",
             [
-                "--name=job", "--ioengine=nbd", "--uri=\(attached.uri)", "--verify=crc32c", "--rw=randwrite", "--bs=4k",
+                "--name=job", "--ioengine=nbd", "--uri=\(attached.uri)", "--verify=crc32c", "--verify_state_save=0",
+                "--rw=randwrite", "--bs=4k",
                 "--iodepth=8", "--size=48M", "--loops=3", "--randseed=3", "--verify_backlog=512",
             ], output: .null)
         for _ in 0..<3 { try bench.godwit("snapshot", "create", bench.disk) }

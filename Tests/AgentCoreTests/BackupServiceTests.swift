@@ -1,0 +1,213 @@
+import AgentCore
+import Backup
+import BackupStore
+import BlockIO
+import DiskImage
+import Geometry
+import Glibc
+import SystemPackage
+import TestSupport
+import Testing
+
+/// Equality of large arrays at the C library's speed.
+private func isSame(_ a: [UInt8], _ b: [UInt8]) -> Bool { a.count == b.count && memcmp(a, b, a.count) == 0 }
+
+/// A host in memory with two disks and a store, and what the disks must hold.
+private struct BackedHost {
+    struct Mismatch: Error, CustomStringConvertible {
+        var description: String
+    }
+    static let folders = ["/disks/one", "/disks/two"]
+    static let storePath = "/store"
+    static let byteCount: UInt64 = 512 << 10
+
+    var fs = SimulatedFileSystem()
+    var contents = [[UInt8]](repeating: [UInt8](repeating: 0, count: Int(byteCount)), count: 2)
+    /// Points that were acknowledged.
+    var points: [String] = []
+    let attachments: DeviceAttachments
+
+    init(_ runFolder: TemporaryFolder) throws {
+        attachments = DeviceAttachments(runFolder: runFolder.path)
+        try fs.createFolder("/disks")
+        try fs.synchronizeFolder("/")
+        for folder in Self.folders {
+            try createDisk(
+                at: folder, options: CreateOptions(byteCount: Self.byteCount, clusterSize: .smallest), in: fs)
+        }
+        try LocalStore.create(at: Self.storePath, uuid: "uuid-1", chunkBytes: 4096, in: fs)
+    }
+
+    /// Changes both disks, durably.
+    mutating func change(_ random: inout SeededRandom) throws {
+        for (index, folder) in Self.folders.enumerated() {
+            let disk = try Disk.open(folder, in: fs)
+            for _ in 0..<3 {
+                let bytes = random.bytes(512 * (1 + random.below(40)))
+                let offset = 512 * random.below((Int(Self.byteCount) - bytes.count) / 512)
+                try bytes.withUnsafeBytes { try disk.write(at: UInt64(offset), from: $0) }
+                contents[index].replaceSubrange(offset..<offset + bytes.count, with: bytes)
+            }
+            let hole = UInt64(random.below(14)) * (32 << 10)
+            try disk.discard(ByteRange(offset: hole, count: 64 << 10))
+            contents[index].replaceSubrange(
+                Int(hole)..<Int(hole) + 64 << 10, with: [UInt8](repeating: 0, count: 64 << 10))
+            try disk.close()
+        }
+    }
+
+    /// Backs both up in one freeze.
+    mutating func backup() throws -> [BackupService.Outcome] {
+        let store = try LocalStore(opening: Self.storePath, in: fs)
+        defer { store.close() }
+        var options = BackupService.Options()
+        options.job.workers = 1
+        let outcomes = try BackupService(attachments: attachments, fs: fs).run(
+            Self.folders.map { ($0, String($0.dropFirst(7))) }, store: store, hooks: nil, options: options)
+        points += outcomes.map(\.point.id)
+        return outcomes
+    }
+
+    func afterPowerCut(_ survival: Survival) -> BackedHost {
+        var copy = self
+        copy.fs = fs.afterPowerCut(survival)
+        return copy
+    }
+
+    func duplicate() -> BackedHost {
+        var copy = self
+        copy.fs = fs.duplicate()
+        return copy
+    }
+
+    /// The store is sound and has all points that were acknowledged; both disks hold what they must.
+    func expectSound() throws {
+        let store = try LocalStore(opening: Self.storePath, in: fs)
+        defer { store.close() }
+        var verify = VerifyJob()
+        verify.workers = 1
+        let report = try verify.run(store: store)
+        guard report.isSound else { throw Mismatch(description: "the store: \(report.problems)") }
+        let there = Set(try store.points().map(\.id))
+        for id in points where !there.contains(id) { throw Mismatch(description: "point \(id) is lost") }
+        for (index, folder) in Self.folders.enumerated() {
+            let disk = try Disk.open(folder, in: fs)
+            var bytes = [UInt8](repeating: 1, count: Int(Self.byteCount))
+            try bytes.withUnsafeMutableBytes { try disk.read(at: 0, into: $0) }
+            try disk.close()
+            guard isSame(bytes, contents[index]) else { throw Mismatch(description: "\(folder) holds something else") }
+        }
+    }
+
+    /// The next backup reads only what changed, and its points hold what the disks do.
+    mutating func expectNextBackup(_ random: inout SeededRandom) throws {
+        try change(&random)
+        let outcomes = try backup()
+        let store = try LocalStore(opening: Self.storePath, in: fs)
+        defer { store.close() }
+        for (index, outcome) in outcomes.enumerated() {
+            guard outcome.statistics.isIncremental, outcome.leftBehind == nil else {
+                throw Mismatch(description: "\(outcome.disk) was read in whole, or not tidied: \(outcome)")
+            }
+            var job = RestoreJob(point: outcome.point, target: .raw(file: "/out"))
+            job.workers = 1
+            _ = try job.run(store: store, in: fs)
+            let bytes = try fs.contents(of: "/out", limit: 1 << 30)
+            try fs.remove("/out")
+            guard isSame(bytes, contents[index]) else {
+                throw Mismatch(description: "point \(outcome.point.id) of \(outcome.disk) holds something else")
+            }
+        }
+    }
+
+    /// Frozen states of a disk.
+    func states(_ folder: String) throws -> Int {
+        try Disk.open(folder, in: fs, options: .readOnly).snapshots().count { !$0.isTop }
+    }
+}
+
+@Suite struct BackupServiceTests {
+    /// Two disks that were backed up and have changed since.
+    private func prepared(_ folder: TemporaryFolder, _ random: inout SeededRandom) throws -> BackedHost {
+        var host = try BackedHost(folder)
+        try host.change(&random)
+        let first = try host.backup()
+        #expect(first.count == 2 && first.allSatisfy { !$0.statistics.isIncremental && $0.isConsistent })
+        try host.change(&random)
+        return host
+    }
+
+    @Test("backups of two disks are incremental, right, and leave one state in each disk") func roundTrip() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("backups of two disks")
+        var host = try prepared(folder, &random)
+        for _ in 0..<3 {
+            try host.expectNextBackup(&random)
+            for disk in BackedHost.folders { #expect(try host.states(disk) == 1) }
+        }
+        try host.expectSound()
+    }
+
+    @Test("a cut at any change of a backup loses nothing, and the change map counts on") func powerCut() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a cut at any change of a backup")
+        let state = try prepared(folder, &random)
+        var clean = state.duplicate()
+        _ = try clean.backup()
+        let changes = clean.fs.changeCount
+        // The parts have tests of their own at every change; here a third of them each time.
+        for number in stride(from: 1 + random.below(3), through: changes, by: 3) {
+            let seed = UInt64(number)
+            let survivals: [Survival] = [.nothing, .everything, .prefix(seed: seed), .random(seed: seed)]
+            let survival = survivals[random.below(4)]
+            var host = state.duplicate()
+            host.fs.setPlan(.stop(atChange: number))
+            do {
+                do { _ = try host.backup() } catch {
+                    guard host.fs.isStopped else { throw error }
+                }
+                var after = host.afterPowerCut(survival)
+                try after.expectSound()
+                try after.expectNextBackup(&random)
+                try after.afterPowerCut(.nothing).expectSound()
+            } catch {
+                Issue.record("seed \(random.seed), \(survival), change \(number) of \(changes): \(error)")
+                return
+            }
+        }
+    }
+
+    @Test(
+        "a killed process, a failing or a full file system at any call loses nothing, and the change map counts on",
+        arguments: ["killed", "failing", "full"])
+    func faults(kind: String) throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("backup \(kind)")
+        let state = try prepared(folder, &random)
+        let calls = kind == "full" ? FaultPlan.Call.taking : FaultPlan.Call.changes
+        // The parts have tests of their own at every call; here a third of them each time.
+        var number = 1 + random.below(3)
+        while true {
+            var host = state.duplicate()
+            host.fs.setPlan(
+                FaultPlan(
+                    .fail(kind == "full" ? .noSpace : .ioError), at: number, of: calls, isLasting: kind != "failing"))
+            var failure: (any Error)?
+            do { _ = try host.backup() } catch { failure = error }
+            let isOver = host.fs.counts.filter { calls.contains($0.key) }.values.reduce(0, +) < number
+            host.fs.setPlan(nil)
+            if isOver { break }
+            do {
+                try host.expectSound()
+                try host.expectNextBackup(&random)
+                try host.afterPowerCut(.nothing).expectSound()
+            } catch {
+                let told = failure.map { "\($0)" } ?? "no error"
+                Issue.record("seed \(random.seed), \(kind) at call \(number) (\(told)): \(error)")
+                return
+            }
+            number += 3
+        }
+        #expect(number > 30)
+    }
+}

@@ -1,0 +1,301 @@
+import BlockIO
+import ChunkTree
+import Codecs
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import BackupStore
+
+/// A store in memory that is filled object by object.
+struct FilledStore {
+    static let path = "/store"
+    let fs: SimulatedFileSystem
+    let store: LocalStore
+    /// What was put in, by identity.
+    var plain: [Digest: [UInt8]] = [:]
+
+    init() throws {
+        fs = SimulatedFileSystem()
+        try LocalStore.create(at: Self.path, uuid: "uuid-1", chunkBytes: 4096, in: fs)
+        store = try LocalStore(opening: Self.path, in: fs)
+    }
+
+    /// Puts chunks into a pack and names them in an index file. - Returns: their identities.
+    mutating func put(_ chunks: [[UInt8]], compressed: Bool = true, indexed: Bool = true) throws -> [Digest] {
+        let entries = try pack(
+            chunks.map { bytes in (bytes.withUnsafeBytes { ChunkID.of($0) }, bytes) }, isNodes: false,
+            compressed: compressed)
+        if indexed { try store.putIndex(entries) }
+        return entries.map(\.id)
+    }
+
+    mutating func put(nodes: [TreeNode]) throws -> [Digest] {
+        let entries = try pack(nodes.map { ($0.id, $0.encoded()) }, isNodes: true, compressed: false)
+        try store.putIndex(entries)
+        return entries.map(\.id)
+    }
+
+    /// One pack of one frame. Identities are taken as they are given.
+    mutating func pack(
+        _ objects: [(id: Digest, bytes: [UInt8])], isNodes: Bool, compressed: Bool
+    ) throws -> [(id: Digest, location: Location)] {
+        var entries: [(id: Digest, location: Location)] = []
+        let writer = PackWriter(backend: store) { name, directory in
+            directory.forEachLocation(pack: name) { entries.append(($0, $1)) }
+        }
+        let body = objects.flatMap(\.bytes)
+        var stored = body
+        if compressed {
+            stored = [UInt8](repeating: 0, count: Compressor.bound(body.count))
+            let count = body.withUnsafeBytes { source in
+                stored.withUnsafeMutableBytes { Compressor().compress(source, into: $0) }
+            }
+            stored.removeSubrange((count ?? 0)...)
+        }
+        try stored.withUnsafeBytes { memory in
+            try writer.add(
+                PackWriter.Frame(
+                    bytes: memory, plainBytes: body.count, isCompressed: compressed, isNodes: isNodes,
+                    objects: objects.map { PackFrame.Object(id: $0.id, length: UInt32($0.bytes.count)) }))
+        }
+        try writer.finishPack()
+        for object in objects { plain[object.id] = object.bytes }
+        return entries
+    }
+
+    /// The bytes of an object, by way of its place in the index.
+    func read(_ id: Digest, from store: LocalStore? = nil) throws -> [UInt8]? {
+        let store = store ?? self.store
+        guard let place = try store.locate([id])[0] else { return nil }
+        let stored = try store.bytes(
+            .pack, place.pack.description, at: UInt64(place.frameOffset), Int(place.storedBytes))
+        let bytes = try FrameReader.object(place, stored: stored[...], id)
+        return place.isCompressed ? bytes : Array(bytes[Int(place.offset)..<Int(place.offset + place.length)])
+    }
+}
+
+private func chunk(_ number: Int) -> [UInt8] {
+    (0..<4096).map { UInt8(truncatingIfNeeded: $0 / 64 &* 7 &+ number &* 13 &+ ($0 == 5 ? number >> 8 : 0)) }
+}
+
+@Suite struct LocalStoreTests {
+    @Test("what was put in is found and read, compressed or not, by this and the next process") func roundTrip() throws
+    {
+        var filled = try FilledStore()
+        let ids =
+            try filled.put((0..<10).map { chunk($0) }) + filled.put((10..<20).map { chunk($0) }, compressed: false)
+        let unknown = Digest.hash([1])
+        #expect(try filled.store.known(ids + [unknown]) == [Bool](repeating: true, count: 20) + [false])
+        #expect(try filled.store.locate([unknown]) == [nil])
+        let next = try LocalStore(opening: FilledStore.path, writable: false, in: filled.fs)
+        for id in ids {
+            #expect(try filled.read(id) == filled.plain[id])
+            #expect(try filled.read(id, from: next) == filled.plain[id])
+        }
+    }
+
+    @Test("a pack that names nothing in an index is not known, and does no harm") func unindexed() throws {
+        var filled = try FilledStore()
+        let ids = try filled.put([chunk(1)], indexed: false)
+        #expect(try filled.store.known(ids) == [false])
+        #expect(try filled.put([chunk(1)]) == ids)
+        #expect(try filled.store.known(ids) == [true])
+        #expect(try filled.store.list(.pack).count == 1, "the same content has the same name")
+    }
+
+    @Test("index files are merged before there are many, and nothing gets lost") func merging() throws {
+        var filled = try FilledStore()
+        var ids: [Digest] = []
+        for round in 0..<40 {
+            ids += try filled.put((0...round % 5).map { chunk(round * 8 + $0) })
+            #expect(try filled.store.list(.index).count <= LocalStore.segmentsMax)
+            #expect(try filled.store.known(ids).allSatisfy { $0 })
+        }
+        let next = try LocalStore(opening: FilledStore.path, writable: false, in: filled.fs)
+        for id in ids { #expect(try filled.read(id, from: next) == filled.plain[id]) }
+        var entries = 0
+        try next.verifyIndex({ _, _ in entries += 1 }, damaged: { Issue.record("\($0)") })
+        #expect(entries == ids.count, "an identity is named once")
+    }
+
+    @Test("look-ups of random identities agree with a dictionary, over pages and files") func lookups() throws {
+        var random = SeededRandom("index look-ups")
+        var filled = try FilledStore()
+        var model: [Digest: Location] = [:]
+        for _ in 0..<5 {
+            var entries: [(id: Digest, location: Location)] = []
+            for _ in 0..<random.below(600) + 1 {
+                var bytes = random.bytes(32)
+                // Crowds of neighbours, which guesses at places get wrong.
+                if random.oneIn(2) {
+                    bytes.replaceSubrange(0..<12, with: [UInt8](repeating: UInt8(random.below(3)), count: 12))
+                }
+                guard let id = Digest(bytes), model[id] == nil else { continue }
+                let place = Location(
+                    pack: Digest.hash([UInt8(random.below(9))]), frameOffset: 16 + UInt32(random.below(1 << 30)),
+                    storedBytes: 100, plainBytes: 4096, isCompressed: true, isNode: false, offset: 0, length: 4096)
+                entries.append((id, place))
+                model[id] = place
+            }
+            try filled.store.putIndex(entries)
+        }
+        let ids = model.keys.sorted()
+        #expect(try filled.store.locate(ids) == ids.map { model[$0] }, "seed \(random.seed)")
+        for _ in 0..<300 {
+            guard let id = Digest(random.bytes(32)) else { continue }
+            #expect(try filled.store.locate([id]) == [model[id]])
+        }
+        filled.plain = [:]
+    }
+
+    @Test("an index made anew from the packs names what they have, whatever became of the old one", arguments: 0..<4)
+    func rebuild(damage: Int) throws {
+        var filled = try FilledStore()
+        var ids: [Digest] = []
+        for round in 0..<5 { ids += try filled.put((0..<8).map { chunk(round * 8 + $0) }) }
+        filled.store.close()
+        let fs = filled.fs
+        let names = try fs.list("/store/index").map { "/store/index/" + $0 }
+        switch damage {
+        case 0: break
+        case 1: for name in names { try fs.remove(name) }
+        case 2: try fs.open(names[0], .update).writeBytes([0xff], at: 100)
+        default: try fs.open(names[0], .update).truncate(to: 70)
+        }
+        let store = try LocalStore(opening: FilledStore.path, isRepairing: true, in: fs)
+        #expect(try store.rebuildIndex(damaged: { Issue.record("\($0)") }) == UInt64(ids.count))
+        store.close()
+        let next = try LocalStore(opening: FilledStore.path, in: fs.afterPowerCut(.nothing))
+        #expect(try next.known(ids).allSatisfy { $0 })
+        try next.verifyIndex({ _, _ in }, damaged: { Issue.record("\($0)") })
+    }
+
+    @Test("an index made anew leaves out damaged packs and says so") func rebuildWithoutDamaged() throws {
+        var filled = try FilledStore()
+        let good = try filled.put([chunk(1), chunk(2)])
+        let bad = try filled.put([chunk(3)])
+        let place = try #require(try filled.store.locate(bad)[0])
+        let name = place.pack.description
+        let file = try filled.fs.open("/store/packs/\(name.prefix(2))/\(name)", .update)
+        try file.writeBytes([0xff], at: try file.size() - 1)
+        filled.store.close()
+        let store = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        var damaged: [StoreError] = []
+        #expect(try store.rebuildIndex(damaged: { damaged.append($0) }) == 2)
+        #expect(damaged.map(\.code) == [.corrupt])
+        #expect(try store.known(good + bad) == [true, true, false])
+    }
+
+    @Test("a reader gets what undamaged index files name; a writer is refused") func damagedIndex() throws {
+        var filled = try FilledStore()
+        let first = try filled.put([chunk(1)])
+        let name = try #require(try filled.store.list(.index).first).name
+        let second = try filled.put([chunk(2)])
+        filled.store.close()
+        try filled.fs.open("/store/index/\(name)", .update).truncate(to: 100)
+        let reader = try LocalStore(opening: FilledStore.path, writable: false, in: filled.fs)
+        #expect(try reader.locate(first) == [nil])
+        #expect(try filled.read(second[0], from: reader) == chunk(2))
+        var damaged: [StoreError] = []
+        try reader.verifyIndex({ _, _ in }, damaged: { damaged.append($0) })
+        #expect(damaged.map(\.code) == [.corrupt])
+        let error = #expect(throws: StoreError.self) {
+            _ = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        }
+        #expect(error?.code == .corrupt)
+    }
+
+    // MARK: Writers
+
+    @Test("an upload whose content is not what its name stands for is refused", arguments: ObjectKind.allCases)
+    func refusedUploads(kind: ObjectKind) throws {
+        var filled = try FilledStore()
+        _ = try filled.put([chunk(1), chunk(2)])
+        let point = RestorePoint(
+            RestorePoint.Content(
+                disk: "d", name: "n", time: 1, root: TreeRoot(top: .zero, shape: TreeShape(byteCount: 1)),
+                parent: nil, snapshot: "s"))
+        try filled.store.put(.point, point.id, point.encoded())
+        let object = try #require(try filled.store.list(kind).first)
+        let bytes = try filled.store.bytes(kind, object.name, at: 0, Int(object.byteCount))
+        var random = SeededRandom("refused uploads")
+        let before = try filled.store.list(kind)
+        for _ in 0..<60 {
+            var altered = bytes
+            // The frames' bytes are not part of a pack's name: the index's readers check them.
+            let start = kind == .pack ? bytes.count - 120 : 0
+            altered[start + random.below(bytes.count - start)] ^= 1 << UInt8(random.below(8))
+            let cut = Array(bytes.prefix(random.below(bytes.count)))
+            for wrong in [altered, cut, bytes + [0]] {
+                let error = #expect(throws: StoreError.self) { try filled.store.put(kind, object.name, wrong) }
+                #expect(error?.code == .corrupt)
+            }
+        }
+        #expect(try filled.store.list(kind) == before)
+        #expect(try filled.fs.list("/store/tmp").allSatisfy { $0 == "sessions" || $0.hasSuffix(".lock") })
+        try filled.store.put(kind, object.name, bytes)
+    }
+
+    @Test("what a dead writer left is removed by the next, what a living one has is not") func sessions() throws {
+        let filled = try FilledStore()
+        let upload = try filled.store.beginUpload(.pack)
+        try [1, 2, 3].withUnsafeBytes { try upload.append($0) }
+        let living = try filled.fs.list("/store/tmp")
+        let second = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        #expect(Set(try filled.fs.list("/store/tmp")).isSuperset(of: living))
+        second.close()
+        // The power takes all locks.
+        let fs = filled.fs.afterPowerCut(.everything)
+        #expect(try fs.list("/store/tmp").contains { $0.hasSuffix(".1") })
+        let third = try LocalStore(opening: FilledStore.path, in: fs)
+        #expect(try fs.list("/store/tmp").allSatisfy { $0 == "sessions" || $0.hasSuffix(".lock") })
+        #expect(try fs.list("/store/tmp").count == 2)
+        third.close()
+    }
+
+    @Test("a store is made only in a new or empty folder") func creation() throws {
+        let fs = SimulatedFileSystem()
+        try LocalStore.create(at: "/a", uuid: "u", in: fs)
+        let twice = #expect(throws: StoreError.self) { try LocalStore.create(at: "/a", uuid: "v", in: fs) }
+        #expect(twice?.code == .exists)
+        try fs.createFolder("/b")
+        _ = try fs.open("/b/file", OpenMode(writable: true, creation: .exclusive))
+        let taken = #expect(throws: StoreError.self) { try LocalStore.create(at: "/b", uuid: "v", in: fs) }
+        #expect(taken?.code == .exists)
+        #expect(try fs.list("/b") == ["file"])
+        let none = #expect(throws: StoreError.self) { _ = try LocalStore(opening: "/b", in: fs) }
+        #expect(none?.code == .notAStore)
+        let missing = #expect(throws: StoreError.self) { _ = try LocalStore(opening: "/c", in: fs) }
+        #expect(missing?.code == .notAStore)
+    }
+
+    // MARK: Nodes
+
+    @Test("nodes are read; one that is wrong, of another level or missing is told") func nodes() throws {
+        var filled = try FilledStore()
+        var leaf = TreeNode(level: 1)
+        leaf = TreeNode(level: 1, children: (0..<256).map { $0 % 3 == 0 ? Digest.hash([UInt8($0)]) : .zero })
+        let parent = TreeNode(level: 2, children: [leaf.id] + [Digest](repeating: .zero, count: 255))
+        let ids = try filled.put(nodes: [leaf, parent])
+        let reader = TreeReader(backend: filled.store)
+        #expect(try reader.read(ids[0], 1) == leaf)
+        #expect(try reader.read(ids[1], 2) == parent)
+        func code(_ id: Digest, _ level: Int) -> StoreError.Code? {
+            do throws(StoreError) { _ = try reader.read(id, level) } catch { return error.code }
+            return nil
+        }
+        #expect(code(ids[0], 2) == .corrupt && code(ids[1], 1) == .corrupt)
+        #expect(code(Digest.hash([9]), 1) == .missing)
+        // A chunk is no node, and bytes under another's identity are not it.
+        let chunks = try filled.put([chunk(1)])
+        #expect(code(chunks[0], 1) == .corrupt)
+        let lie = Digest.hash([7])
+        try filled.store.putIndex(try filled.pack([(lie, leaf.encoded())], isNodes: true, compressed: false))
+        #expect(code(lie, 1) == .corrupt)
+        let bent = leaf.encoded().dropLast() + []
+        let bentID = TreeNode.id(ofEncoded: Array(bent))
+        try filled.store.putIndex(try filled.pack([(bentID, Array(bent))], isNodes: true, compressed: false))
+        #expect(code(bentID, 1) == .corrupt)
+    }
+}
