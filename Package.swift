@@ -79,12 +79,14 @@ let package = Package(
         .target(
             name: "DeviceServer",
             dependencies: [
-                "DiskImage", "DeviceControl", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry", system,
+                "DiskImage", "DeviceControl", "AgentAPI", "BlockIO", "ChangeTracking", "LinuxSystem", "Geometry",
+                system,
             ]),
         .target(
             name: "AgentCore",
             dependencies: [
-                "Backup", "Migration", "AgentAPI", "NBDBridge", "DeviceControl", "DiskImage", "BackupStore", "Transport", "CToml",
+                "Backup", "Migration", "AgentAPI", "NBDBridge", "DeviceControl", "DiskImage", "BackupStore",
+                "Transport", "CToml",
                 "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
@@ -92,7 +94,8 @@ let package = Package(
         .target(
             name: "ControlCLI",
             dependencies: [
-                "AgentCore", "DeviceServer", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat", "BackupStore", "ChunkTree",
+                "AgentCore", "DeviceServer", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat",
+                "BackupStore", "ChunkTree",
                 "Codecs", "Transport", "BlockIO",
                 "LinuxSystem", "Geometry", arguments, system,
             ]),

@@ -14,8 +14,8 @@ public enum ControlRequest: Codable, Hashable, Sendable {
     case listSnapshots
     /// Online grow to `bytes`. Answered by `.done`.
     case grow(bytes: UInt64)
-    /// Moves clusters from the end of the top's file into freed places, and cuts it. Answered by `.progress`…, `.done`.
-    /// 0 bytes per second: as fast as it goes.
+    /// Moves clusters from the end of the top's file into freed places, and cuts it. Answered by `.progress`…,
+    /// `.done`. 0 bytes per second: as fast as it goes.
     case compact(bytesPerSecond: UInt64)
     /// Starts a dirty map of granules of `granuleBytes`. Answered by `.tracker`. It ends with the connection.
     case startTracking(granuleBytes: UInt64)

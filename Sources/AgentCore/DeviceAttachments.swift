@@ -113,8 +113,8 @@ public struct DeviceAttachments: Sendable {
         return attached
     }
 
-    /// The disk's record when somebody owns it. A device of the driver whose owner died gets a new one. The caller holds
-    /// the entry's lock.
+    /// The disk's record when somebody owns it. A device of the driver whose owner died gets a new one. The caller
+    /// holds the entry's lock.
     private func live(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
         guard let record = try entry.load() else { return nil }
         if try record.server.handle() != nil { return record }

@@ -3,8 +3,8 @@ public import Geometry
 public import Migration
 internal import Synchronization
 
-/// An attached disk as the source of a migration: data over NBD or from the driver's device, the dirty map and the switch
-/// over the control socket.
+/// An attached disk as the source of a migration: data over NBD or from the driver's device, the dirty map and the
+/// switch over the control socket.
 public final class LiveSource: MigrationSource {
     public let byteCount: UInt64
     private let control: ControlClient

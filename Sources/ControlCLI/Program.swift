@@ -10,7 +10,8 @@ public enum Program {
 
     /// Runs the command that the arguments name. - Returns: the exit status.
     public static func run(_ arguments: [String]) -> Int32 {
-        // The processes that it starts for itself take signals themselves: a freeze guard thaws, an owner closes its disk.
+        // The processes that it starts for itself take signals themselves: a freeze guard thaws, an owner closes its
+        // disk.
         let own = [FreezeGuardCommand.configuration.commandName, KernelOwnerCommand.configuration.commandName]
         if !own.contains(arguments.first) { Interruption.watch() }
         var parsed: (any ParsableCommand)?

@@ -43,7 +43,8 @@ struct StatusCommand: ParsableCommand {
                 report.attachment.device ?? "-", report.attachment.mountpoint ?? "-",
             ])
         }
-        try Report(common).result(["disks": reports], reports.isEmpty ? ["no disk is attached"] : Report.columns(rows))
+        let lines = reports.isEmpty ? ["no disk is attached"] : Report.columns(rows)
+        try Report(common).result(["disks": reports], lines + reports.flatMap(\.notes))
     }
 }
 
@@ -51,4 +52,14 @@ private struct StatusReport: Encodable {
     var attachment: AttachedReport
     /// `nil` when the server does not answer.
     var server: DeviceStatus?
+
+    /// What is wrong, for people.
+    var notes: [String] {
+        var notes: [String] = []
+        if server?.isOutOfSpace == true { notes.append("\(attachment.disk): writes wait for space on the host") }
+        if server?.isAborted == true {
+            notes.append("\(attachment.disk): writes fail after an error of the host; detach and attach the disk")
+        }
+        return notes
+    }
 }

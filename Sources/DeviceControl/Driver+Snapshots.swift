@@ -52,8 +52,8 @@ extension Driver {
     }
 }
 
-/// The file systems on some devices, frozen by the driver. They thaw when this is dropped, at the deadline, and when the
-/// process dies, whatever comes first. A class, since who freezes and who thaws are different threads.
+/// The file systems on some devices, frozen by the driver. They thaw when this is dropped, at the deadline, and when
+/// the process dies, whatever comes first. A class, since who freezes and who thaws are different threads.
 public final class FrozenDevices: Sendable {
     private let driver: Driver
 

@@ -120,7 +120,7 @@ extension KernelDisk {
             }
         } catch {
             // A snapshot was faster than the start of the job.
-            guard error.code == .busy, state.withLock({ $0.isPreparing }) else { throw error }
+            guard error.code == .busy, state.withLock({ $0.isPreparing || $0.isClosing }) else { throw error }
             return .yielded
         }
         guard status.state == .cancelled else {
@@ -139,7 +139,7 @@ extension KernelDisk {
     // MARK: size
 
     func grow(to bytes: UInt64) throws(DiskError) {
-        try beginWork()
+        try beginWork(grows: true)
         defer { endWork() }
         try awaitTurn()
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }

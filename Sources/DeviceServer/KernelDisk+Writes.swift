@@ -13,13 +13,19 @@ extension KernelDisk {
     static let trackerPrefix = "godwit-"
 
     func startTracking(granuleBytes: UInt64) throws(DiskError) -> any ChangeTracker {
-        let number = state.change { state in
+        let number: UInt64? = state.change { state in
+            guard !state.isGrowing else { return nil }
             state.trackers += 1
-            return state.trackers
+            state.lastTracker += 1
+            return state.lastTracker
         }
+        guard let number else { throw isBusy }
         let name = "\(Self.trackerPrefix)\(number)"
-        try asking { () throws(DriverError) in
+        do throws(DriverError) {
             try driver.createBitmap(name, of: device, granuleBytes: granuleBytes)
+        } catch {
+            state.change { $0.trackers -= 1 }
+            throw DiskError(error, path: held.path)
         }
         return Tracker(disk: self, name: name)
     }
@@ -47,7 +53,10 @@ extension KernelDisk {
             return bitmap.markedBytes
         }
 
-        func stop() { try? disk.driver.deleteBitmap(name, of: disk.device) }
+        func stop() {
+            try? disk.driver.deleteBitmap(name, of: disk.device)
+            disk.state.change { $0.trackers -= 1 }
+        }
     }
 
     // MARK: holding back

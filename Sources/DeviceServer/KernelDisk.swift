@@ -22,13 +22,17 @@ final class KernelDisk: ControlledDisk {
     struct State: Sendable {
         /// A merge, grow or compaction is under way.
         var isWorking = false
-        /// The job that it has the driver do can be cancelled.
+        /// It is a grow: the device's size changes.
+        var isGrowing = false
+        /// It has the driver do a job.
         var hasJob = false
         /// A new top is being made or waits: no job may begin.
         var isPreparing = false
         /// No job may begin any more.
         var isClosing = false
-        var trackers: UInt64 = 0
+        /// Trackers that there are, and that there were.
+        var trackers = 0
+        var lastTracker: UInt64 = 0
     }
 
     init(driver: consuming Driver, device: DeviceIndex, held: HeldDisk, isReadOnly: Bool, isRepaired: Bool) {
@@ -71,7 +75,12 @@ final class KernelDisk: ControlledDisk {
 
     /// Stops what is under way, and the device.
     func prepareToClose() throws(DiskError) {
-        state.change { $0.isClosing = true }
+        let isFirst = state.change { state in
+            defer { state.isClosing = true }
+            return !state.isClosing
+        }
+        // The device may be another disk's by now.
+        guard isFirst else { return }
         do throws(DiskError) {
             try awaitQuiet()
             try asking { () throws(DriverError) in try driver.detach(device, force: true) }
@@ -89,11 +98,7 @@ final class KernelDisk: ControlledDisk {
         let isQuiet: Bool? = state.wait(until: SystemTime().monotonic() + Self.jobEndNanoseconds) { state in
             state.isWorking || state.isPreparing ? nil : true
         }
-        if isQuiet == nil {
-            throw DiskError(
-                .busy, "\(held.path): a snapshot, merge or resize of this disk is under way; try again later",
-                path: held.path)
-        }
+        if isQuiet == nil { throw isBusy }
     }
 
     func close() throws(DiskError) { held.release() }
@@ -107,22 +112,29 @@ final class KernelDisk: ControlledDisk {
         try? driver.cancelJob(of: device)
     }
 
-    /// Claims the right to change the stack.
-    func beginWork() throws(DiskError) {
+    /// Claims the right to change the stack; for a grow, no tracker may know the old size.
+    func beginWork(grows: Bool = false) throws(DiskError) {
         let isMine = state.change { state in
-            guard !state.isWorking, !state.isClosing else { return false }
+            guard !state.isWorking, !state.isClosing, !grows || state.trackers == 0 else { return false }
             state.isWorking = true
+            state.isGrowing = grows
             return true
         }
-        guard isMine else {
-            throw DiskError(
-                .busy,
-                "\(held.path): a snapshot, merge, resize or migration of this disk is under way; "
-                    + "try again later", path: held.path)
+        guard isMine else { throw isBusy }
+    }
+
+    func endWork() {
+        state.change { state in
+            state.isWorking = false
+            state.isGrowing = false
         }
     }
 
-    func endWork() { state.change { $0.isWorking = false } }
+    var isBusy: DiskError {
+        DiskError(
+            .busy, "\(held.path): a snapshot, merge, resize or migration of this disk is under way; try again later",
+            path: held.path)
+    }
 
     /// Has the driver do a job, and waits for its end.
     /// - Parameter progress: called now and then with clusters done and in all; `false` cancels.
@@ -131,14 +143,18 @@ final class KernelDisk: ControlledDisk {
     ) throws(DiskError) -> JobStatus {
         let events = try asking { () throws(DriverError) in try DriverEvents(of: device) }
         let clusterBytes = try asking { () throws(DriverError) in try driver.status(of: device) }.clusterBytes
+        let mayStart = state.change { state in
+            guard !state.isPreparing, !state.isClosing else { return false }
+            state.hasJob = true
+            return true
+        }
+        guard mayStart else { throw isBusy }
+        defer { state.change { $0.hasJob = false } }
         try asking { () throws(DriverError) in
             try driver.start(job, on: device, bytesPerSecond: bytesPerSecond)
         }
-        let canBeCancelled = if case .grow = job { false } else { true }
-        state.change { $0.hasJob = canBeCancelled }
-        defer { state.change { $0.hasJob = false } }
-        // Who wanted it to end before it was known to run is heard here.
-        if canBeCancelled, state.withLock({ $0.isClosing || $0.isPreparing }) { cancelJob() }
+        // Who wanted it to end before it ran is heard here.
+        if state.withLock({ $0.isClosing || $0.isPreparing }) { cancelJob() }
         while true {
             let status = try asking { () throws(DriverError) in try driver.job(of: device) }
             guard status.isActive else { return status }

@@ -58,7 +58,11 @@ public enum KernelOwner {
             ]
             try pollDescriptors(&entries, deadlineMilliseconds: nil)
             if !entries[2].ready.isEmpty {
-                for event in try events.next(waitMilliseconds: 0) { tell(event, disk) }
+                for event in try events.next(waitMilliseconds: 0) {
+                    tell(event, disk)
+                    // Another tool stopped it: there is nothing to own any more.
+                    if event.kind == .stopped, !disk.state.withLock({ $0.isClosing }) { return }
+                }
             }
             if !entries[0].ready.isEmpty { return }
             guard !entries[1].ready.isEmpty else { continue }

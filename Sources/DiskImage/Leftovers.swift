@@ -42,7 +42,7 @@ extension DiskFolder {
         guard !names.isEmpty else { return }
         // Whoever put the descriptor in place may have been cut off before it was durable; it must be so before what
         // only the one before it names is removed.
-        try folder.synchronizeNames()
+        try synchronizeNames()
         let kept = Set(descriptor.images.map(\.file))
         for name in names where !kept.contains(name) {
             let path = path(ofFile: name)
