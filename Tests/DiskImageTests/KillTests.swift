@@ -6,8 +6,8 @@ import Testing
 
 @testable import DiskImage
 
-/// A process that is killed leaves everything it did visible, and what it had not synchronised not durable. The next one
-/// must not build on that: a power cut may take it back.
+/// A process that is killed leaves everything it did visible, and what it had not synchronised not durable. The next
+/// one must not build on that: a power cut may take it back.
 @Suite struct KillTests {
     struct Run: Sendable, CustomTestStringConvertible {
         var testDescription: String
