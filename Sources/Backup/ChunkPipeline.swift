@@ -70,12 +70,15 @@ final class ChunkPipeline: Sendable {
         case compress(ChunkBatch, [Int], AlignedBuffer)
     }
     private struct State {
-        var free: [ChunkBatch]
+        /// Batches and outputs are made when they are first needed: a small backup takes little memory.
+        var free: [ChunkBatch] = []
+        var unmadeBatches = ChunkPipeline.batchCount
         var hashing: [(ChunkBatch, Range<Int>)] = []
         var hashed: [UInt64: ChunkBatch] = [:]
         var nextToDedup: UInt64 = 0
         var compressing: [(ChunkBatch, [Int])] = []
-        var outputs: [AlignedBuffer]
+        var outputs: [AlignedBuffer] = []
+        var unmadeOutputs: Int
         var frames: [PackedFrame] = []
         var results: [(indices: [UInt64], ids: [Digest])] = []
         var nextSequence: UInt64 = 0
@@ -86,6 +89,22 @@ final class ChunkPipeline: Sendable {
         var isPacked = false
         var failure: BackupError?
         var totals = Totals()
+
+        init(outputCount: Int) { unmadeOutputs = outputCount }
+
+        mutating func takeBatch() -> ChunkBatch? {
+            if let batch = free.popLast() { return batch }
+            guard unmadeBatches > 0 else { return nil }
+            unmadeBatches -= 1
+            return ChunkBatch()
+        }
+
+        mutating func takeOutput() -> AlignedBuffer? {
+            if let output = outputs.popLast() { return output }
+            guard unmadeOutputs > 0 else { return nil }
+            unmadeOutputs -= 1
+            return AlignedBuffer(byteCount: Compressor.bound(StoreLimits.frameMax))
+        }
     }
     private static let batchCount = 5
     private static let frameQueueMax = 8
@@ -108,11 +127,7 @@ final class ChunkPipeline: Sendable {
         self.effort = effort
         self.indexEntriesMax = indexEntriesMax
         chunksInBatch = ChunkBatch.byteCount / Int(chunkBytes)
-        let bound = Compressor.bound(StoreLimits.frameMax)
-        monitor = Monitor(
-            State(
-                free: (0..<Self.batchCount).map { _ in ChunkBatch() },
-                outputs: (0..<workers + 3).map { _ in AlignedBuffer(byteCount: bound) }))
+        monitor = Monitor(State(outputCount: workers + 3))
         do throws(SystemError) {
             for number in 0..<workers { try start("chunks-\(number)") { $0.work() } }
             try start("dedup") { $0.deduplicate() }
@@ -145,7 +160,7 @@ final class ChunkPipeline: Sendable {
         let answer = try monitor.wait {
             (state) throws(BackupError) -> (ChunkBatch, [(indices: [UInt64], ids: [Digest])])? in
             if let failure = state.failure { throw failure }
-            guard let batch = state.free.popLast() else { return nil }
+            guard let batch = state.takeBatch() else { return nil }
             defer { state.results.removeAll(keepingCapacity: true) }
             return (batch, state.results)
         }
@@ -232,7 +247,7 @@ final class ChunkPipeline: Sendable {
     private func nextTask() -> Task? {
         let answer: Task?? = monitor.wait { state -> Task?? in
             if state.failure != nil { return .some(nil) }
-            if !state.compressing.isEmpty, let output = state.outputs.popLast() {
+            if !state.compressing.isEmpty, let output = state.takeOutput() {
                 let (batch, slots) = state.compressing.removeFirst()
                 return .compress(batch, slots, output)
             }

@@ -1,4 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <stdexcept>
+
+// A bad text can break what the parser asserts. That would end the process, or in a release build let the compiler
+// assume that it cannot be. Here it is an error like any other.
+#undef NDEBUG
+#define TOML_ASSERT(expr) ((expr) ? static_cast<void>(0) : throw std::runtime_error("this is not TOML"))
+// How deep values nest in each other; each level takes stack.
+#define TOML_MAX_NESTED_VALUES 16
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 
@@ -27,6 +35,25 @@ void complain(ctoml_problem *problem, toml::source_position at, std::string_view
 	auto count = std::min(message.size(), sizeof(problem->message) - 1);
 	std::memcpy(problem->message, message.data(), count);
 	problem->message[count] = 0;
+}
+
+// Each dot of a key is a table in a table, and walking them takes stack. A key is in one line.
+constexpr size_t line_dots_max = 64;
+
+/// The first line with too many dots, from 1; 0 when there is none.
+uint32_t crowded_line(std::string_view text)
+{
+	uint32_t line = 1;
+	size_t dots = 0;
+	for (char c : text) {
+		if (c == '\n') {
+			line++;
+			dots = 0;
+		} else if (c == '.' && ++dots > line_dots_max) {
+			return line;
+		}
+	}
+	return 0;
 }
 } // namespace
 
@@ -68,6 +95,10 @@ struct ctoml_document {
 
 extern "C" ctoml_document *ctoml_parse(const char *text, uint64_t count, ctoml_problem *problem)
 {
+	if (uint32_t line = crowded_line(std::string_view(text, count))) {
+		complain(problem, {line, 1}, "the line has too many dots");
+		return nullptr;
+	}
 	try {
 		toml::table table = toml::parse(std::string_view(text, count));
 		auto document = new ctoml_document;

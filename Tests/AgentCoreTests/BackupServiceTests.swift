@@ -155,8 +155,8 @@ private struct BackedHost {
         var clean = state.duplicate()
         _ = try clean.backup()
         let changes = clean.fs.changeCount
-        // The parts have tests of their own at every change; here a third of them each time.
-        for number in stride(from: 1 + random.below(3), through: changes, by: 3) {
+        // The parts have tests of their own at every change; here a fifth of them each time.
+        for number in stride(from: 1 + random.below(5), through: changes, by: 5) {
             let seed = UInt64(number)
             let survivals: [Survival] = [.nothing, .everything, .prefix(seed: seed), .random(seed: seed)]
             let survival = survivals[random.below(4)]
@@ -185,8 +185,8 @@ private struct BackedHost {
         var random = SeededRandom("backup \(kind)")
         let state = try prepared(folder, &random)
         let calls = kind == "full" ? FaultPlan.Call.taking : FaultPlan.Call.changes
-        // The parts have tests of their own at every call; here a third of them each time.
-        var number = 1 + random.below(3)
+        // The parts have tests of their own at every call; here a fifth of them each time.
+        var number = 1 + random.below(5)
         while true {
             var host = state.duplicate()
             host.fs.setPlan(
@@ -206,7 +206,7 @@ private struct BackedHost {
                 Issue.record("seed \(random.seed), \(kind) at call \(number) (\(told)): \(error)")
                 return
             }
-            number += 3
+            number += 5
         }
         #expect(number > 30)
     }

@@ -97,6 +97,43 @@ struct Bench {
         try expectTool("qemu-img", "check", "-f", "parallels", target + "/root.hds")
     }
 
+    @Test("equal chunks are stored once, within a disk, between points and between disks") func deduplication() throws {
+        var bench = try Bench(byteCount: 16 << 20)
+        var random = SeededRandom("deduplication")
+        let chunk = random.bytes(65536)
+        for place in [0, 3, 100, 255] { bench.disk.write(chunk, at: place * 65536) }
+        let first = try bench.backup().statistics
+        #expect(first.chunksNew == 1 && first.bytesNew == 65536)
+        bench.disk.write(chunk, at: 200 * 65536)
+        #expect(try bench.backup().statistics.chunksNew == 0)
+        // Another disk, of another size and layout.
+        let other = MemorySource(byteCount: 9 << 20, clusterBytes: 32 << 10)
+        other.write(chunk, at: 70 * 65536)
+        other.write(random.bytes(65536), at: 71 * 65536)
+        let job = BackupJob(disk: "disk-2", name: "other", snapshot: other.freeze(), time: bench.time + 1)
+        let outcome = try job.run(source: other, store: bench.store)
+        #expect(outcome.statistics.chunksNew == 1)
+        #expect(try bench.restored(outcome.point) == other.content)
+    }
+
+    @Test("each point is whole by itself: without those before it, it restores the same") func syntheticFull() throws {
+        var bench = try Bench(byteCount: 8 << 20)
+        var random = SeededRandom("synthetic full")
+        var last: (point: RestorePoint, content: [UInt8])?
+        for _ in 0..<4 {
+            bench.disk.write(random.bytes(100_000), at: random.below(7 << 20))
+            last = (try bench.backup().point, bench.disk.content)
+        }
+        let (point, content) = try #require(last)
+        for object in try bench.store.list(.point) where object.name != point.id {
+            try bench.fs.remove(bench.folder.file("store/points/" + object.name))
+        }
+        #expect(try bench.store.points() == [point])
+        #expect(try bench.restored(point) == content)
+        let report = try VerifyJob().run(store: bench.store)
+        #expect(report.isSound, "\(report.problems)")
+    }
+
     @Test("an incremental backup reads and writes what changed, and nothing else") func incremental() throws {
         var bench = try Bench(byteCount: 64 << 20)
         var random = SeededRandom(seed: 3)

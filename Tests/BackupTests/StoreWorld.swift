@@ -40,8 +40,8 @@ struct StoreWorld {
         try self.init()
         try create()
         var random = SeededRandom(seed: seed)
-        disk.write(random.bytes(150_000), at: 5000)
-        disk.write([UInt8](repeating: 7, count: 200_000), at: 700_000)
+        disk.write(random.bytes(60_000), at: 5000)
+        disk.write([UInt8](repeating: 7, count: 90_000), at: 700_000)
         for _ in 0..<backups {
             _ = try backup()
             change(&random)
@@ -51,8 +51,8 @@ struct StoreWorld {
     /// Some clusters of the disk: new bytes, bytes that are elsewhere already, and zeros.
     func change(_ random: inout SeededRandom) {
         disk.write(random.bytes(9000), at: random.below(1_000_000))
-        disk.write([UInt8](repeating: 7, count: 8192), at: 720_896 + 4096 * random.below(40))
-        disk.write([UInt8](repeating: 0, count: 6000), at: random.below(150_000))
+        disk.write([UInt8](repeating: 7, count: 8192), at: 720_896 + 4096 * random.below(20))
+        disk.write([UInt8](repeating: 0, count: 6000), at: random.below(60_000))
         disk.write(random.bytes(512), at: Self.diskBytes - 512)
     }
 

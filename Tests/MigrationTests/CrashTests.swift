@@ -129,6 +129,55 @@ private struct TwoHosts {
         #expect(number > 15)
     }
 
+    /// Both hosts after the source lost its power between giving the disk up and hearing that the target has it.
+    private func released() throws -> TwoHosts {
+        for number in 1... {
+            let hosts = try TwoHosts(content: Self.content)
+            hosts.ours.setPlan(.stop(atChange: number))
+            do { try hosts.migrate() } catch {}
+            guard hosts.ours.isStopped else { break }
+            let after = hosts.rebooted(.source, .nothing)
+            if try MigrationRecovery.record(TwoHosts.here, in: after.ours)?.state == .released { return after }
+        }
+        throw SystemError(errno: .notSupported, operation: "find", subject: "a cut that leaves a released disk")
+    }
+
+    @Test("a damaged record of a migration is told, and never makes a second owner", arguments: Side.allCases)
+    func damagedRecords(side: Side) throws {
+        let state = try released()
+        let fs = side == .source ? state.ours : state.theirs
+        let folders = side == .source ? [TwoHosts.here] : try fs.list("/disks").map { "/disks/" + $0 }
+        var paths: [String] = []
+        for folder in folders {
+            paths += try fs.list(folder).filter { $0.hasSuffix(".json") }.map { folder + "/" + $0 }
+        }
+        #expect(!paths.isEmpty)
+        var random = SeededRandom("damaged records at the \(side)")
+        for path in paths {
+            let bytes = try fs.contents(of: path, limit: 1 << 16)
+            for sample in 0..<150 {
+                let hosts = TwoHosts(
+                    ours: state.ours.duplicate(), theirs: state.theirs.duplicate(),
+                    source: ScriptedSource(Self.content))
+                let damaged = side == .source ? hosts.ours : hosts.theirs
+                let file = try damaged.open(path, .update)
+                let byte = random.below(bytes.count)
+                if sample % 3 == 0 {
+                    try file.truncate(to: UInt64(byte))
+                } else {
+                    try file.writeBytes([bytes[byte] ^ 1 << UInt8(random.below(8))], at: UInt64(byte))
+                }
+                var outcome: MigrationOutcome?
+                do { outcome = try hosts.recover() } catch { #expect(!error.message.isEmpty) }
+                let what = "seed \(random.seed), sample \(sample) of \(path)"
+                if case .ownedHere = outcome { Issue.record("a second owner: \(what)") }
+                // The record's name is what keeps the source's disk from being used.
+                #expect(try hosts.ours.exists(TwoHosts.here + "/godwit-migrated.json"), "\(what)")
+                if try hosts.isInPlaceThere { #expect(try hosts.arrived() == Self.content, "\(what)") }
+            }
+        }
+    }
+
     @Test(
         "a full or failing file system on either side stops nothing but the migration", arguments: Side.allCases,
         [true, false])
