@@ -81,7 +81,7 @@ static int compact_look(struct ploop_device *dev, struct compact *compact)
 		return ret;
 	kvfree(compact->used);
 	compact->nbits = compact->next;
-	compact->used = kvzalloc(BITS_TO_LONGS(compact->nbits) * sizeof(long), GFP_KERNEL);
+	compact->used = kvcalloc(BITS_TO_LONGS(compact->nbits), sizeof(long), GFP_KERNEL);
 	if (!compact->used)
 		return -ENOMEM;
 	compact->count = 0;

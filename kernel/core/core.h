@@ -538,8 +538,15 @@ static inline u64 ploop_stat_sum(const struct ploop_device *dev, size_t offset)
 	return sum;
 }
 
-#define ploop_count(dev, field)		this_cpu_inc((dev)->stats->field)
-#define ploop_add(dev, field, n)	this_cpu_add((dev)->stats->field, n)
+static inline void ploop_stat_add(struct ploop_device *dev, size_t offset, u64 n)
+{
+	this_cpu_add(*(u64 __percpu *)((char __percpu *)dev->stats + offset), n);
+}
+
+#define ploop_count(dev, field) \
+	ploop_stat_add(dev, offsetof(struct ploop_stats, field), 1)
+#define ploop_add(dev, field, n) \
+	ploop_stat_add(dev, offsetof(struct ploop_stats, field), n)
 #define ploop_stat(dev, field)		ploop_stat_sum(dev, offsetof(struct ploop_stats, field))
 
 #define ploop_err(dev, fmt, ...) \

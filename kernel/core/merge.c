@@ -100,7 +100,9 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	struct merge *merge;
 	int ret;
 
-	if (job->arg == 0 || job->arg >= dev->nr_levels)
+	if (job->arg == 0)
+		return -EINVAL;
+	if (job->arg >= dev->nr_levels)
 		return -ENOENT;
 	merge = kzalloc(sizeof(*merge), GFP_KERNEL);
 	if (!merge)

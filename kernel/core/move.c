@@ -78,6 +78,8 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 
 		ret = ploop_copy(delta, slot_iblock(move->place), delta, move->target, 0,
 				 ploop_cluster_bytes(dev));
+		/* Of who had the place before. */
+		ploop_partial_drop(delta, move->target);
 		ploop_track_file(delta, (u64)move->target << dev->cluster_shift,
 				 ploop_cluster_bytes(dev));
 	}

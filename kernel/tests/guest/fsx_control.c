@@ -160,11 +160,11 @@ static void track(struct fsx *f)
 		if (round && (fdatasync(d->rw) || device_ioctl(d, PLOOP_IOC_SYNC, NULL)))
 			fsx_fault(f, "SYNC");
 		for (int i = 0; i < 100000 && !f->over; i++) {
+			/* The first round must not chase the writers for ever; what was read has to be copied. */
+			if (!round && i == 64)
+				break;
 			result = device_ioctl(d, PLOOP_IOC_TRACK_READ, &e);
 			if (result)
-				break;
-			/* The first round must not chase the writers for ever. */
-			if (!round && i == 64)
 				break;
 			device_ioctl(d, PLOOP_IOC_TRACK_SETPOS, &e.end);
 			if (!copy_range(in, out, e.start, e.end, f->cluster))
