@@ -273,7 +273,8 @@ int ploop_ctl_status(struct ploop_control *control, void *data)
 	out.state = (dev->running ? PLOOP_STATE_RUNNING : 0) |
 		(dev->rdonly ? PLOOP_STATE_RDONLY : 0) |
 		(dev->aborted ? PLOOP_STATE_ABORTED : 0) |
-		(dev->nospace_seen ? PLOOP_STATE_NOSPACE : 0);
+		(dev->nospace_seen ? PLOOP_STATE_NOSPACE : 0) |
+		(atomic_read(&dev->frozen) ? PLOOP_STATE_FROZEN : 0);
 	out.maintenance = dev->maintenance;
 	out.nr_levels = dev->nr_levels;
 	out.cluster_log = dev->cluster_shift - SECTOR_SHIFT;

@@ -54,7 +54,7 @@ int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	grow = kzalloc(sizeof(*grow), GFP_KERNEL);
 	if (!grow)
 		return -ENOMEM;
-	grow->batch.dev = dev;
+	ploop_move_init(&grow->batch, dev, job->rate);
 	grow->delta = top;
 	grow->geo = top->geo;
 	if (top->fmt->flags & PLOOP_FMTF_TABLE)

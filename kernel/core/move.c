@@ -10,6 +10,21 @@
 #include "core.h"
 
 /**
+ * ploop_move_init() - begin with an empty batch
+ * @batch: what
+ * @dev: the device
+ * @rate: bytes per second, 0 for no limit: a batch is a quarter of a second then
+ */
+void ploop_move_init(struct ploop_batch *batch, struct ploop_device *dev, u64 rate)
+{
+	u64 bytes = rate ? min_t(u64, rate / 4, PLOOP_BATCH_BYTES) : PLOOP_BATCH_BYTES;
+
+	batch->dev = dev;
+	batch->count = 0;
+	batch->max = clamp_t(u64, bytes >> dev->cluster_shift, 1, PLOOP_BATCH);
+}
+
+/**
  * ploop_move_add() - take one more cluster
  * @batch: not full
  * @cluster: which

@@ -208,6 +208,7 @@ int ploop_job_steer(struct ploop_device *dev, u32 op);
 void ploop_job_query(struct ploop_device *dev, struct ploop_job *arg);
 
 /* move.c */
+void ploop_move_init(struct ploop_batch *batch, struct ploop_device *dev, u64 rate);
 int ploop_move_add(struct ploop_batch *batch, u32 cluster);
 void ploop_move_release(struct ploop_batch *batch);
 int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta);
