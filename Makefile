@@ -45,7 +45,7 @@ help:
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
-	@echo "make kunit      the format's and mapping's unit tests in User-Mode Linux"
+	@echo "make kunit      unit tests within the kernel (KUnit), on the debug kernel"
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
 	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
@@ -92,7 +92,7 @@ kernel_groups_quick =
 kernel_groups_smoke =
 kernel_groups_debug =
 
-check-kernel: packages/kernel kunit
+check-kernel: packages/kernel
 	kernel/tests/matrix
 	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
 
@@ -103,7 +103,7 @@ check-kernel-debug: packages/kerneldebug
 	kernel/tests/suite -k debug $(kernel_groups_debug)
 
 kunit: packages/kerneldebug
-	kernel/tests/kunit/run
+	kernel/tests/suite -k debug kunit
 
 bench-kernel: packages/kernel
 	kernel/tests/bench/run .build/bench-kernel.json

@@ -159,12 +159,10 @@ static void track(struct fsx *f)
 			pthread_rwlock_wrlock(&f->rest);
 		if (round && (fdatasync(d->rw) || device_ioctl(d, PLOOP_IOC_SYNC, NULL)))
 			fsx_fault(f, "SYNC");
-		for (int i = 0; i < 100000 && !f->over; i++) {
+		/* The first round must not chase the writers for ever. */
+		for (int i = 0; i < (round ? 100000 : 64) && !f->over; i++) {
 			result = device_ioctl(d, PLOOP_IOC_TRACK_READ, &e);
 			if (result)
-				break;
-			/* The first round must not chase the writers for ever. */
-			if (!round && i == 64)
 				break;
 			device_ioctl(d, PLOOP_IOC_TRACK_SETPOS, &e.end);
 			if (!copy_range(in, out, e.start, e.end, f->cluster))
