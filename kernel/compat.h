@@ -10,15 +10,17 @@
 #include <linux/slab.h>
 #include <linux/version.h>
 
-#define PLOOP_KERNEL_6_9 (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0))
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#define PLOOP_KERNEL_6_9	1
+#endif
 
-#if PLOOP_KERNEL_6_9
-typedef blk_mode_t ploop_mode_t;
+#ifdef PLOOP_KERNEL_6_9
+#define PLOOP_MODE		blk_mode_t
 #define PLOOP_OPEN_ARGS		struct gendisk *disk, blk_mode_t mode
 #define PLOOP_OPEN_DISK		(disk)
 #define PLOOP_RELEASE_ARGS	struct gendisk *disk
 #else
-typedef fmode_t ploop_mode_t;
+#define PLOOP_MODE		fmode_t
 #define PLOOP_OPEN_ARGS		struct block_device *bdev, fmode_t mode
 #define PLOOP_OPEN_DISK		(bdev->bd_disk)
 #define PLOOP_RELEASE_ARGS	struct gendisk *disk, fmode_t mode
@@ -33,7 +35,7 @@ struct ploop_limits_in {
 
 static inline struct gendisk *ploop_alloc_disk(struct blk_mq_tag_set *set, void *data)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	struct queue_limits lim = {
 		.features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA,
 	};
@@ -52,7 +54,7 @@ static inline struct gendisk *ploop_alloc_disk(struct blk_mq_tag_set *set, void 
 
 static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_limits_in *in)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	struct queue_limits lim = queue_limits_start_update(disk->queue);
 
 	lim.logical_block_size = SECTOR_SIZE;
@@ -88,7 +90,7 @@ static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_lim
 
 static inline int ploop_bdev_freeze(struct block_device *bdev)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	return bdev_freeze(bdev);
 #else
 	return freeze_bdev(bdev);
@@ -97,7 +99,7 @@ static inline int ploop_bdev_freeze(struct block_device *bdev)
 
 static inline int ploop_bdev_thaw(struct block_device *bdev)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	return bdev_thaw(bdev);
 #else
 	return thaw_bdev(bdev);
@@ -107,7 +109,7 @@ static inline int ploop_bdev_thaw(struct block_device *bdev)
 /* Is a file system mounted on it?  A look that may be outdated at once. */
 static inline bool ploop_bdev_mounted(struct block_device *bdev)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	return READ_ONCE(bdev->bd_holder_ops) == &fs_holder_ops;
 #else
 	return READ_ONCE(bdev->bd_super);
@@ -116,7 +118,7 @@ static inline bool ploop_bdev_mounted(struct block_device *bdev)
 
 /* A shrinker, whichever way the kernel wants it allocated. */
 struct ploop_shrinker {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	struct shrinker *shrinker;
 #else
 	struct shrinker shrinker;
@@ -129,7 +131,7 @@ static inline int ploop_shrinker_register(struct ploop_shrinker *s, const char *
 					  unsigned long (*scan)(struct shrinker *,
 								struct shrink_control *))
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	s->shrinker = shrinker_alloc(0, "%s", name);
 	if (!s->shrinker)
 		return -ENOMEM;
@@ -148,7 +150,7 @@ static inline int ploop_shrinker_register(struct ploop_shrinker *s, const char *
 
 static inline void ploop_shrinker_unregister(struct ploop_shrinker *s)
 {
-#if PLOOP_KERNEL_6_9
+#ifdef PLOOP_KERNEL_6_9
 	shrinker_free(s->shrinker);
 #else
 	unregister_shrinker(&s->shrinker);

@@ -28,6 +28,7 @@ static u64 reserve_clusters(const struct ploop_delta *delta)
 
 /* Called with alloc_lock held; gives it up meanwhile. */
 static int reserve_ahead(struct ploop_delta *delta)
+	__must_hold(&delta->alloc_lock)
 {
 	u64 next, count;
 	int ret;

@@ -159,7 +159,9 @@ int ploop_bat_merge(struct ploop_delta *delta, struct ploop_map_page *page)
 		if (iblock == PLOOP_IBLOCK_BAD)
 			ploop_err(delta->dev, "level %u: entry of cluster %llu is corrupt\n",
 				  delta->level, cluster);
-		atomic64_set(at, slot_make(iblock, delta->level));
+		/* Written on from now on, it has to be recorded as before. */
+		atomic64_set(at, slot_make(iblock, delta->level) |
+			     (ploop_partial_has(delta, iblock) ? SLOT_PARTIAL : 0));
 	}
 	return empty;
 }

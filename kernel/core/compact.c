@@ -38,11 +38,11 @@ int ploop_compact_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	if (!compact)
 		return -ENOMEM;
 	compact->delta = top;
-	compact->batch.dev = dev;
 	job->private = compact;
 	job->total = (u64)top->geo.clusters << dev->cluster_shift;
 	if (!job->rate)
 		job->rate = job->arg;
+	ploop_move_init(&compact->batch, dev, job->rate);
 	spin_lock(&top->alloc_lock);
 	top->nr_free = 0;
 	top->floor = U32_MAX;
@@ -81,7 +81,7 @@ static int compact_look(struct ploop_device *dev, struct compact *compact)
 		return ret;
 	kvfree(compact->used);
 	compact->nbits = compact->next;
-	compact->used = kvzalloc(BITS_TO_LONGS(compact->nbits) * sizeof(long), GFP_KERNEL);
+	compact->used = kvcalloc(BITS_TO_LONGS(compact->nbits), sizeof(long), GFP_KERNEL);
 	if (!compact->used)
 		return -ENOMEM;
 	compact->count = 0;
@@ -186,6 +186,8 @@ int ploop_compact_run(struct ploop_device *dev, struct ploop_job_state *job)
 
 	for (look = 0; look < LOOKS_MAX && ret == 1; look++) {
 		ret = compact_look(dev, compact);
+		if (ret == 0)
+			ret = ploop_job_step(job, 0, 0);
 		if (ret == 0)
 			ret = compact_move(dev, job, compact);
 		/* The old places are free now. */

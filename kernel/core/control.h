@@ -13,7 +13,7 @@
  */
 struct ploop_control {
 	struct ploop_watcher *watcher;
-	struct mutex lock;
+	struct mutex lock;	/* guards frozen */
 	struct ploop_frozen *frozen;
 };
 

@@ -236,6 +236,8 @@ int ploop_ctl_job(struct ploop_control *control, void *data)
 			return PTR_ERR(dev);
 		ret = ploop_job_steer(dev, arg->op);
 		ploop_ctl_unlock(dev);
+		if (ret == 0 && arg->op == PLOOP_JOB_OP_PAUSE)
+			ret = ploop_job_wait_paused(dev);
 		break;
 	}
 	if (ret == 0)
@@ -258,17 +260,21 @@ int ploop_ctl_watch(struct ploop_control *control, void *data)
 int ploop_ctl_status(struct ploop_control *control, void *data)
 {
 	struct ploop_status *arg = data;
-	struct ploop_device *dev = ploop_ctl_lock(arg->index);
+	struct ploop_device *dev;
 	struct ploop_status out = { .size = arg->size, .index = arg->index };
 	struct ploop_delta *top;
 
+	if (!ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
+		return -EINVAL;
+	dev = ploop_ctl_lock(arg->index);
 	if (IS_ERR(dev))
 		return PTR_ERR(dev);
 	top = ploop_top(dev);
 	out.state = (dev->running ? PLOOP_STATE_RUNNING : 0) |
 		(dev->rdonly ? PLOOP_STATE_RDONLY : 0) |
 		(dev->aborted ? PLOOP_STATE_ABORTED : 0) |
-		(dev->nospace_seen ? PLOOP_STATE_NOSPACE : 0);
+		(dev->nospace_seen ? PLOOP_STATE_NOSPACE : 0) |
+		(atomic_read(&dev->frozen) ? PLOOP_STATE_FROZEN : 0);
 	out.maintenance = dev->maintenance;
 	out.nr_levels = dev->nr_levels;
 	out.cluster_log = dev->cluster_shift - SECTOR_SHIFT;

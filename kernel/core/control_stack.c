@@ -236,7 +236,7 @@ int ploop_ctl_snapshot(struct ploop_control *control, void *data)
 	if ((arg->flags & ~(PLOOP_SNAPSHOT_NO_FREEZE | PLOOP_SNAPSHOT_BITMAP)) ||
 	    arg->nr_items == 0 || arg->nr_items > PLOOP_SNAPSHOT_MAX || arg->reserved0 ||
 	    arg->deadline_ms > PLOOP_DEADLINE_MS_MAX || !ploop_ctl_name_ok(arg->name) ||
-	    bitmap != (arg->name[0] != 0) || bitmap != (arg->granule_log != 0) ||
+	    bitmap != !!arg->name[0] || bitmap != !!arg->granule_log ||
 	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
 	set.freeze = !(arg->flags & PLOOP_SNAPSHOT_NO_FREEZE);

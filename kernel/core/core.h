@@ -287,11 +287,13 @@ struct ploop_move {
 /**
  * struct ploop_batch - clusters being moved, see move.c
  * @dev: the device
+ * @max: how many at most
  * @count: how many
  * @moves: them
  */
 struct ploop_batch {
 	struct ploop_device *dev;
+	u32 max;
 	u32 count;
 	struct ploop_move moves[PLOOP_BATCH];
 };
@@ -452,6 +454,7 @@ struct ploop_device {
 	struct ploop_job_state *job;
 
 	/* Event for sysfs; see event.c. */
+	atomic_t frozen;	/* file systems that this driver froze */
 	bool event_enospc;
 	wait_queue_head_t event_wait;
 	u64 frozen_ios;
@@ -518,9 +521,7 @@ static inline u32 ploop_cluster_bytes(const struct ploop_device *dev)
 
 static inline bool ploop_batch_full(const struct ploop_batch *batch)
 {
-	u32 max = clamp_t(u32, PLOOP_BATCH_BYTES >> batch->dev->cluster_shift, 1, PLOOP_BATCH);
-
-	return batch->count >= max;
+	return batch->count >= batch->max;
 }
 
 static inline struct ploop_delta *ploop_top(const struct ploop_device *dev)
@@ -538,8 +539,15 @@ static inline u64 ploop_stat_sum(const struct ploop_device *dev, size_t offset)
 	return sum;
 }
 
-#define ploop_count(dev, field)		this_cpu_inc((dev)->stats->field)
-#define ploop_add(dev, field, n)	this_cpu_add((dev)->stats->field, n)
+static inline void ploop_stat_add(struct ploop_device *dev, size_t offset, u64 n)
+{
+	this_cpu_add(*(u64 __percpu *)((char __percpu *)dev->stats + offset), n);
+}
+
+#define ploop_count(dev, field) \
+	ploop_stat_add(dev, offsetof(struct ploop_stats, field), 1)
+#define ploop_add(dev, field, n) \
+	ploop_stat_add(dev, offsetof(struct ploop_stats, field), n)
 #define ploop_stat(dev, field)		ploop_stat_sum(dev, offsetof(struct ploop_stats, field))
 
 #define ploop_err(dev, fmt, ...) \

@@ -72,10 +72,8 @@ static void device_free(struct ploop_device *dev)
 		destroy_workqueue(dev->wq);
 	if (dev->commit_wq)
 		destroy_workqueue(dev->commit_wq);
-	if (dev->bvec_pool)
-		mempool_destroy(dev->bvec_pool);
-	if (dev->copy_pool)
-		mempool_destroy(dev->copy_pool);
+	mempool_destroy(dev->bvec_pool);
+	mempool_destroy(dev->copy_pool);
 	kvfree(dev->pending[0]);
 	kvfree(dev->pending[1]);
 	free_percpu(dev->stats);

@@ -14,7 +14,7 @@
 
 struct ploop_watcher {
 	struct list_head list;
-	spinlock_t lock;
+	spinlock_t lock;	/* guards what follows */
 	wait_queue_head_t wait;
 	bool listening;
 	u32 index;

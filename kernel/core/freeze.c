@@ -26,6 +26,7 @@ static void thaw_all(struct ploop_frozen *frozen)
 
 		if (ret)
 			ploop_err(one->dev, "thaw failed: %d\n", ret);
+		atomic_dec(&one->dev->frozen);
 		put_device(&one->bdev->bd_device);
 		list_del(&one->list);
 		kfree(one);
@@ -95,6 +96,7 @@ static int freeze_one(struct ploop_frozen *frozen, struct ploop_device *dev,
 		put_device(&bdev->bd_device);
 		return ret;
 	}
+	atomic_inc(&dev->frozen);
 	one->dev = dev;
 	one->bdev = bdev;
 	mutex_lock(&frozen->lock);

@@ -13,15 +13,19 @@
 struct grow {
 	struct ploop_delta *delta;
 	struct ploop_geometry geo;	/* as it will be */
+	u64 old_next;			/* end of the file before */
 	struct ploop_batch batch;
 };
 
 /* From now on nothing is allocated where the table will be. */
-static void keep_clear(struct ploop_delta *delta, u32 floor)
+static void keep_clear(struct grow *grow)
 {
+	struct ploop_delta *delta = grow->delta;
+	u32 floor = grow->geo.first_iblock;
 	u32 from, to = 0;
 
 	spin_lock(&delta->alloc_lock);
+	grow->old_next = delta->next;
 	delta->floor = floor;
 	for (from = 0; from < delta->nr_free; from++)
 		if (delta->free[from] >= floor)
@@ -50,7 +54,7 @@ int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	grow = kzalloc(sizeof(*grow), GFP_KERNEL);
 	if (!grow)
 		return -ENOMEM;
-	grow->batch.dev = dev;
+	ploop_move_init(&grow->batch, dev, job->rate);
 	grow->delta = top;
 	grow->geo = top->geo;
 	if (top->fmt->flags & PLOOP_FMTF_TABLE)
@@ -67,7 +71,7 @@ int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	job->total = 1;
 	if (grow->geo.first_iblock > top->geo.first_iblock) {
 		job->total = (u64)top->geo.clusters << dev->cluster_shift;
-		keep_clear(top, grow->geo.first_iblock);
+		keep_clear(grow);
 	}
 	return 0;
 }
@@ -95,8 +99,44 @@ static int grow_flush(struct ploop_device *dev, struct grow *grow)
 	return ret;
 }
 
+/* It failed: what was put behind the end for the table goes, if nothing followed. */
+static void take_end_back(struct grow *grow)
+{
+	struct ploop_delta *delta = grow->delta;
+	u64 floor = grow->geo.first_iblock;
+
+	spin_lock(&delta->alloc_lock);
+	if (delta->floor && grow->old_next < floor && delta->next == floor)
+		delta->next = grow->old_next;
+	delta->reserved_end = delta->next;
+	spin_unlock(&delta->alloc_lock);
+}
+
+static int zero_steps(struct ploop_job_state *job, struct grow *grow, u64 from, u64 to)
+{
+	struct ploop_file *file = grow->delta->file;
+	u64 old_end = grow->old_next << grow->geo.cluster_shift;
+	int ret = 0;
+
+	/* Sees at once whether there is the space; it is written all the same. */
+	if (to > old_end && (file->flags & PLOOP_IOF_RESERVE))
+		ret = file->io->reserve(file, old_end, to - old_end, 0);
+	if (ret == -EOPNOTSUPP)
+		ret = 0;
+	while (from < to && ret == 0) {
+		u64 part = min_t(u64, to - from, PLOOP_BATCH_BYTES);
+
+		ret = ploop_file_zero(file, from, part);
+		ploop_track_file(grow->delta, from, part);
+		if (ret == 0)
+			ret = ploop_job_step(job, 0, part);
+		from += part;
+	}
+	return ret;
+}
+
 /* The table's new part, durable: zeros. */
-static int grow_zero(struct ploop_device *dev, struct grow *grow)
+static int grow_zero(struct ploop_device *dev, struct ploop_job_state *job, struct grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	u64 used = PLOOP_HEADER_BYTES + 4ull * delta->geo.clusters;
@@ -107,7 +147,7 @@ static int grow_zero(struct ploop_device *dev, struct grow *grow)
 
 	/* Requests that still read an old place must be over. */
 	ploop_drain(dev);
-	ret = ploop_file_zero(delta->file, from, to - from);
+	ret = zero_steps(job, grow, from, to);
 	/* Entries behind the last one, in its page: nobody checked them. */
 	mutex_lock(&dev->bat_lock);
 	for (; ret == 0 && ploop_map_index(cluster) == ploop_map_index(delta->geo.clusters - 1);
@@ -116,7 +156,6 @@ static int grow_zero(struct ploop_device *dev, struct grow *grow)
 	if (ret == 0)
 		ret = ploop_bat_write(delta);
 	mutex_unlock(&dev->bat_lock);
-	ploop_track_file(delta, from, to - from);
 	return ret ? ret : delta->file->io->sync(delta->file);
 }
 
@@ -164,7 +203,7 @@ int ploop_grow_run(struct ploop_device *dev, struct ploop_job_state *job)
 	if (grow->geo.first_iblock > grow->delta->geo.first_iblock)
 		ret = grow_clear_way(dev, job, grow);
 	if (ret == 0)
-		ret = grow_zero(dev, grow);
+		ret = grow_zero(dev, job, grow);
 	return ret;
 }
 
@@ -208,6 +247,8 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 		set_capacity_and_notify(dev->disk, dev->sectors);
 	else if (ret == -EIO || ret == -EUCLEAN)
 		ploop_abort(dev, ret);
+	else
+		take_end_back(grow);
 	spin_lock(&grow->delta->alloc_lock);
 	grow->delta->floor = 0;
 	spin_unlock(&grow->delta->alloc_lock);

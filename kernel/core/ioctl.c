@@ -318,7 +318,7 @@ static int dispatch(struct ploop_device *dev, struct block_device *bdev, unsigne
  *
  * Return: 0, a count, or an errno.
  */
-int ploop_ioctl(struct block_device *bdev, ploop_mode_t mode, unsigned int cmd,
+int ploop_ioctl(struct block_device *bdev, PLOOP_MODE mode, unsigned int cmd,
 		unsigned long arg)
 {
 	struct ploop_device *dev = bdev->bd_disk->private_data;

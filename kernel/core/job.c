@@ -207,12 +207,27 @@ int ploop_job_wait(struct ploop_device *dev)
 }
 
 /**
+ * ploop_job_wait_paused() - until the job moves nothing any more
+ * @dev: the device
+ *
+ * Context: Process context; sleeps.  Doesn't hold ctl_lock.
+ * Return: 0, or -ERESTARTSYS; it is paused soon then.
+ */
+int ploop_job_wait_paused(struct ploop_device *dev)
+{
+	struct ploop_job_state *job = dev->job;
+
+	return wait_event_interruptible(job->wait, READ_ONCE(job->state) != PLOOP_JOB_RUNNING ||
+					!READ_ONCE(job->pause));
+}
+
+/**
  * ploop_job_steer() - pause, resume or cancel
  * @dev: the device
  * @op: PLOOP_JOB_OP_*
  *
  * Context: Process context.  Holds ctl_lock.
- * Return: 0, -ENOENT (no job is active), -EOPNOTSUPP (growing), -EINVAL.
+ * Return: 0, -ENOENT (no job is active), -EINVAL.
  */
 int ploop_job_steer(struct ploop_device *dev, u32 op)
 {
@@ -228,8 +243,6 @@ int ploop_job_steer(struct ploop_device *dev, u32 op)
 		WRITE_ONCE(job->pause, false);
 		break;
 	case PLOOP_JOB_OP_CANCEL:
-		if (job->kind == PLOOP_JOB_GROW)
-			return -EOPNOTSUPP;
 		WRITE_ONCE(job->cancel, true);
 		break;
 	default:

@@ -75,6 +75,7 @@ static int __init ploop_init(void)
 {
 	int ret;
 
+	ploop_sysfs_init();
 	ret = ploop_map_init();
 	if (ret)
 		return ret;

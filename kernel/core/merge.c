@@ -100,12 +100,14 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	struct merge *merge;
 	int ret;
 
-	if (job->arg == 0 || job->arg >= dev->nr_levels)
+	if (job->arg == 0)
+		return -EINVAL;
+	if (job->arg >= dev->nr_levels)
 		return -ENOENT;
 	merge = kzalloc(sizeof(*merge), GFP_KERNEL);
 	if (!merge)
 		return -ENOMEM;
-	merge->batch.dev = dev;
+	ploop_move_init(&merge->batch, dev, job->rate);
 	merge->upper = dev->levels[job->arg];
 	merge->lower = dev->levels[job->arg - 1];
 	merge->top = job->arg == dev->nr_levels - 1 && !merge->upper->rdonly;
@@ -253,7 +255,7 @@ int ploop_merge_run(struct ploop_device *dev, struct ploop_job_state *job)
 {
 	struct merge *merge = job->private;
 	u32 cluster, iblock, since = 0;
-	int ret = 0;
+	int ret = ploop_job_step(job, 0, 0);
 
 	for (cluster = 0; cluster < merge->upper->geo.clusters && ret == 0; cluster++) {
 		ret = lookup(merge->upper, cluster, &iblock);

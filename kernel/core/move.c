@@ -10,6 +10,21 @@
 #include "core.h"
 
 /**
+ * ploop_move_init() - begin with an empty batch
+ * @batch: what
+ * @dev: the device
+ * @rate: bytes per second, 0 for no limit: a batch is a quarter of a second then
+ */
+void ploop_move_init(struct ploop_batch *batch, struct ploop_device *dev, u64 rate)
+{
+	u64 bytes = rate ? min_t(u64, rate / 4, PLOOP_BATCH_BYTES) : PLOOP_BATCH_BYTES;
+
+	batch->dev = dev;
+	batch->count = 0;
+	batch->max = clamp_t(u64, bytes >> dev->cluster_shift, 1, PLOOP_BATCH);
+}
+
+/**
  * ploop_move_add() - take one more cluster
  * @batch: not full
  * @cluster: which
@@ -78,6 +93,8 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 
 		ret = ploop_copy(delta, slot_iblock(move->place), delta, move->target, 0,
 				 ploop_cluster_bytes(dev));
+		/* Of who had the place before. */
+		ploop_partial_drop(delta, move->target);
 		ploop_track_file(delta, (u64)move->target << dev->cluster_shift,
 				 ploop_cluster_bytes(dev));
 	}

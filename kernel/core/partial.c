@@ -73,6 +73,19 @@ static void partial_remove(struct ploop_delta *delta, u32 iblock)
 }
 
 /**
+ * ploop_partial_has() - is a cluster in the record?
+ * @delta: which
+ * @iblock: which
+ *
+ * Context: Any context.
+ * Return: true if so.
+ */
+bool ploop_partial_has(struct ploop_delta *delta, u32 iblock)
+{
+	return !xa_empty(&delta->partial) && xa_load(&delta->partial, iblock);
+}
+
+/**
  * ploop_partial_mark() - a part of a cluster is about to be written
  * @delta: writable
  * @iblock: in the record, or not

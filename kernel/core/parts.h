@@ -55,6 +55,7 @@ int ploop_alloc_close(struct ploop_delta *delta);
 
 /* partial.c */
 bool ploop_partial_add(struct ploop_delta *delta, u32 iblock);
+bool ploop_partial_has(struct ploop_delta *delta, u32 iblock);
 bool ploop_partial_mark(struct ploop_delta *delta, u32 iblock, u32 offset, u32 len);
 void ploop_partial_drop(struct ploop_delta *delta, u32 iblock);
 int ploop_partial_fill(struct ploop_delta *delta);
@@ -143,13 +144,14 @@ int ploop_reload(struct ploop_device *dev, u32 level);
 void ploop_shutdown(struct ploop_device *dev);
 
 /* ioctl.c */
-int ploop_ioctl(struct block_device *bdev, ploop_mode_t mode, unsigned int cmd,
+int ploop_ioctl(struct block_device *bdev, PLOOP_MODE mode, unsigned int cmd,
 		unsigned long arg);
 
 /* balloon.c */
 int ploop_balloon_ioctl(struct ploop_device *dev, unsigned int cmd, unsigned long arg);
 
 /* sysfs.c */
+void ploop_sysfs_init(void);
 void ploop_tune_init(struct ploop_device *dev);
 
 /* procfs.c */
@@ -201,10 +203,12 @@ struct ploop_job_state *ploop_job_alloc(struct ploop_device *dev);
 int ploop_job_step(struct ploop_job_state *job, u64 bytes, u64 moved);
 int ploop_job_start(struct ploop_device *dev, u32 kind, u64 arg, u64 rate);
 int ploop_job_wait(struct ploop_device *dev);
+int ploop_job_wait_paused(struct ploop_device *dev);
 int ploop_job_steer(struct ploop_device *dev, u32 op);
 void ploop_job_query(struct ploop_device *dev, struct ploop_job *arg);
 
 /* move.c */
+void ploop_move_init(struct ploop_batch *batch, struct ploop_device *dev, u64 rate);
 int ploop_move_add(struct ploop_batch *batch, u32 cluster);
 void ploop_move_release(struct ploop_batch *batch);
 int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta);

@@ -136,7 +136,7 @@ void ploop_end_errno(struct ploop_request *req, int error)
  * ploop_written() - a write, discard or zeroing is over: tell who watches
  * @req: still counted in
  *
- * Before the acknowledgement, and after a failure, too.
+ * Before it is acknowledged, and after a failure, too.
  *
  * Context: Any context.
  */

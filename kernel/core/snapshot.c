@@ -149,8 +149,12 @@ static int snapshot_switch(struct ploop_snapshot_set *set, struct ploop_frozen *
 	int ret = quiesce_all(set);
 	u32 i;
 
-	if (ret == 0 && frozen)
-		mutex_lock(&frozen->lock);
+	/*
+	 * Not to be waited for: who has it is the deadline, thawing, and that may
+	 * write, which waits for this to resume.
+	 */
+	if (ret == 0 && frozen && !mutex_trylock(&frozen->lock))
+		ret = -ETIMEDOUT;
 	if (ret == 0 && frozen && frozen->thawed) {
 		mutex_unlock(&frozen->lock);
 		ret = -ETIMEDOUT;

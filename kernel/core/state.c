@@ -26,8 +26,7 @@ static void stack_changed(struct ploop_device *dev)
  * @dev: the device; quiesced if it runs
  * @delta: open, of the level it gets, and shown
  *
- * Context: Process context.  Holds ctl_lock (or is its snapshot) and, if it
- * runs, commit_lock.
+ * Context: Process context.  Holds ctl_lock (or is its snapshot) and commit_lock.
  */
 void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta)
 {
@@ -51,7 +50,7 @@ void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta)
  * The map and all cached tables are dropped, since levels are renumbered and
  * tools may have changed the files.
  *
- * Context: Process context; sleeps.  Holds ctl_lock and, if it runs, commit_lock.
+ * Context: Process context; sleeps.  Holds ctl_lock and commit_lock.
  * Return: the delta, no longer shown.
  */
 struct ploop_delta *ploop_stack_remove(struct ploop_device *dev, u32 level)
@@ -104,7 +103,9 @@ int ploop_add_delta(struct ploop_device *dev, const struct ploop_delta_args *arg
 		ploop_delta_close(delta, true);
 		return ret;
 	}
+	mutex_lock(&dev->commit_lock);
 	ploop_stack_push(dev, delta);
+	mutex_unlock(&dev->commit_lock);
 	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
 	return 0;
 }
@@ -257,11 +258,17 @@ int ploop_clear(struct ploop_device *dev)
 	    dev->maintenance >= PLOOP_MNTN_MERGE)
 		return -EBUSY;
 	while (dev->nr_levels > 0) {
-		struct ploop_delta *delta = ploop_stack_remove(dev, dev->nr_levels - 1);
-		/* Never started: only the mark has to go. */
-		bool clean = delta->geo.in_use == PLOOP_IN_USE && !dev->aborted;
-		int err = ploop_delta_close(delta, clean);
+		struct ploop_delta *delta;
+		bool clean;
+		int err;
 
+		/* A flush may still be looking at the stack. */
+		mutex_lock(&dev->commit_lock);
+		delta = ploop_stack_remove(dev, dev->nr_levels - 1);
+		mutex_unlock(&dev->commit_lock);
+		/* Never started: only the mark has to go. */
+		clean = delta->geo.in_use == PLOOP_IN_USE && !dev->aborted;
+		err = ploop_delta_close(delta, clean);
 		ret = ret ? ret : err;
 	}
 	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_OFF);
@@ -290,9 +297,10 @@ int ploop_del_delta(struct ploop_device *dev, u32 level)
 		return -EBUSY;
 	if (level >= dev->nr_levels)
 		return -ENOENT;
-	if (running) {
+	if (running)
 		ploop_quiesce(dev);
-		mutex_lock(&dev->commit_lock);
+	mutex_lock(&dev->commit_lock);
+	if (running) {
 		ret = ploop_commit(dev);
 		if (ret)
 			goto out;
@@ -307,10 +315,9 @@ int ploop_del_delta(struct ploop_device *dev, u32 level)
 	if (running)
 		set_disk_ro(dev->disk, dev->rdonly);
 out:
-	if (running) {
-		mutex_unlock(&dev->commit_lock);
+	mutex_unlock(&dev->commit_lock);
+	if (running)
 		ploop_resume(dev);
-	}
 	return ret;
 }
 

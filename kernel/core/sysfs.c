@@ -112,15 +112,17 @@ static struct attribute *pstate_attrs[] = {
 
 static const struct attribute_group pstate_group = { .name = "pstate", .attrs = pstate_attrs };
 
-/* An attribute with a number: which counter or tunable it is. */
+/* An attribute whose place in its array is the number of its value. */
 struct numbered {
 	struct device_attribute attr;
-	u32 number;
-	ssize_t offset;		/* in struct ploop_stats, or -1 */
-	u32 initial;
+	ssize_t offset;		/* pstat: in struct ploop_stats, or -1 */
+	u32 initial;		/* ptune */
 };
 
 #define to_numbered(_attr) container_of(_attr, struct numbered, attr)
+
+static struct numbered stats[PLOOP_STATS];
+static struct numbered tunes[PLOOP_TUNES];
 
 static ssize_t stat_show(struct device *d, struct device_attribute *attr, char *buf)
 {
@@ -129,7 +131,7 @@ static ssize_t stat_show(struct device *d, struct device_attribute *attr, char *
 	u64 value = 0;
 
 	if (stat->offset >= 0)
-		value = ploop_stat_sum(dev, stat->offset) - READ_ONCE(dev->stat_base[stat->number]);
+		value = ploop_stat_sum(dev, stat->offset) - READ_ONCE(dev->stat_base[stat - stats]);
 	return sysfs_emit(buf, "%u\n", (u32)value);
 }
 
@@ -145,14 +147,14 @@ static ssize_t stat_store(struct device *d, struct device_attribute *attr, const
 	if (ret)
 		return ret;
 	if (stat->offset >= 0)
-		WRITE_ONCE(dev->stat_base[stat->number],
+		WRITE_ONCE(dev->stat_base[stat - stats],
 			   ploop_stat_sum(dev, stat->offset) - value);
 	return count;
 }
 
 static ssize_t tune_show(struct device *d, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%u\n", READ_ONCE(to_ploop(d)->tune[to_numbered(attr)->number]));
+	return sysfs_emit(buf, "%u\n", READ_ONCE(to_ploop(d)->tune[to_numbered(attr) - tunes]));
 }
 
 static ssize_t tune_store(struct device *d, struct device_attribute *attr, const char *buf,
@@ -166,90 +168,110 @@ static ssize_t tune_store(struct device *d, struct device_attribute *attr, const
 	ret = kstrtou32(buf, 0, &value);
 	if (ret)
 		return ret;
-	WRITE_ONCE(dev->tune[tune->number], value);
-	if (tune->number == PLOOP_TUNE_CHECK_ZEROS)
+	WRITE_ONCE(dev->tune[tune - tunes], value);
+	if (tune - tunes == PLOOP_TUNE_CHECK_ZEROS)
 		WRITE_ONCE(dev->check_zeros, value != 0);
 	return count;
 }
 
-#define OF(_field) offsetof(struct ploop_stats, _field)
-#define PSTATS(X) \
-	X(bio_in, -1) X(bio_fast, OF(fast)) X(bio_full, -1) X(bio_out, OF(ios)) \
-	X(bio_alloc, OF(allocations)) X(bio_alloc_whole, -1) X(bio_splits, -1) \
-	X(coal_back, -1) X(coal_forw, -1) X(coal_back2, -1) X(coal_forw2, -1) \
-	X(coal_oback, -1) X(coal_oforw, -1) X(coal_mback, -1) X(coal_mforw, -1) \
-	X(coal_overlap, -1) X(coal_flush, -1) X(bio_barriers, -1) \
-	X(bio_rzero, OF(zero_reads)) X(bio_wzero, OF(zero_writes)) X(bio_syncwait, -1) \
-	X(bio_fsync, OF(host_syncs)) X(bio_cows, OF(copies)) X(bio_whole_cows, -1) \
-	X(merge_neg_cluster, -1) X(merge_neg_disable, -1) X(fast_neg_nomap, OF(slow)) \
-	X(fast_neg_noem, -1) X(fast_neg_shortem, -1) X(fast_neg_backing, -1) \
-	X(bio_lockouts, -1) X(map_lockouts, -1) X(merge_lockouts, -1) \
-	X(map_reads, OF(map_reads)) X(map_merges, -1) X(map_single_writes, -1) \
-	X(map_multi_writes, -1) X(map_multi_updates, -1) X(bio_trans_whole, -1) \
-	X(bio_trans_copy, -1) X(bio_trans_alloc, -1) X(bio_trans_index, -1) \
-	X(bio_flush_in, OF(flushes)) X(bio_fua_in, OF(fua_in)) \
-	X(bio_flush_out, OF(host_syncs)) X(bio_fua_out, OF(fua_out)) X(bio_flush_skip, -1)
+#define STAT(_name, _offset) \
+	{ .attr = __ATTR(_name, 0644, stat_show, stat_store), .offset = (_offset) }
+#define COUNTED(_name, _field)	STAT(_name, offsetof(struct ploop_stats, _field))
+#define NOTHING(_name)		STAT(_name, -1)
 
-enum {
-#define X(_name, _offset) STAT_##_name,
-	PSTATS(X)
-#undef X
-	STAT_COUNT
+static struct numbered stats[PLOOP_STATS] = {
+	NOTHING(bio_in),
+	COUNTED(bio_fast, fast),
+	NOTHING(bio_full),
+	COUNTED(bio_out, ios),
+	COUNTED(bio_alloc, allocations),
+	NOTHING(bio_alloc_whole),
+	NOTHING(bio_splits),
+	NOTHING(coal_back),
+	NOTHING(coal_forw),
+	NOTHING(coal_back2),
+	NOTHING(coal_forw2),
+	NOTHING(coal_oback),
+	NOTHING(coal_oforw),
+	NOTHING(coal_mback),
+	NOTHING(coal_mforw),
+	NOTHING(coal_overlap),
+	NOTHING(coal_flush),
+	NOTHING(bio_barriers),
+	COUNTED(bio_rzero, zero_reads),
+	COUNTED(bio_wzero, zero_writes),
+	NOTHING(bio_syncwait),
+	COUNTED(bio_fsync, host_syncs),
+	COUNTED(bio_cows, copies),
+	NOTHING(bio_whole_cows),
+	NOTHING(merge_neg_cluster),
+	NOTHING(merge_neg_disable),
+	COUNTED(fast_neg_nomap, slow),
+	NOTHING(fast_neg_noem),
+	NOTHING(fast_neg_shortem),
+	NOTHING(fast_neg_backing),
+	NOTHING(bio_lockouts),
+	NOTHING(map_lockouts),
+	NOTHING(merge_lockouts),
+	COUNTED(map_reads, map_reads),
+	NOTHING(map_merges),
+	NOTHING(map_single_writes),
+	NOTHING(map_multi_writes),
+	NOTHING(map_multi_updates),
+	NOTHING(bio_trans_whole),
+	NOTHING(bio_trans_copy),
+	NOTHING(bio_trans_alloc),
+	NOTHING(bio_trans_index),
+	COUNTED(bio_flush_in, flushes),
+	COUNTED(bio_fua_in, fua_in),
+	COUNTED(bio_flush_out, host_syncs),
+	COUNTED(bio_fua_out, fua_out),
+	NOTHING(bio_flush_skip),
 };
-static_assert(STAT_COUNT == PLOOP_STATS);
 
-#define X(_name, _offset) \
-	static struct numbered stat_##_name = { \
-		.attr = __ATTR(_name, 0644, stat_show, stat_store), \
-		.number = STAT_##_name, .offset = (_offset) };
-PSTATS(X)
-#undef X
+#define TUNE(_name, _initial) \
+	{ .attr = __ATTR(_name, 0644, tune_show, tune_store), .initial = (_initial) }
 
-static struct attribute *pstat_attrs[] = {
-#define X(_name, _offset) &stat_##_name.attr.attr,
-	PSTATS(X)
-#undef X
-	NULL,
+static struct numbered tunes[PLOOP_TUNES] = {
+	TUNE(max_requests, 256),
+	TUNE(batch_entry_qlen, 32),
+	TUNE(batch_entry_delay, 50),
+	TUNE(fsync_max, 32),
+	TUNE(fsync_delay, 100),
+	TUNE(min_map_pages, 32),
+	TUNE(max_map_inactivity, 10000),
+	TUNE(pass_flushes, 1),
+	TUNE(pass_fuas, 1),
+	TUNE(congestion_detection, 0),
+	[PLOOP_TUNE_CHECK_ZEROS] = TUNE(check_zeros, 1),
+	TUNE(disable_root_threshold, 0),
+	TUNE(disable_user_threshold, 0),
+	TUNE(congestion_high_watermark, 192),
+	TUNE(congestion_low_watermark, 128),
+	TUNE(max_active_requests, 16),
 };
 
+static struct attribute *pstat_attrs[PLOOP_STATS + 1];
+static struct attribute *ptune_attrs[PLOOP_TUNES + 1];
 static const struct attribute_group pstat_group = { .name = "pstat", .attrs = pstat_attrs };
-
-#define PTUNES(X) \
-	X(max_requests, 256) X(batch_entry_qlen, 32) X(batch_entry_delay, 50) X(fsync_max, 32) \
-	X(fsync_delay, 100) X(min_map_pages, 32) X(max_map_inactivity, 10000) \
-	X(pass_flushes, 1) X(pass_fuas, 1) X(congestion_detection, 0) X(check_zeros, 1) \
-	X(disable_root_threshold, 0) X(disable_user_threshold, 0) \
-	X(congestion_high_watermark, 192) X(congestion_low_watermark, 128) \
-	X(max_active_requests, 16)
-
-enum {
-#define X(_name, _initial) TUNE_##_name,
-	PTUNES(X)
-#undef X
-	TUNE_COUNT
-};
-static_assert(TUNE_COUNT == PLOOP_TUNES);
-static_assert(TUNE_check_zeros == PLOOP_TUNE_CHECK_ZEROS);
-
-#define X(_name, _initial) \
-	static struct numbered tune_##_name = { \
-		.attr = __ATTR(_name, 0644, tune_show, tune_store), \
-		.number = TUNE_##_name, .initial = (_initial) };
-PTUNES(X)
-#undef X
-
-static struct attribute *ptune_attrs[] = {
-#define X(_name, _initial) &tune_##_name.attr.attr,
-	PTUNES(X)
-#undef X
-	NULL,
-};
-
 static const struct attribute_group ptune_group = { .name = "ptune", .attrs = ptune_attrs };
 
 const struct attribute_group *ploop_sysfs_groups[] = {
 	&pstate_group, &ptune_group, &pstat_group, NULL,
 };
+
+/**
+ * ploop_sysfs_init() - prepare the groups, before there is a device
+ */
+void __init ploop_sysfs_init(void)
+{
+	int i;
+
+	for (i = 0; i < PLOOP_STATS; i++)
+		pstat_attrs[i] = &stats[i].attr.attr;
+	for (i = 0; i < PLOOP_TUNES; i++)
+		ptune_attrs[i] = &tunes[i].attr.attr;
+}
 
 /**
  * ploop_tune_init() - the tunables as they are at first
@@ -259,7 +281,6 @@ void ploop_tune_init(struct ploop_device *dev)
 {
 	int i;
 
-	for (i = 0; i < TUNE_COUNT; i++)
-		dev->tune[i] = to_numbered(container_of(ptune_attrs[i], struct device_attribute,
-							attr))->initial;
+	for (i = 0; i < PLOOP_TUNES; i++)
+		dev->tune[i] = tunes[i].initial;
 }

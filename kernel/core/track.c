@@ -12,7 +12,7 @@
 #include "core.h"
 
 #define TRACK_GRANULE_MIN	16u
-#define TRACK_BITS_MAX		(1ull << 26)
+#define TRACK_BITS_MAX		BIT_ULL(26)
 
 struct ploop_track {
 	u32 shift;

@@ -412,8 +412,8 @@ struct ploop_freeze {
  * @total: out: bytes of the work in all, as known
  * @reserved: zero
  *
- * A cancelled merge or compaction leaves a whole image; a merge or compaction started again
- * goes on where the image shows it is.  Growing cannot be cancelled.
+ * A cancelled job leaves a whole image; begun again it goes on where the image
+ * shows it is.  PLOOP_JOB_OP_PAUSE returns when nothing is moved any more.
  */
 struct ploop_job {
 	__u32 size;
