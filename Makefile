@@ -84,7 +84,8 @@ lint: packages/test docs-lint
 
 docs-lint:
 	mandoc -T lint -W warning man/*.[1-9]
-	for script in .ci/run .ci/packages $$(find Tests -name '*.sh'); do bash -n "$$script" || exit 1; done
+	for script in .ci/run .ci/packages $$(find Tests -name '*.sh') $$(grep -lr '^#!/bin/bash' kernel/tests) \
+		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
 kernel_groups =
@@ -109,7 +110,7 @@ bench-kernel: packages/kernel
 	kernel/tests/bench/run .build/bench-kernel.json
 
 install: release
-	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man5 \
+	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man4 $(mandir)/man5 \
 		$(mandir)/man7 $(sharedir)/bash-completion/completions $(sharedir)/zsh/site-functions \
 		$(sharedir)/fish/vendor_completions.d
 	install -m 755 -s $(built)/godwit $(bindir)/godwit
