@@ -191,6 +191,28 @@ static struct ploop_delta *delta_alloc(struct ploop_device *dev, u32 format)
 	return delta;
 }
 
+/* An extension is dropped by the first write, if the image allows that. */
+static int check_extension(struct ploop_delta *delta)
+{
+	u64 pos = delta->geo.ext_off << SECTOR_SHIFT;
+	struct page *page;
+	int ret;
+
+	if (delta->rdonly || !delta->geo.ext_off)
+		return 0;
+	if (delta->geo.ext_off > (u64)LLONG_MAX >> SECTOR_SHIFT || pos % PLOOP_PAGE_BYTES ||
+	    pos >= delta->file_clusters << delta->geo.cluster_shift)
+		return -EUCLEAN;
+	page = alloc_page(GFP_KERNEL);
+	if (!page)
+		return -ENOMEM;
+	ret = ploop_file_pages(delta->file, false, pos, page, PLOOP_PAGE_BYTES);
+	if (ret == 0)
+		ret = delta->fmt->extension(page_address(page));
+	__free_page(page);
+	return ret;
+}
+
 /**
  * ploop_delta_open() - open and check the file of a level to be
  * @dev: the device
@@ -230,6 +252,8 @@ struct ploop_delta *ploop_delta_open(struct ploop_device *dev, const struct ploo
 		ret = -EBUSY;
 	if (ret == 0 && !args->replace)
 		ret = check_place(dev, delta);
+	if (ret == 0)
+		ret = check_extension(delta);
 	if (ret == 0 && !args->rdonly)
 		ret = ploop_delta_mark(delta);
 	if (ret == 0)

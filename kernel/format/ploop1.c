@@ -14,6 +14,7 @@ static struct ploop_format ploop1_format = {
 	.resize = ploop1_resize,
 	.decode = ploop1_decode,
 	.encode = ploop1_encode,
+	.extension = ploop1_extension,
 	.iblock_max = ploop1_iblock_max,
 };
 

@@ -217,6 +217,42 @@ __le32 ploop1_encode(const struct ploop_geometry *geo, u32 iblock)
 	return cpu_to_le32(iblock);
 }
 
+#define EXTENSION_MAGIC		0xab234cef23dcea87ull
+#define EXTENSION_FIRST		24u	/* behind magic and checksum */
+#define SECTION_NECESSARY	0x1ull
+
+struct ploop1_section_disk {
+	__le64 magic;
+	__le64 flags;
+	__le32 data_size;
+	__le32 unused;
+} __packed;
+
+static_assert(sizeof(struct ploop1_section_disk) == 24, "section head is 24 bytes");
+
+/* See struct ploop_format. */
+int ploop1_extension(const void *page)
+{
+	struct ploop1_section_disk section;
+	u64 at = EXTENSION_FIRST;
+	__le64 magic;
+
+	memcpy(&magic, page, sizeof(magic));
+	/* No extension at all is nobody's loss. */
+	if (le64_to_cpu(magic) != EXTENSION_MAGIC)
+		return 0;
+	while (at + sizeof(section) <= PLOOP_PAGE_BYTES) {
+		memcpy(&section, (const char *)page + at, sizeof(section));
+		if (section.magic == 0)
+			return 0;
+		if (le64_to_cpu(section.flags) & SECTION_NECESSARY)
+			return -EOPNOTSUPP;
+		at += sizeof(section) + (((u64)le32_to_cpu(section.data_size) + 7) & ~7ull);
+	}
+	/* What follows is not seen: it may be necessary. */
+	return -EOPNOTSUPP;
+}
+
 /* See struct ploop_format. */
 u32 ploop1_iblock_max(const struct ploop_geometry *geo)
 {

@@ -81,6 +81,8 @@ struct ploop_geometry {
  *          PLOOP_IBLOCK_BAD; @file_clusters is the length of the file
  * @encode: the reverse; @iblock PLOOP_IBLOCK_NONE gives 0.  The result for an
  *          iblock beyond @iblock_max is undefined
+ * @extension: may an image with the extension whose first PLOOP_PAGE_BYTES are in
+ *             @page be written by who doesn't know extensions?  Return: 0 or -EOPNOTSUPP
  * @iblock_max: the last cluster of a file that an entry can name
  */
 struct ploop_format {
@@ -93,6 +95,7 @@ struct ploop_format {
 	int (*resize)(struct ploop_geometry *geo, u64 sectors);
 	u32 (*decode)(const struct ploop_geometry *geo, __le32 entry, u64 file_clusters);
 	__le32 (*encode)(const struct ploop_geometry *geo, u32 iblock);
+	int (*extension)(const void *page);
 	u32 (*iblock_max)(const struct ploop_geometry *geo);
 };
 
@@ -102,6 +105,7 @@ void ploop1_build(void *page, const struct ploop_geometry *geo);
 int ploop1_resize(struct ploop_geometry *geo, u64 sectors);
 u32 ploop1_decode(const struct ploop_geometry *geo, __le32 entry, u64 file_clusters);
 __le32 ploop1_encode(const struct ploop_geometry *geo, u32 iblock);
+int ploop1_extension(const void *page);
 u32 ploop1_iblock_max(const struct ploop_geometry *geo);
 int raw_parse(const void *page, u64 file_bytes, struct ploop_geometry *geo);
 

@@ -124,7 +124,7 @@ void control_attaching(int fd)
 {
 	const char *paths[3] = { abi_image("k0.hdd", 2), abi_image("k1.hdd", 2), abi_image("k2.hdd", 2) };
 	struct ploop_attach a = { .size = sizeof(a), .index = PLOOP_INDEX_ANY };
-	struct ploop_status s = { .size = sizeof(s) };
+	struct ploop_status s = { .size = sizeof(s) }, before;
 	struct ploop_attach_delta none[1] = { { .fd = -1, .format = PLOOP_FMT_PLOOP1 } };
 	struct device d;
 	int index, second;
@@ -134,6 +134,9 @@ void control_attaching(int fd)
 		return;
 	rules(fd, index);
 	control_device(&d, index);
+	/* The counters are those of the device since the driver was loaded. */
+	before = (struct ploop_status){ .size = sizeof(before), .index = index };
+	is(control_call(fd, PLOOP_CTL_STATUS, &before), 0, "STATUS: of an idle device");
 	is(device_bytes(&d), DISK, "ATTACH: the device has its size at once");
 	is(image_read32(paths[2], IMAGE_IN_USE), IN_USE, "ATTACH: the top is in use");
 	is(image_read32(paths[1], IMAGE_IN_USE), 0, "ATTACH: the others are not");
@@ -149,10 +152,11 @@ void control_attaching(int fd)
 	is(s.device_bytes, DISK, "STATUS: size");
 	is(s.file_bytes, 2 * CLUSTER, "STATUS: used part of the top's file");
 	is(s.maintenance, PLOOP_MNTN_OFF, "STATUS: no maintenance");
-	ok(s.writes >= 1 && s.written_bytes >= CLUSTER && s.reads >= 1 && s.read_bytes >= CLUSTER, "STATUS: counts transfers");
+	ok(s.writes > before.writes && s.written_bytes - before.written_bytes == CLUSTER && s.reads > before.reads &&
+	   s.read_bytes - before.read_bytes >= CLUSTER, "STATUS: counts transfers");
 	ok(s.flushes >= 1 && s.host_syncs >= 1, "STATUS: counts flushes (%llu, to the host %llu)",
 	   (unsigned long long)s.flushes, (unsigned long long)s.host_syncs);
-	is(s.allocations, 1, "STATUS: counts allocations");
+	is(s.allocations - before.allocations, 1, "STATUS: counts allocations");
 	ok(strcmp(s.cookie, "control") == 0, "STATUS: cookie");
 	is(control_detach(fd, index), -EBUSY, "DETACH: an open device");
 	is(control_attach(fd, paths, 3, 0), -EBUSY, "ATTACH: images in use");
