@@ -90,7 +90,10 @@ extension KernelDisk {
     /// their writes came in between.
     func release() throws(DiskError) {
         try asking { () throws(DriverError) in try driver.setAborted(true, device) }
-        if thaw() { return }
+        if thaw() {
+            state.change { $0.isReleased = true }
+            return
+        }
         try asking { () throws(DriverError) in try driver.setAborted(false, device) }
         throw DiskError(.busy, "\(held.path): the freeze ended by itself at its deadline", path: held.path)
     }

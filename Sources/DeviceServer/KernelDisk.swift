@@ -30,6 +30,8 @@ final class KernelDisk: ControlledDisk {
         var isPreparing = false
         /// No job may begin any more.
         var isClosing = false
+        /// The disk is another host's: its writes were made to fail.
+        var isReleased = false
         /// Trackers that there are, and that there were.
         var trackers = 0
         var lastTracker: UInt64 = 0
@@ -85,6 +87,8 @@ final class KernelDisk: ControlledDisk {
             try awaitQuiet()
             try asking { () throws(DriverError) in try driver.detach(device, force: true) }
         } catch {
+            // A device whose writes fail can't close its images, and tells so when it has let go of them.
+            if error.code != .busy, state.withLock({ $0.isReleased }), try stackFiles().isEmpty { return }
             state.change { $0.isClosing = false }
             guard error.code == .busy else { throw error }
             throw DiskError(
