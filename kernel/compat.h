@@ -157,4 +157,15 @@ static inline void ploop_shrinker_unregister(struct ploop_shrinker *s)
 #endif
 }
 
+/*
+ * The plug of a task holds a time that the scheduler drops when the task
+ * sleeps.  Who takes the plug away has to drop it first, or the scheduler oopses.
+ */
+static inline void ploop_plug_forget_time(void)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+	blk_plug_invalidate_ts();
+#endif
+}
+
 #endif /* _PLOOP_COMPAT_H */

@@ -32,6 +32,7 @@ static void caller_set_aside(struct caller_state *state)
 	state->journal_info = current->journal_info;
 	state->bio_list = current->bio_list;
 	state->plug = current->plug;
+	ploop_plug_forget_time();
 	current->journal_info = NULL;
 	current->bio_list = NULL;
 	current->plug = NULL;
