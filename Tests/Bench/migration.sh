@@ -1,8 +1,5 @@
 # A disk that is written to at 50 MiB/s moves over SSH on the loopback, against the limit that was asked for. Sourced.
 
-# far COMMAND...: godwit as on the target host.
-far() { GODWIT_RUN_DIR=$work/far/run "$godwit" "$@"; }
-
 bench_migration() {
     local disk=$work/moving target=$work/far/moved uri writer run report=$work/migrate.json
     local limit=300 rate=50
@@ -38,7 +35,7 @@ bench_migration() {
             "\(.sourceDigest == .targetDigest)"' "$report"
         [ "$(jq -r .sourceDigest "$report")" = "$(jq -r .targetDigest "$report")" ]
         downs+=("$(jq .downtimeMilliseconds "$report")")
-        far disk detach "$target" --quiet
+        # The target has it, but nobody there has asked for it to be served.
         rm -rf "$disk" "$target" "$work/started"
     done
     stop_sshd
