@@ -163,7 +163,7 @@ static inline void ploop_shrinker_unregister(struct ploop_shrinker *s)
  */
 static inline void ploop_plug_forget_time(void)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#ifdef PLOOP_KERNEL_6_9
 	blk_plug_invalidate_ts();
 #endif
 }

@@ -121,6 +121,27 @@ int ploop_bat_lookup(struct ploop_delta *delta, u32 cluster, u32 *iblock)
 }
 
 /**
+ * ploop_bat_entry() - the same, for who does not hold bat_lock
+ * @delta: which
+ * @cluster: virtual cluster
+ * @iblock: out: cluster of the file or PLOOP_IBLOCK_NONE
+ *
+ * Context: Process context; sleeps.
+ * Return: 0, -EUCLEAN (the entry is corrupt), or an errno.
+ */
+int ploop_bat_entry(struct ploop_delta *delta, u32 cluster, u32 *iblock)
+{
+	int ret;
+
+	mutex_lock(&delta->dev->bat_lock);
+	ret = ploop_bat_lookup(delta, cluster, iblock);
+	mutex_unlock(&delta->dev->bat_lock);
+	if (ret == 0 && *iblock == PLOOP_IBLOCK_BAD)
+		ret = -EUCLEAN;
+	return ret;
+}
+
+/**
  * ploop_bat_merge() - fill what is still empty of a page of the map
  * @delta: which
  * @page: page of the map; not yet visible

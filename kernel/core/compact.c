@@ -50,18 +50,6 @@ int ploop_compact_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	return 0;
 }
 
-static int table_entry(struct ploop_delta *delta, u32 cluster, u32 *iblock)
-{
-	int ret;
-
-	mutex_lock(&delta->dev->bat_lock);
-	ret = ploop_bat_lookup(delta, cluster, iblock);
-	mutex_unlock(&delta->dev->bat_lock);
-	if (ret == 0 && *iblock == PLOOP_IBLOCK_BAD)
-		ret = -EUCLEAN;
-	return ret;
-}
-
 /* Which clusters of the file are used, once all that is pending is in the table. */
 static int compact_look(struct ploop_device *dev, struct compact *compact)
 {
@@ -87,7 +75,7 @@ static int compact_look(struct ploop_device *dev, struct compact *compact)
 	compact->count = 0;
 	compact->hole = delta->geo.first_iblock;
 	for (cluster = 0; cluster < delta->geo.clusters; cluster++) {
-		ret = table_entry(delta, cluster, &iblock);
+		ret = ploop_bat_entry(delta, cluster, &iblock);
 		if (ret)
 			return ret;
 		if ((cluster & 0x3ff) == 0)
@@ -135,7 +123,7 @@ static int compact_move(struct ploop_device *dev, struct ploop_job_state *job,
 	int ret = 0;
 
 	for (cluster = 0; cluster < delta->geo.clusters && ret == 0; cluster++) {
-		ret = table_entry(delta, cluster, &iblock);
+		ret = ploop_bat_entry(delta, cluster, &iblock);
 		since++;
 		if (ret == 0 && iblock != PLOOP_IBLOCK_NONE && iblock >= end &&
 		    iblock < compact->nbits)

@@ -135,25 +135,13 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	return 0;
 }
 
-static int lookup(struct ploop_delta *delta, u32 cluster, u32 *iblock)
-{
-	int ret;
-
-	mutex_lock(&delta->dev->bat_lock);
-	ret = ploop_bat_lookup(delta, cluster, iblock);
-	mutex_unlock(&delta->dev->bat_lock);
-	if (ret == 0 && *iblock == PLOOP_IBLOCK_BAD)
-		ret = -EUCLEAN;
-	return ret;
-}
-
 /* Where in lower a cluster goes: over what upper hides, or to a new one. */
 static int merge_target(struct merge *merge, struct ploop_move *move)
 {
 	bool zero;
 	int ret;
 
-	ret = lookup(merge->lower, move->cluster, &move->target);
+	ret = ploop_bat_entry(merge->lower, move->cluster, &move->target);
 	if (ret || move->target != PLOOP_IBLOCK_NONE)
 		return ret;
 	move->fresh = true;
@@ -258,7 +246,7 @@ int ploop_merge_run(struct ploop_device *dev, struct ploop_job_state *job)
 	int ret = ploop_job_step(job, 0, 0);
 
 	for (cluster = 0; cluster < merge->upper->geo.clusters && ret == 0; cluster++) {
-		ret = lookup(merge->upper, cluster, &iblock);
+		ret = ploop_bat_entry(merge->upper, cluster, &iblock);
 		since++;
 		if (ret == 0 && iblock != PLOOP_IBLOCK_NONE)
 			ret = merge_take(merge, cluster, iblock);

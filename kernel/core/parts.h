@@ -29,6 +29,7 @@ int ploop_truncate_fd(struct ploop_delta *delta, int fd, loff_t size);
 
 /* bat.c */
 int ploop_bat_lookup(struct ploop_delta *delta, u32 cluster, u32 *iblock);
+int ploop_bat_entry(struct ploop_delta *delta, u32 cluster, u32 *iblock);
 int ploop_bat_merge(struct ploop_delta *delta, struct ploop_map_page *page);
 int ploop_bat_set(struct ploop_delta *delta, u32 cluster, u32 iblock);
 int ploop_bat_set_header(struct ploop_delta *delta);

@@ -41,6 +41,9 @@ static int attach(int fd, const char *const *paths, unsigned int count, struct p
 
 		deltas[i].fd = open(paths[i], mode | O_CLOEXEC);
 		deltas[i].format = strstr(paths[i], ".raw") ? PLOOP_FMT_RAW : PLOOP_FMT_PLOOP1;
+		/* A raw file does not say what its clusters are. */
+		if (i == 0 && deltas[i].format == PLOOP_FMT_RAW && !a->cluster_log)
+			a->cluster_log = 11;
 	}
 	a->nr_deltas = count;
 	a->deltas = (uintptr_t)deltas;

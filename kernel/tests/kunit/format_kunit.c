@@ -10,7 +10,7 @@
 #include "../../format/raw_parse.c"
 
 #define CLUSTER_SHIFT 16
-#define CLUSTER (1ull << CLUSTER_SHIFT)
+#define CLUSTER BIT_ULL(CLUSTER_SHIFT)
 #define CLUSTERS 1000u
 
 struct format_test {
@@ -91,7 +91,8 @@ static void refuses_bad_fields(struct kunit *test)
 		{ "clusters max", 32, 0xffffffff },
 		{ "sectors 0", 36, 0 }, { "sectors odd", 36, CLUSTERS * (CLUSTER / 512) - 1 },
 		{ "sectors high", 40, 1 },
-		{ "first 0", 48, 0 }, { "first odd", 48, 1 }, { "first behind the file", 48, 9 * 128 },
+		{ "first 0", 48, 0 }, { "first odd", 48, 1 },
+		{ "first behind the file", 48, 9 * 128 },
 		{ "first max", 48, 0xffffff80 },
 	};
 	struct format_test *t = test->priv;
