@@ -13,8 +13,8 @@ packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburi
 packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
-packages_kernel = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev perl sparse \
-	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
+packages_kernelquick = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev
+packages_kernel = $(packages_kernelquick) perl sparse ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_dkms = dkms
 packages_bench = $(packages_test) restic borgbackup zstd time
@@ -59,11 +59,12 @@ demo: packages/demo release
 	$(MAKE) --no-print-directory stage
 	Tests/Demo/demo.sh
 
-# The debug build serves all tests, the end-to-end ones included.
-check: packages/test docs-lint
+# The debug build serves all tests, the end-to-end ones included. Of the driver's tests, those that take minutes.
+check: packages/test packages/kernelquick docs-lint
 	$(SWIFT) build
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build
+	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
 
 build: packages/build
 	$(SWIFT) build
@@ -91,7 +92,7 @@ docs-lint:
 kernel_groups = abi+control+module fsx hostile tools powercut
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
-kernel_groups_debug = kunit+abi+fsx-quick
+kernel_groups_debug = kunit+abi+control fsx-quick faults
 # Written, but not yet seen through on the driver; they join the first list as they pass.
 kernel_groups_new = fio filesystems freeze errors nfs large memory writelog
 
@@ -99,7 +100,7 @@ check-kernel: packages/kernel
 	kernel/tests/matrix
 	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
 
-check-kernel-quick: packages/kernel
+check-kernel-quick: packages/kernelquick
 	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
 
 check-kernel-debug: packages/kerneldebug

@@ -6,6 +6,7 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/kobject.h>
+#include <linux/llist.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
@@ -62,6 +63,20 @@ struct ploop_epoch_count {
 	unsigned long enter[2];
 	unsigned long leave[2];
 };
+
+#define PLOOP_QUEUES_MAX	8u
+
+/**
+ * struct ploop_lane - what belongs to one hardware queue, see lane.c
+ * @under_way: reads and writes that the driver has
+ * @list: those that the worker shall send; &struct ploop_request.lane
+ * @work: sends them
+ */
+struct ploop_lane {
+	atomic_t under_way;
+	struct llist_head list;
+	struct work_struct work;
+} ____cacheline_aligned_in_smp;
 
 struct ploop_track;
 
@@ -150,6 +165,8 @@ struct ploop_device {
 	struct ploop_lock_bucket locks[PLOOP_LOCK_BUCKETS];
 	struct workqueue_struct *wq;
 	struct workqueue_struct *commit_wq;
+	struct workqueue_struct *lane_wq;
+	struct ploop_lane lanes[PLOOP_QUEUES_MAX];
 	mempool_t *bvec_pool;
 	mempool_t *copy_pool;
 
@@ -187,6 +204,8 @@ struct ploop_device {
  * @in_epoch: counted as under way
  * @epoch: on which side
  * @retried: a short transfer was tried again
+ * @lane: in the list of a lane
+ * @laned: counted by its lane
  * @commit: a FUA write to a place the table on disk doesn't have yet
  * @cluster: where it is
  * @iblock: where it is in the file of @delta
@@ -198,6 +217,7 @@ struct ploop_request {
 	struct ploop_device *dev;
 	struct work_struct work;
 	struct list_head list;
+	struct llist_node lane;
 	struct ploop_iocb io;
 	struct ploop_cluster_lock lock;
 	bool locked;
@@ -205,6 +225,7 @@ struct ploop_request {
 	u8 epoch;
 	bool retried;
 	bool commit;
+	bool laned;
 	u32 cluster;
 	u32 iblock;
 	struct ploop_delta *delta;

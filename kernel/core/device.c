@@ -72,6 +72,8 @@ static void device_free(struct ploop_device *dev)
 		destroy_workqueue(dev->wq);
 	if (dev->commit_wq)
 		destroy_workqueue(dev->commit_wq);
+	if (dev->lane_wq)
+		destroy_workqueue(dev->lane_wq);
 	mempool_destroy(dev->bvec_pool);
 	mempool_destroy(dev->copy_pool);
 	kvfree(dev->pending[0]);
@@ -118,8 +120,10 @@ static struct ploop_device *device_alloc(u32 index)
 	dev->epoch_counts = alloc_percpu(struct ploop_epoch_count);
 	dev->wq = alloc_workqueue("ploop%u", WQ_MEM_RECLAIM | WQ_UNBOUND, 32, index);
 	dev->commit_wq = alloc_workqueue("ploop%u_commit", WQ_MEM_RECLAIM | WQ_UNBOUND, 1, index);
+	dev->lane_wq = alloc_workqueue("ploop%u_lane", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, index);
 	dev->job = ploop_job_alloc(dev);
-	if (!dev->stats || !dev->epoch_counts || !dev->wq || !dev->commit_wq || !dev->job) {
+	if (!dev->stats || !dev->epoch_counts || !dev->wq || !dev->commit_wq || !dev->lane_wq ||
+	    !dev->job) {
 		device_free(dev);
 		return NULL;
 	}
@@ -133,7 +137,7 @@ static int device_add_disk_of(struct ploop_device *dev)
 	int ret;
 
 	set->ops = &ploop_mq_ops;
-	set->nr_hw_queues = min_t(u32, num_online_cpus(), 8);
+	set->nr_hw_queues = min_t(u32, num_online_cpus(), PLOOP_QUEUES_MAX);
 	set->queue_depth = 128;
 	set->numa_node = NUMA_NO_NODE;
 	set->cmd_size = sizeof(struct ploop_request);

@@ -15,6 +15,7 @@
  *
  *	device.c, procfs.c	devices, their indices, the module's memory of them
  *	queue.c			requests in and out, the fast path
+ *	lane.c			deep queues
  *	slow.c, discard.c	requests that need a thread
  *	map.c, bat.c		where clusters are: the whole stack, one file
  *	alloc.c, partial.c	new clusters in the top's file
@@ -44,9 +45,9 @@
  *  - Requests go to read_iter/write_iter of the host's file, not as bios to its
  *    disk: works on every file system, and nothing has to be told when the
  *    host moves blocks.
- *  - They are sent in the caller's context, not from a thread of the device: the
- *    thread is what costs a loop device its last few percent, and the
- *    single one of the old driver was its bottleneck.
+ *  - They are sent in the caller's context as long as few are under way: a thread
+ *    costs the lone request its latency.  From a deep queue, a worker sends many
+ *    in one go; the single thread of the old driver was its bottleneck.
  *  - Table changes wait for a flush, as in the user-space engine; the old driver synced
  *    the host's file for each group of first writes.
  *  - One map for the whole stack, cached page by page, not all tables in memory: a

@@ -93,6 +93,12 @@ void ploop_end_errno(struct ploop_request *req, int error);
 void ploop_written(struct ploop_request *req);
 int ploop_rq_submit(struct ploop_request *req, u32 flags);
 void ploop_rq_zero(struct ploop_request *req);
+void ploop_rq_go(struct ploop_request *req, bool callers);
+
+/* lane.c */
+int ploop_lane_init(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index);
+bool ploop_lane_take(struct ploop_lane *lane, struct ploop_request *req);
+void ploop_lane_done(struct request *rq);
 
 /* slow.c */
 int ploop_copy(struct ploop_delta *from, u32 from_iblock, struct ploop_delta *to, u32 to_iblock,

@@ -2,10 +2,11 @@
 /*
  * Requests on their way in and out.
  *
- * What is mapped is sent to the host's file right here, in the caller's
- * context, without sleeping (IOCB_NOWAIT): no other thread is woken, which is
- * what a loop device pays for each request.  Everything else, and what the
- * file system could not do at once, goes to a worker (slow.c).
+ * What is mapped is sent to the host's file without sleeping (IOCB_NOWAIT), the
+ * first few under way right here in the caller's context: no other thread is woken,
+ * which is what a loop device pays for each request.  Those of a deep queue go over
+ * lane.c.  Everything else, and what the file system could not do at once,
+ * goes to a worker (slow.c).
  *
  * The caller may be anywhere, deep in a file system's transaction or in reclaim.
  * So its journal handle, plug and list of bios are put aside while the host's
@@ -228,7 +229,7 @@ void ploop_rq_zero(struct ploop_request *req)
 }
 
 /* Return: false if a worker has to do it; then @req is not counted in. */
-static bool try_fast(struct ploop_request *req)
+static bool try_fast(struct ploop_request *req, bool callers)
 {
 	struct ploop_device *dev = req->dev;
 	struct request *rq = ploop_rq(req);
@@ -238,7 +239,7 @@ static bool try_fast(struct ploop_request *req)
 	u64 slot;
 	int ret;
 
-	if (!caller_is_fit() || !ploop_enter(dev, req))
+	if ((callers && !caller_is_fit()) || !ploop_enter(dev, req))
 		return false;
 	if (!READ_ONCE(dev->running) || req->cluster >= dev->alloc->geo.clusters ||
 	    !ploop_map_find(dev, req->cluster, &slot) || (slot & SLOT_BUSY))
@@ -257,9 +258,11 @@ static bool try_fast(struct ploop_request *req)
 		goto slow;
 	req->iblock = slot_iblock(slot);
 	req->delta = delta;
-	caller_set_aside(&caller);
+	if (callers)
+		caller_set_aside(&caller);
 	ret = ploop_rq_submit(req, PLOOP_SUBMIT_NOWAIT);
-	caller_restore(&caller);
+	if (callers)
+		caller_restore(&caller);
 	if (ret)
 		goto slow;
 	ploop_count(dev, fast);
@@ -267,6 +270,21 @@ static bool try_fast(struct ploop_request *req)
 slow:
 	ploop_leave(dev, req);
 	return false;
+}
+
+/**
+ * ploop_rq_go() - send a read or write, or give it to a worker of its own
+ * @req: not yet counted in
+ * @callers: the context is that of whoever made the request
+ *
+ * Context: Process context; sleeps only to be preempted.
+ */
+void ploop_rq_go(struct ploop_request *req, bool callers)
+{
+	if (try_fast(req, callers))
+		return;
+	ploop_count(req->dev, slow);
+	queue_work(req->dev->wq, &req->work);
 }
 
 static void count_request(struct ploop_device *dev, struct request *rq)
@@ -303,6 +321,7 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	req->in_epoch = false;
 	req->retried = false;
 	req->commit = false;
+	req->laned = false;
 	req->bvecs = NULL;
 	req->delta = NULL;
 	count_request(dev, rq);
@@ -315,23 +334,25 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	case REQ_OP_WRITE:
 		/* The cluster size is constant while there are requests. */
 		req->cluster = blk_rq_pos(rq) >> (dev->cluster_shift - SECTOR_SHIFT);
-		if (try_fast(req))
-			return BLK_STS_OK;
-		break;
+		req->laned = true;
+		if (!ploop_lane_take(hctx->driver_data, req))
+			ploop_rq_go(req, true);
+		return BLK_STS_OK;
 	case REQ_OP_DISCARD:
-		break;
+		ploop_count(dev, slow);
+		queue_work(dev->wq, &req->work);
+		return BLK_STS_OK;
 	default:
 		return BLK_STS_NOTSUPP;
 	}
-	ploop_count(dev, slow);
-	queue_work(dev->wq, &req->work);
-	return BLK_STS_OK;
 }
 
 static void ploop_complete_rq(struct request *rq)
 {
 	struct ploop_request *req = blk_mq_rq_to_pdu(rq);
 
+	if (req->laned)
+		ploop_lane_done(rq);
 	blk_mq_end_request(rq, req->status);
 }
 
@@ -349,5 +370,6 @@ static int ploop_init_request(struct blk_mq_tag_set *set, struct request *rq,
 const struct blk_mq_ops ploop_mq_ops = {
 	.queue_rq = ploop_queue_rq,
 	.complete = ploop_complete_rq,
+	.init_hctx = ploop_lane_init,
 	.init_request = ploop_init_request,
 };

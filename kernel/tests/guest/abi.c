@@ -10,6 +10,11 @@
 
 static const char *abi_folder;
 
+void abi_use(const char *folder)
+{
+	abi_folder = folder;
+}
+
 const char *abi_path(const char *name)
 {
 	static char paths[8][256];
@@ -81,7 +86,7 @@ int abi_main(int argc, char **argv)
 {
 	if (argc < 2)
 		return 2;
-	abi_folder = argv[1];
+	abi_use(argv[1]);
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
 		bool wanted = argc == 2;
 

@@ -9,6 +9,8 @@
 #define CLUSTER 65536u
 #define DISK (16u << 20)
 
+/* The folder of the run. */
+void abi_use(const char *folder);
 /* Path of a file below the folder of the run; a few can be in use at once. */
 const char *abi_path(const char *name);
 /* An expandable image of DISK bytes; returns its path. */

@@ -352,12 +352,11 @@ void control_bitmaps(int fd)
 
 int control_main(int argc, char **argv)
 {
-	char *abi[] = { "abi", argc > 1 ? argv[1] : NULL, "none" };
 	int fd;
 
 	if (argc < 2)
 		return 2;
-	abi_main(3, abi);	/* sets the folder */
+	abi_use(argv[1]);
 	fd = control_open();
 	control_attaching(fd);
 	control_bitmaps(fd);

@@ -14,6 +14,7 @@ static const struct command commands[] = {
 	{ "crash", crash_main, "run FOLDER [LOG [SECONDS]] | verify FOLDER [LOG]" },
 	{ "writelog", writelog_main, "LOG count | LOG replay N SEED IMAGE" },
 	{ "control", control_main, "FOLDER" },
+	{ "faults", faults_main, "FOLDER" },
 	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
 	{ "stack", stack_main, "attach|detach|snapshot|merge|track|untrack|status ..." },
 	{ "eat", eat_main, "MIB ROUNDS" },
