@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* guest-tests control FOLDER: versions, attaching, status, bitmaps. See control_jobs.c for the rest. */
+/* guest-tests control FOLDER: versions, attaching, status, bitmaps. See control_*.c for the rest. */
 #include "control.h"
 
 #include <errno.h>
@@ -363,5 +363,8 @@ int control_main(int argc, char **argv)
 	control_snapshots(fd);
 	control_jobs(fd);
 	control_events(fd);
+	control_limits(fd);
+	control_depth(fd);
+	control_resume(fd);
 	return tap_failures != 0;
 }

@@ -17,6 +17,8 @@ int control_detach(int fd, int index);
 /* ->fd and ->rw of a device that is attached already. */
 void control_device(struct device *d, int index);
 void control_close(struct device *d);
+/* The argument of the next event of that type, or -errno. */
+int control_event(int fd, uint32_t index, uint32_t type);
 int control_job(int fd, int index, uint32_t op, uint32_t kind, uint64_t argument, struct ploop_job *job);
 
 void control_attaching(int fd);
@@ -24,5 +26,8 @@ void control_bitmaps(int fd);
 void control_snapshots(int fd);
 void control_jobs(int fd);
 void control_events(int fd);
+void control_limits(int fd);
+void control_depth(int fd);
+void control_resume(int fd);
 
 #endif

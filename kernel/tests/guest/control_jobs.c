@@ -191,7 +191,7 @@ void control_jobs(int fd)
 	ok(image_sound(paths[0]), "JOB: the image is sound");
 }
 
-static int next_event(int fd, uint32_t index, uint32_t type)
+int control_event(int fd, uint32_t index, uint32_t type)
 {
 	struct pollfd p = { fd, POLLIN, 0 };
 	struct ploop_event e;
@@ -221,20 +221,20 @@ void control_events(int fd)
 	ok(read(picky, &e, sizeof(e)) < 0 && errno == EAGAIN, "read: nothing yet");
 	is(poll(&p, 1, 0), 0, "poll: nothing yet");
 	index = control_attach(fd, &path, 1, 0);
-	is(next_event(watcher, index, PLOOP_EV_STARTED), 0, "event: started");
+	is(control_event(watcher, index, PLOOP_EV_STARTED), 0, "event: started");
 	control_device(&d, index);
 	abi_fill(&d, 0, CLUSTER, 1);
 	device_nodata(&d);
 	is(device_snapshot(&d, abi_image("e1.hdd", 2), 0), 0, "event: a snapshot");
-	is(next_event(watcher, index, PLOOP_EV_SNAPSHOT), 1, "event: snapshot, with its level");
+	is(control_event(watcher, index, PLOOP_EV_SNAPSHOT), 1, "event: snapshot, with its level");
 	control_job(fd, index, PLOOP_JOB_OP_START, PLOOP_JOB_MERGE, 1, &job);
-	is(next_event(watcher, index, PLOOP_EV_JOB), PLOOP_JOB_DONE, "event: the job ended");
+	is(control_event(watcher, index, PLOOP_EV_JOB), PLOOP_JOB_DONE, "event: the job ended");
 	is(poll(&p, 1, 0), 0, "poll: what was not asked for is not reported");
 	control_close(&d);
 	is(control_detach(fd, index), 0, "event: DETACH");
 	is(poll(&p, 1, 20000), 1, "poll: stopped");
-	is(next_event(picky, index, PLOOP_EV_STOPPED), 0, "event: stopped");
-	is(next_event(watcher, index, PLOOP_EV_STOPPED), 0, "event: stopped, for the other watcher, too");
+	is(control_event(picky, index, PLOOP_EV_STOPPED), 0, "event: stopped");
+	is(control_event(watcher, index, PLOOP_EV_STOPPED), 0, "event: stopped, for the other watcher, too");
 	close(watcher);
 	close(picky);
 }

@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "crash.h"
@@ -129,28 +128,12 @@ static bool check_block(const uint64_t *words, uint64_t block, uint64_t wanted)
 	return true;
 }
 
-/* The images as the tools of the day repair them: without any licence to throw away entries. */
 static bool repair(void)
 {
 	bool good = true;
 
-	for (int i = 0; i < crash.levels; i++) {
-		pid_t pid = fork();
-		int status = -1;
-
-		if (pid == 0) {
-			int null = open("/dev/null", O_WRONLY);
-
-			dup2(null, 1);
-			setenv("PLOOP_SKIP_EXT4_EXTENTS_CHECK", "1", 1);
-			execlp("ploop", "ploop", "check", "-d", "-S", crash.files[i], NULL);
-			_exit(127);
-		}
-		if (pid < 0 || waitpid(pid, &status, 0) != pid || status) {
-			printf("# ploop check of %s: %#x\n", crash.files[i], status);
-			good = false;
-		}
-	}
+	for (int i = 0; i < crash.levels; i++)
+		good &= image_repair(crash.files[i]);
 	return good;
 }
 

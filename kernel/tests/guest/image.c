@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tap.h"
@@ -162,6 +163,24 @@ bool image_sound(const char *path)
 	free(table);
 #undef SAY
 	return sound;
+}
+
+bool image_repair(const char *path)
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0) {
+		int null = open("/dev/null", O_WRONLY);
+
+		dup2(null, 1);
+		setenv("PLOOP_SKIP_EXT4_EXTENTS_CHECK", "1", 1);
+		execlp("ploop", "ploop", "check", "-d", "-S", path, NULL);
+		_exit(127);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		printf("# ploop check of %s: %#x\n", path, status);
+	return status == 0;
 }
 
 /* image create PATH VERSION CLUSTER-BYTES BYTES [filled] | image sound PATH... */

@@ -30,5 +30,7 @@ off_t image_size(const char *path);
 void image_truncate(const char *path, off_t size);
 /* A closed image obeys the rules of the format; says on standard output what it does not. */
 bool image_sound(const char *path);
+/* `ploop check` of a file that was not closed, without any licence to throw away entries. */
+bool image_repair(const char *path);
 
 #endif
