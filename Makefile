@@ -14,7 +14,7 @@ packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-c
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_kernel = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev perl sparse \
-	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
+	ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit nbdkit-plugin-dev libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_dkms = dkms
 packages_bench = $(packages_test) restic borgbackup zstd time
