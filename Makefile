@@ -32,7 +32,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel \
+	check-kernel check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
+	@echo "make soak-kernel         some 500 power cuts, in half an hour (ROUNDS= POINTS= AGENT_POINTS= CUTS=)"
 	@echo "make kunit      unit tests within the kernel (KUnit), on the debug kernel"
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
@@ -88,12 +89,12 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+module fsx hostile tools powercut
+kernel_groups = abi+control+module fsx hostile tools powercut writelog
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug = kunit+abi+fsx-quick
 # Written, but not yet seen through on the driver; they join the first list as they pass.
-kernel_groups_new = fio filesystems freeze errors nfs large memory writelog
+kernel_groups_new = fio filesystems freeze errors nfs large memory
 
 check-kernel: packages/kernel
 	kernel/tests/matrix
@@ -104,6 +105,18 @@ check-kernel-quick: packages/kernel
 
 check-kernel-debug: packages/kerneldebug
 	kernel/tests/suite -k debug $(kernel_groups_debug)
+
+# Power cuts, some 500: the bar of a release. ROUNDS runs are recorded, with so many POINTS to cut at in each; the agent's run has
+# AGENT_POINTS; CUTS are those of a whole machine.
+ROUNDS ?= 6
+POINTS ?= 80
+AGENT_POINTS ?= 16
+CUTS ?= 16
+
+soak-kernel: packages/kernel packages/build
+	$(SWIFT) build --product godwit
+	POINTS=$(POINTS) AGENT_POINTS=$(AGENT_POINTS) CUTS=$(CUTS) \
+		kernel/tests/suite -k 6.1 $(foreach round,$(shell seq $(ROUNDS)),writelog) agentcuts powercut
 
 kunit: packages/kerneldebug
 	kernel/tests/suite -k debug kunit

@@ -9,6 +9,8 @@
  * their clusters block by block, one goes over borders of clusters and discards, one asks each write to be durable at once.
  * Meanwhile everything that can happen to a stack of images happens (crash_stack.c). FOLDER/stack lists the files, renamed
  * into place as a descriptor would be.
+ *
+ * `crash app FILE NOTES` does the same to a file, for who tests what lies below it; `crash app-verify FILE NOTES OFFSET`.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "crash.h"
 
 #define CRASH_MAGIC 0x70776f6666756c6cull
@@ -83,6 +86,9 @@ static int perform(const struct crash_op *op, unsigned int thread, uint64_t step
 	uint64_t range[2] = { place * CRASH_BLOCK, (uint64_t)op->count * CRASH_BLOCK };
 	struct iovec vector = { buffer, range[1] };
 
+	if (crash.file && op->kind != CRASH_WRITE)
+		return fallocate(crash.device.rw, op->kind == CRASH_ZERO ? FALLOC_FL_ZERO_RANGE :
+				 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range[0], range[1]);
 	if (op->kind != CRASH_WRITE)
 		return ioctl(crash.device.rw, op->kind == CRASH_ZERO ? BLKZEROOUT : BLKDISCARD, range);
 	for (uint32_t i = 0; i < op->count; i++)
@@ -106,10 +112,14 @@ static void *writer(void *argument)
 		pthread_rwlock_unlock(&crash.use);
 		if (op.flush)
 			crash_note(thread, step);
+		/* Others want to get something done, too. */
+		if (op.flush && crash.file)
+			usleep(20000);
 	}
 	return NULL;
 }
 
+/* Reaches the disk at once, whatever the kernel would like to keep. */
 static void open_notes(const char *path)
 {
 	crash.notes = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -117,10 +127,23 @@ static void open_notes(const char *path)
 		die("open %s", path);
 }
 
+/* From here on what is on the disk belongs to these notes. */
+static void begin(void)
+{
+	pthread_t id;
+
+	for (unsigned int page = 0; page < NOTES; page++)
+		crash_note(page, page == NOTE_SIZE ? crash.bytes : 0);
+	printf("# seed %#llx, version %d\n# running\n", (unsigned long long)crash.seed, crash.version);
+	fflush(stdout);
+	for (uintptr_t i = 0; i < CRASH_THREADS; i++)
+		if (pthread_create(&id, NULL, writer, (void *)i))
+			die("pthread_create");
+}
+
 static void run(const char *notes)
 {
 	pthread_rwlockattr_t attributes;
-	pthread_t id;
 
 	/* The device may go and come however busy it is. */
 	pthread_rwlockattr_init(&attributes);
@@ -130,15 +153,45 @@ static void run(const char *notes)
 	crash_create();
 	if (crash_attach(crash.seed & 4))
 		die("attach");
-	/* From here on what is under FOLDER belongs to these notes. */
-	for (unsigned int page = 0; page < NOTES; page++)
-		crash_note(page, page == NOTE_SIZE ? crash.bytes : 0);
-	printf("# seed %#llx, version %d\n# running\n", (unsigned long long)crash.seed, crash.version);
-	fflush(stdout);
-	for (uintptr_t i = 0; i < CRASH_THREADS; i++)
-		if (pthread_create(&id, NULL, writer, (void *)i))
-			die("pthread_create");
+	begin();
 	crash_control();
+}
+
+/* Until it is killed. */
+static void run_app(const char *path, const char *notes)
+{
+	open_notes(notes);
+	crash.seed = now_ns() * 2654435761u;
+	crash.file = true;
+	crash.device.rw = open(path, O_CREAT | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+	if (crash.device.rw < 0 || ftruncate(crash.device.rw, DATA_BYTES) || fsync(crash.device.rw))
+		die("create %s", path);
+	/* Its name, too. */
+	sync();
+	begin();
+	for (;;)
+		pause();
+}
+
+static int on_notes(int argc, char **argv)
+{
+	struct crash_note note;
+	int notes;
+
+	if (strcmp(argv[1], "note") == 0) {
+		open_notes(argv[2]);
+		crash_note(NOTE_OTHER, strtoull(argv[3], NULL, 0));
+		return 0;
+	}
+	notes = open(argv[argc - 2], O_RDONLY | O_CLOEXEC);
+	if (notes < 0)
+		die("open %s", argv[argc - 2]);
+	if (strcmp(argv[1], "app-verify") == 0)
+		return !crash_verify_file(argv[2], notes, strtoull(argv[argc - 1], NULL, 0));
+	if (pread(notes, &note, sizeof(note), strtoull(argv[argc - 1], NULL, 0) + NOTE_OTHER * CRASH_BLOCK) != sizeof(note))
+		die("read the notes");
+	printf("%llu\n", (unsigned long long)note.value);
+	return 0;
 }
 
 int crash_main(int argc, char **argv)
@@ -149,10 +202,12 @@ int crash_main(int argc, char **argv)
 		return crash_disks(argc - 1, argv + 1);
 	if (argc < 4)
 		return 2;
+	if (strcmp(argv[1], "note") == 0 || strcmp(argv[1], "noted") == 0 || strcmp(argv[1], "app-verify") == 0)
+		return on_notes(argc, argv);
+	if (strcmp(argv[1], "app") == 0)
+		run_app(argv[2], argv[3]);
 	snprintf(crash.folder, sizeof(crash.folder), "%s", argv[2]);
-	crash.control = open("/dev/ploop-control", O_RDWR | O_CLOEXEC);
-	if (crash.control < 0)
-		die("/dev/ploop-control");
+	crash.control = control_open();
 	if (strcmp(argv[1], "verify") == 0) {
 		notes = open(argv[3], O_RDONLY | O_CLOEXEC);
 		if (notes < 0)

@@ -31,8 +31,8 @@ struct crash_op {
 	bool fua;		/* the write itself is asked to be durable */
 };
 
-/* One page of the notes for each thread, and one for the size. */
-enum { NOTE_SIZE = CRASH_THREADS, NOTES };
+/* One page of the notes for each thread, one for the size, one for who else notes. */
+enum { NOTE_SIZE = CRASH_THREADS, NOTES, NOTE_OTHER = NOTES };
 struct crash_note {
 	uint64_t seed, value, check;
 };
@@ -48,6 +48,7 @@ struct crash {
 	bool by_control;	/* attached by the new interface */
 	pthread_rwlock_t use;	/* held for each request; for writing while the device goes and comes */
 	struct device device;
+	bool file;		/* device.rw is a file */
 };
 extern struct crash crash;
 
@@ -69,6 +70,8 @@ void crash_control(void);
 
 /* Of what a cut left in crash.folder, with what was noted at @offset. */
 bool crash_verify(int notes, off_t offset, bool by_tools, bool merge);
+/* Of a file that `crash app` has written. */
+bool crash_verify_file(const char *path, int notes, off_t offset);
 int crash_disks(int argc, char **argv);
 
 #endif

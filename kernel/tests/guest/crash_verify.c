@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a power cut has left: repaired, attached, read, closed.
- *   guest-tests crash disks FOLDER DISK NOTES COUNT BYTES [SAMPLE]
+ *   guest-tests crash disks FOLDER DISK NOTES COUNT BYTES [SAMPLE [COMMAND...]]
  * DISK holds COUNT file systems, one every BYTES; each is mounted on FOLDER, with its notes every NOTES_BYTES of NOTES. Every
  * SAMPLE-th is repaired by Debian's tools, the others here: an image is repaired if nothing but its marks and its size
- * changes.
+ * changes. With a COMMAND that looks instead; it gets FOLDER as an argument and the place in NOTES as $NOTES.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -101,7 +101,8 @@ static bool check_scratch(const uint8_t *block)
 	return (block[0] == 0 || block[0] == SCRATCH_BYTE) && memcmp(block, block + 1, CRASH_BLOCK - 1) == 0;
 }
 
-static bool check_data(int notes, off_t offset)
+/* @bytes of @fd, blocks first. */
+static bool check_content(int fd, uint64_t bytes, int notes, off_t offset)
 {
 	uint64_t durable[CRASH_THREADS], last[CRASH_THREADS];
 	struct expected *expected = calloc(CRASH_BLOCKS, sizeof(*expected));
@@ -112,8 +113,8 @@ static bool check_data(int notes, off_t offset)
 		durable[thread] = noted(notes, offset, thread);
 		last[thread] = expect(thread, durable[thread], expected);
 	}
-	for (uint64_t at = 0; at < CRASH_BYTES && bad < 20; at += 1 << 20) {
-		if (device_pread(&crash.device, buffer, 1 << 20, at) != 1 << 20) {
+	for (uint64_t at = 0; at < bytes && bad < 20; at += 1 << 20) {
+		if (pread(fd, buffer, 1 << 20, at) != 1 << 20) {
 			printf("# cannot read at %llu\n", (unsigned long long)at);
 			bad++;
 			continue;
@@ -130,14 +131,41 @@ static bool check_data(int notes, off_t offset)
 						    last[thread]);
 		}
 	}
-	if (device_bytes(&crash.device) < noted(notes, offset, NOTE_SIZE)) {
-		printf("# the device has %llu bytes, had %llu\n", (unsigned long long)device_bytes(&crash.device),
-		       (unsigned long long)noted(notes, offset, NOTE_SIZE));
-		bad++;
-	}
 	free(expected);
 	free(buffer);
 	return bad == 0;
+}
+
+static bool check_data(int notes, off_t offset)
+{
+	uint64_t bytes = device_bytes(&crash.device), wanted = noted(notes, offset, NOTE_SIZE);
+
+	if (bytes < wanted) {
+		printf("# the device has %llu bytes, had %llu\n", (unsigned long long)bytes, (unsigned long long)wanted);
+		return false;
+	}
+	return check_content(device_data(&crash.device), CRASH_BYTES, notes, offset);
+}
+
+bool crash_verify_file(const char *path, int notes, off_t offset)
+{
+	struct crash_note note;
+	bool good;
+	int fd;
+
+	if (pread(notes, &note, sizeof(note), offset) != sizeof(note))
+		die("read the notes");
+	crash.seed = note.seed;
+	if (!note.seed) {
+		printf("# cut before there was a file\n");
+		return true;
+	}
+	fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	if (fd < 0)
+		die("open %s", path);
+	good = check_content(fd, DATA_BYTES, notes, offset);
+	close(fd);
+	return good;
 }
 
 /* As the tools of the day do it: without any licence to throw away entries. */
@@ -226,6 +254,23 @@ bool crash_verify(int notes, off_t offset, bool by_tools, bool merge)
 	return good && !result;
 }
 
+/* Another program looks. */
+static bool look_by(char **command, off_t offset)
+{
+	char text[32];
+	int status = -1;
+	pid_t pid;
+
+	snprintf(text, sizeof(text), "%lld", (long long)offset);
+	setenv("NOTES", text, 1);
+	pid = fork();
+	if (pid == 0) {
+		execvp(command[0], command);
+		_exit(127);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
 static int partition(int disk, int op, uint64_t start, uint64_t bytes)
 {
 	struct blkpg_partition p = { .start = start, .length = bytes, .pno = 1 };
@@ -234,13 +279,40 @@ static int partition(int disk, int op, uint64_t start, uint64_t bytes)
 	return ioctl(disk, BLKPG, &arg);
 }
 
+/* What used it may take a moment to go. */
+static void unmount(void)
+{
+	uint64_t deadline = now_ns() + 20000000000ull;
+
+	while (umount(crash.folder)) {
+		if (errno != EBUSY || now_ns() > deadline)
+			die("umount");
+		usleep(10000);
+	}
+}
+
+static bool look_at(int notes, int i, int sample, char **command)
+{
+	off_t offset = i * (off_t)NOTES_BYTES;
+	uint64_t begin = now_ns(), steps = 0;
+
+	crash.levels = 0;
+	if (command[0] ? !look_by(command, offset) : !crash_verify(notes, offset, i % sample == 0, i % 4 == 1))
+		return false;
+	for (unsigned int thread = 0; thread < CRASH_THREADS && !command[0]; thread++)
+		steps += noted(notes, offset, thread);
+	printf("# disk %d: %d levels of version %d, %llu steps, %llu ms\n", i, crash.levels, crash.version,
+	       (unsigned long long)steps, (unsigned long long)(now_ns() - begin) / 1000000);
+	return true;
+}
+
 int crash_disks(int argc, char **argv)
 {
-	int disk, notes, disks, sample;
+	char path[64], *command[32] = { 0 };
+	int disk, notes, disks;
 	uint64_t bytes;
-	char path[64];
 
-	if (argc < 6)
+	if (argc < 6 || argc > 36)
 		return 2;
 	snprintf(crash.folder, sizeof(crash.folder), "%s", argv[1]);
 	snprintf(path, sizeof(path), "%s1", argv[2]);
@@ -251,32 +323,31 @@ int crash_disks(int argc, char **argv)
 		die("open %s and %s", argv[2], argv[3]);
 	disks = atoi(argv[4]);
 	bytes = strtoull(argv[5], NULL, 0);
-	sample = argc > 6 ? atoi(argv[6]) : 1;
+	for (int i = 7; i < argc; i++)
+		command[i - 7] = argv[i];
+	if (argc > 7)
+		command[argc - 7] = argv[1];
 	for (int i = 0; i < disks; i++) {
-		uint64_t begin = now_ns();
 		bool good;
 
 		if (partition(disk, BLKPG_ADD_PARTITION, i * bytes, bytes))
 			die("partition %d", i);
+		fflush(stdout);
 		good = mount(path, crash.folder, "ext4", 0, NULL) == 0;
 		if (good) {
-			crash.levels = 0;
-			good = crash_verify(notes, i * (off_t)NOTES_BYTES, i % sample == 0, i % 4 == 1);
-			if (umount(crash.folder))
-				die("umount");
+			good = look_at(notes, i, argc > 6 ? atoi(argv[6]) : 1, command);
+			if (!good)
+				ok(false, "crash: disk %d, seed %#llx, %d levels", i, (unsigned long long)crash.seed, crash.levels);
+			/* Who failed may have left something behind. */
+			if (!good && command[0])
+				return 1;
+			unmount();
 		} else {
-			printf("# the lower file system does not mount: %s\n", strerror(errno));
+			ok(false, "crash: the lower file system of disk %d mounts: %s", i, strerror(errno));
 		}
 		if (partition(disk, BLKPG_DEL_PARTITION, 0, 0))
 			die("delete partition %d", i);
-		if (good)
-			printf("# disk %d: %d levels of version %d, %llu steps, %llu ms\n", i, crash.levels, crash.version,
-			       (unsigned long long)(noted(notes, i * (off_t)NOTES_BYTES, 0) + noted(notes, i * (off_t)NOTES_BYTES, 1) +
-			       noted(notes, i * (off_t)NOTES_BYTES, 2) + noted(notes, i * (off_t)NOTES_BYTES, 3)),
-			       (unsigned long long)(now_ns() - begin) / 1000000);
-		else
-			ok(false, "crash: disk %d, seed %#llx, %d levels", i, (unsigned long long)crash.seed, crash.levels);
-		fflush(stdout);
 	}
+	fflush(stdout);
 	return tap_failures != 0;
 }
