@@ -114,7 +114,7 @@ static void *writer(void *argument)
 			crash_note(thread, step);
 		/* Others want to get something done, too. */
 		if (op.flush && crash.file)
-			usleep(20000);
+			usleep(50000);
 	}
 	return NULL;
 }

@@ -11,7 +11,8 @@
 
 #define CRASH_THREADS 4u
 #define CRASH_BLOCK 4096u
-#define THREAD_BLOCKS 2048u
+/* Of one thread; less in a file, which is backed up each time. */
+#define THREAD_BLOCKS (crash.file ? 512u : 2048u)
 #define CRASH_BLOCKS (CRASH_THREADS * THREAD_BLOCKS)
 #define CRASH_CLUSTER 65536u
 #define CLUSTER_BLOCKS (CRASH_CLUSTER / CRASH_BLOCK)

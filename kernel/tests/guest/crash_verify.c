@@ -156,6 +156,7 @@ bool crash_verify_file(const char *path, int notes, off_t offset)
 	if (pread(notes, &note, sizeof(note), offset) != sizeof(note))
 		die("read the notes");
 	crash.seed = note.seed;
+	crash.file = true;
 	if (!note.seed) {
 		printf("# cut before there was a file\n");
 		return true;
