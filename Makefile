@@ -14,7 +14,8 @@ packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-c
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_kernelquick = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev
-packages_kernel = $(packages_kernelquick) perl sparse ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup nbdkit libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
+packages_kernel = $(packages_kernelquick) perl sparse ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup \
+	nbdkit nbdkit-plugin-dev libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_dkms = dkms
 packages_bench = $(packages_test) restic borgbackup zstd time
@@ -32,7 +33,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel \
+	check-kernel check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:
@@ -45,6 +46,7 @@ help:
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
+	@echo "make soak-kernel         some 500 power cuts, in half an hour (ROUNDS= POINTS= AGENT_POINTS= CUTS=)"
 	@echo "make kunit      unit tests within the kernel (KUnit), on the debug kernel"
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
@@ -89,12 +91,12 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+module fsx hostile tools powercut
+kernel_groups = abi+control+module fsx hostile tools powercut writelog
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug = kunit+abi+control fsx-quick faults
 # Written, but not yet seen through on the driver; they join the first list as they pass.
-kernel_groups_new = fio filesystems freeze errors nfs large memory writelog
+kernel_groups_new = fio filesystems freeze errors nfs large memory
 
 check-kernel: packages/kernel
 	kernel/tests/matrix
@@ -105,6 +107,18 @@ check-kernel-quick: packages/kernelquick
 
 check-kernel-debug: packages/kerneldebug
 	kernel/tests/suite -k debug $(kernel_groups_debug)
+
+# Power cuts, some 500: the bar of a release. ROUNDS runs are recorded, with so many POINTS to cut at in each; the agent's run has
+# AGENT_POINTS; CUTS are those of a whole machine.
+ROUNDS ?= 6
+POINTS ?= 80
+AGENT_POINTS ?= 16
+CUTS ?= 16
+
+soak-kernel: packages/kernel packages/build
+	$(SWIFT) build --product godwit
+	POINTS=$(POINTS) AGENT_POINTS=$(AGENT_POINTS) CUTS=$(CUTS) \
+		kernel/tests/suite -k 6.1 $(foreach round,$(shell seq $(ROUNDS)),writelog) agentcuts powercut
 
 kunit: packages/kerneldebug
 	kernel/tests/suite -k debug kunit

@@ -1,217 +1,222 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Power cuts. `guest-tests crash run FOLDER [OUT]` makes a disk in FOLDER and changes it until somebody cuts the power;
- * `guest-tests crash verify FOLDER [OUT]` then looks at what is left:
+ * Power cuts. `guest-tests crash run FOLDER NOTES` makes a disk in FOLDER and changes it until somebody cuts the power;
+ * `guest-tests crash verify FOLDER NOTES` and `crash disks` then look at what is left (crash_verify.c):
  *
- * Each thread writes 4 KiB blocks in an order that its seed gives, and flushes now and then. After a flush it notes how far
- * it has got: in OUT, which no power cut reaches, and in FOLDER/marks by one direct write, so that a replayed log of the
- * disk has the note in its place. Whatever was written before the note must be there; a block may be newer, never older,
- * never half, never somebody else's. Meanwhile the stack of images is snapshot, merged and grown, and clusters are freed
- * and used again. FOLDER/stack lists the files, renamed into place as a descriptor would be.
+ * Each thread writes, zeroes and discards blocks in an order that the seed gives, and flushes now and then. After a flush it
+ * notes how far it has got in NOTES, a disk that no power cut reaches. Whatever was done before the note must be there; a
+ * block may be newer, by no more than was under way; never older, never half, never somebody else's. Two threads share
+ * their clusters block by block, one goes over borders of clusters and discards, one asks each write to be durable at once.
+ * Meanwhile everything that can happen to a stack of images happens (crash_stack.c). FOLDER/stack lists the files, renamed
+ * into place as a descriptor would be.
+ *
+ * `crash app FILE NOTES` does the same to a file, for who tests what lies below it; `crash app-verify FILE NOTES OFFSET`.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "crash.h"
 
-struct crash crash;
+#define CRASH_MAGIC 0x70776f6666756c6cull
+#define COUNT_MAX 64u
 
-static uint64_t block_of(unsigned int thread, uint64_t sequence)
+struct crash crash = { .notes = -1, .control = -1 };
+
+struct crash_op crash_op(unsigned int thread, uint64_t step)
 {
-	struct random r = { crash.seed + thread * 0x1234567ull + sequence * 0x9e3779b9ull };
+	struct random r = { crash.seed + thread * 0x1234567ull + step * 0x9e3779b9ull };
+	struct crash_op op = { .kind = CRASH_WRITE, .count = 1 };
+	unsigned int chance = random_below(&r, 32);
 
-	return random_below(&r, BLOCKS_PER_THREAD) * THREADS + thread;
+	op.flush = random_below(&r, 24) == 0;
+	if (thread == 2) {
+		op.count = 1 + random_below(&r, chance < 8 ? 40 : 3);
+		if (chance == 31 || chance == 30) {
+			op.kind = chance == 31 ? CRASH_ZERO : CRASH_DISCARD;
+			op.count = CLUSTER_BLOCKS * (1 + random_below(&r, COUNT_MAX / CLUSTER_BLOCKS));
+			op.first = CLUSTER_BLOCKS * random_below(&r, (THREAD_BLOCKS - op.count) / CLUSTER_BLOCKS + 1);
+			return op;
+		}
+	} else if (thread == 3) {
+		op.count = 1 + random_below(&r, 4);
+		op.flush = op.fua = true;
+	} else if (chance == 31) {
+		op.kind = CRASH_ZERO;
+	}
+	op.first = random_below(&r, THREAD_BLOCKS - op.count + 1);
+	return op;
 }
 
-static void fill_block(uint64_t *words, unsigned int thread, uint64_t sequence, uint64_t block)
+uint64_t crash_place(unsigned int thread, uint32_t block)
+{
+	return thread < 2 ? 2 * block + thread : thread * THREAD_BLOCKS + block;
+}
+
+void crash_fill(uint64_t *words, unsigned int thread, uint64_t step, uint64_t place)
 {
 	for (int i = 0; i < 512; i += 4) {
 		words[i] = CRASH_MAGIC ^ crash.seed;
-		words[i + 1] = sequence;
-		words[i + 2] = block;
+		words[i + 1] = step;
+		words[i + 2] = place;
 		words[i + 3] = thread;
 	}
 }
 
-static void note(unsigned int thread, uint64_t sequence)
+void crash_note(unsigned int page, uint64_t value)
 {
-	uint64_t *sector = aligned(4096);
-	char line[64];
-	int size;
+	struct crash_note *note = aligned(CRASH_BLOCK);
 
-	sector[0] = sequence;
-	sector[1] = ~sequence;
-	if (pwrite(crash.marks, sector, 4096, thread * 4096) != 4096)
-		die("write marks");
-	free(sector);
-	if (crash.out < 0)
-		return;
-	size = snprintf(line, sizeof(line), "%u %llu\n", thread, (unsigned long long)sequence);
-	if (write(crash.out, line, size) != size)
-		die("write the log");
+	*note = (struct crash_note){ crash.seed, value, crash.seed ^ ~value };
+	if (pwrite(crash.notes, note, CRASH_BLOCK, page * CRASH_BLOCK) != CRASH_BLOCK)
+		die("note");
+	free(note);
+}
+
+static int perform(const struct crash_op *op, unsigned int thread, uint64_t step, uint8_t *buffer)
+{
+	uint64_t place = crash_place(thread, op->first);
+	uint64_t range[2] = { place * CRASH_BLOCK, (uint64_t)op->count * CRASH_BLOCK };
+	struct iovec vector = { buffer, range[1] };
+
+	if (crash.file && op->kind != CRASH_WRITE)
+		return fallocate(crash.device.rw, op->kind == CRASH_ZERO ? FALLOC_FL_ZERO_RANGE :
+				 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range[0], range[1]);
+	if (op->kind != CRASH_WRITE)
+		return ioctl(crash.device.rw, op->kind == CRASH_ZERO ? BLKZEROOUT : BLKDISCARD, range);
+	for (uint32_t i = 0; i < op->count; i++)
+		crash_fill((uint64_t *)(buffer + i * CRASH_BLOCK), thread, step, place + i);
+	return pwritev2(crash.device.rw, &vector, 1, range[0], op->fua ? RWF_DSYNC : 0) == (ssize_t)range[1] ? 0 : -1;
 }
 
 static void *writer(void *argument)
 {
 	unsigned int thread = (uintptr_t)argument;
-	struct random r = { crash.seed ^ thread };
-	uint64_t *block = aligned(4096);
+	uint8_t *buffer = aligned(COUNT_MAX * CRASH_BLOCK);
 
-	for (uint64_t sequence = 1;; sequence++) {
-		uint64_t where = block_of(thread, sequence);
+	for (uint64_t step = 1;; step++) {
+		struct crash_op op = crash_op(thread, step);
 
-		fill_block(block, thread, sequence, where);
-		if (pwrite(crash.device.rw, block, 4096, where * 4096) != 4096)
-			die("write block %llu", (unsigned long long)where);
-		if (random_below(&r, 24))
-			continue;
-		if (fdatasync(crash.device.rw))
+		pthread_rwlock_rdlock(&crash.use);
+		if (perform(&op, thread, step, buffer))
+			die("thread %u, step %llu", thread, (unsigned long long)step);
+		if (op.flush && !op.fua && fdatasync(crash.device.rw))
 			die("flush");
-		note(thread, sequence);
+		pthread_rwlock_unlock(&crash.use);
+		if (op.flush)
+			crash_note(thread, step);
+		/* Others want to get something done, too. */
+		if (op.flush && crash.file)
+			usleep(50000);
 	}
 	return NULL;
 }
 
-/* Notes of before the cut. */
-static void read_notes(uint64_t *durable, const char *out)
+/* Reaches the disk at once, whatever the kernel would like to keep. */
+static void open_notes(const char *path)
 {
-	uint64_t *sector = aligned(4096), value;
-	unsigned int thread;
-	FILE *file;
-
-	for (thread = 0; thread < THREADS; thread++) {
-		if (pread(crash.marks, sector, 4096, thread * 4096) != 4096)
-			die("read marks");
-		if (sector[0] == ~sector[1])
-			durable[thread] = sector[0];
-	}
-	free(sector);
-	file = out ? fopen(out, "r") : NULL;
-	if (!file)
-		return;
-	while (fscanf(file, "%u %llu", &thread, (unsigned long long *)&value) == 2)
-		if (thread < THREADS && value > durable[thread])
-			durable[thread] = value;
-	fclose(file);
+	crash.notes = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (crash.notes < 0)
+		die("open %s", path);
 }
 
-static bool check_block(const uint64_t *words, uint64_t block, uint64_t wanted)
+/* From here on what is on the disk belongs to these notes. */
+static void begin(void)
 {
-	static const uint64_t zeros[512];
-	uint64_t expected[512], sequence = words[1];
-	unsigned int thread = block % THREADS;
-
-	if (memcmp(words, zeros, 4096) == 0) {
-		if (!wanted)
-			return true;
-		printf("# block %llu is zero, should have write %llu\n", (unsigned long long)block, (unsigned long long)wanted);
-		return false;
-	}
-	fill_block(expected, thread, sequence, block);
-	if (memcmp(words, expected, 4096) || block_of(thread, sequence) != block) {
-		printf("# block %llu is damaged: %#llx %llu %llu %llu\n", (unsigned long long)block, (unsigned long long)words[0],
-		       (unsigned long long)words[1], (unsigned long long)words[2], (unsigned long long)words[3]);
-		return false;
-	}
-	if (sequence < wanted) {
-		printf("# block %llu has write %llu, should have %llu\n", (unsigned long long)block,
-		       (unsigned long long)sequence, (unsigned long long)wanted);
-		return false;
-	}
-	return true;
-}
-
-static bool repair(void)
-{
-	bool good = true;
-
-	for (int i = 0; i < crash.levels; i++)
-		good &= image_repair(crash.files[i]);
-	return good;
-}
-
-static int verify(const char *out)
-{
-	uint64_t durable[THREADS] = { 0 }, *wanted = calloc(BLOCKS, 8), *words = aligned(4096), bad = 0, notes = 0;
-	bool sound = true;
-	int result;
-
-	if (!crash_load()) {
-		ok(true, "crash: cut before there was a disk");
-		return 0;
-	}
-	read_notes(durable, out);
-	for (unsigned int thread = 0; thread < THREADS; thread++) {
-		for (uint64_t s = 1; s <= durable[thread]; s++)
-			wanted[block_of(thread, s)] = s;
-		notes += durable[thread];
-	}
-	ok(repair(), "crash: the images of %d levels pass ploop's check", crash.levels);
-	result = crash_attach();
-	if (!is(result, 0, "crash: the stack attaches"))
-		return 1;
-	for (uint64_t block = 0; block < BLOCKS && bad < 20; block++) {
-		if (device_pread(&crash.device, words, 4096, block * 4096) != 4096)
-			bad++;
-		else
-			bad += !check_block(words, block, wanted[block]);
-	}
-	is(bad, 0, "crash: nothing flushed is lost (%llu writes, seed %llu, %d levels)", (unsigned long long)notes,
-	   (unsigned long long)crash.seed, crash.levels);
-	is(device_stop(&crash.device), 0, "crash: stops");
-	device_put(&crash.device);
-	for (int i = 0; i < crash.levels; i++)
-		sound &= image_sound(crash.files[i]);
-	ok(sound, "crash: all images are sound afterwards");
-	printf("# durable writes: %llu\n", (unsigned long long)notes);
-	free(wanted);
-	free(words);
-	return tap_failures != 0;
-}
-
-static void run(const char *out)
-{
-	char name[300];
 	pthread_t id;
 
-	crash_create();
-	if (crash_attach())
-		die("attach");
-	crash.out = -1;
-	if (out) {
-		unlink(out);
-		crash.out = open(out, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
-		if (crash.out < 0)
-			die("open %s", out);
-	}
-	for (uintptr_t i = 0; i < THREADS; i++)
+	for (unsigned int page = 0; page < NOTES; page++)
+		crash_note(page, page == NOTE_SIZE ? crash.bytes : 0);
+	printf("# seed %#llx, version %d\n# running\n", (unsigned long long)crash.seed, crash.version);
+	fflush(stdout);
+	for (uintptr_t i = 0; i < CRASH_THREADS; i++)
 		if (pthread_create(&id, NULL, writer, (void *)i))
 			die("pthread_create");
-	if (out) {
-		snprintf(name, sizeof(name), "%s.started", out);
-		close(open(name, O_CREAT | O_WRONLY, 0600));
-	}
+}
+
+static void run(const char *notes)
+{
+	pthread_rwlockattr_t attributes;
+
+	/* The device may go and come however busy it is. */
+	pthread_rwlockattr_init(&attributes);
+	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&crash.use, &attributes);
+	open_notes(notes);
+	crash_create();
+	if (crash_attach(crash.seed & 4))
+		die("attach");
+	begin();
 	crash_control();
+}
+
+/* Until it is killed. */
+static void run_app(const char *path, const char *notes)
+{
+	open_notes(notes);
+	crash.seed = now_ns() * 2654435761u;
+	crash.file = true;
+	crash.device.rw = open(path, O_CREAT | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+	if (crash.device.rw < 0 || ftruncate(crash.device.rw, DATA_BYTES) || fsync(crash.device.rw))
+		die("create %s", path);
+	/* Its name, too. */
+	sync();
+	begin();
+	for (;;)
+		pause();
+}
+
+static int on_notes(int argc, char **argv)
+{
+	struct crash_note note;
+	int notes;
+
+	if (strcmp(argv[1], "note") == 0) {
+		open_notes(argv[2]);
+		crash_note(NOTE_OTHER, strtoull(argv[3], NULL, 0));
+		return 0;
+	}
+	notes = open(argv[argc - 2], O_RDONLY | O_CLOEXEC);
+	if (notes < 0)
+		die("open %s", argv[argc - 2]);
+	if (strcmp(argv[1], "app-verify") == 0)
+		return !crash_verify_file(argv[2], notes, strtoull(argv[argc - 1], NULL, 0));
+	if (pread(notes, &note, sizeof(note), strtoull(argv[argc - 1], NULL, 0) + NOTE_OTHER * CRASH_BLOCK) != sizeof(note))
+		die("read the notes");
+	printf("%llu\n", (unsigned long long)note.value);
+	return 0;
 }
 
 int crash_main(int argc, char **argv)
 {
-	const char *out = argc > 3 ? argv[3] : NULL;
+	int notes;
 
-	if (argc < 3)
+	if (argc > 1 && strcmp(argv[1], "disks") == 0)
+		return crash_disks(argc - 1, argv + 1);
+	if (argc < 4)
 		return 2;
+	if (strcmp(argv[1], "note") == 0 || strcmp(argv[1], "noted") == 0 || strcmp(argv[1], "app-verify") == 0)
+		return on_notes(argc, argv);
+	if (strcmp(argv[1], "app") == 0)
+		run_app(argv[2], argv[3]);
 	snprintf(crash.folder, sizeof(crash.folder), "%s", argv[2]);
-	if (strcmp(argv[1], "verify") == 0)
-		return verify(out);
+	crash.control = control_open();
+	if (strcmp(argv[1], "verify") == 0) {
+		notes = open(argv[3], O_RDONLY | O_CLOEXEC);
+		if (notes < 0)
+			die("open %s", argv[3]);
+		return !ok(crash_verify(notes, 0, true, true), "crash: seed %#llx, %d levels", (unsigned long long)crash.seed,
+			   crash.levels);
+	}
 	if (argc > 4)
 		crash.seconds = atoi(argv[4]);
-	run(out);
+	run(argv[3]);
 	return 0;
 }

@@ -11,8 +11,9 @@ static const struct command commands[] = {
 	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
 	{ "hostile", hostile_main, "FOLDER [SEED]" },
 	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
-	{ "crash", crash_main, "run FOLDER [LOG [SECONDS]] | verify FOLDER [LOG]" },
-	{ "writelog", writelog_main, "LOG count | LOG replay N SEED IMAGE" },
+	{ "crash", crash_main, "run FOLDER NOTES [SECONDS] | verify FOLDER NOTES | disks FOLDER DISK NOTES COUNT BYTES [SAMPLE [COMMAND...]] | "
+		"app FILE NOTES | app-verify FILE NOTES OFFSET | note NOTES VALUE | noted NOTES OFFSET" },
+	{ "writelog", writelog_main, "LOG count | LOG build SEED TOTAL FIRST COUNT BEFORE IMAGE NOTES" },
 	{ "control", control_main, "FOLDER" },
 	{ "faults", faults_main, "FOLDER" },
 	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
