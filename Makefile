@@ -25,6 +25,9 @@ built = .build/release
 release_flags = -c release --static-swift-stdlib -Xswiftc -static-stdlib
 
 bindir = $(DESTDIR)$(PREFIX)/bin
+# mount(8) looks for its helpers in /sbin, which on Debian is this folder, and nowhere else.
+sbindir = $(DESTDIR)/usr/sbin
+mount_helpers = mount.godwit umount.godwit
 libdir = $(DESTDIR)$(PREFIX)/lib/godwit
 unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
 sharedir = $(DESTDIR)$(PREFIX)/share
@@ -127,11 +130,14 @@ bench-kernel: packages/kernel
 	kernel/tests/bench/run .build/bench-kernel.json
 
 install: release
-	install -d $(bindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man4 $(mandir)/man5 \
-		$(mandir)/man7 $(sharedir)/bash-completion/completions $(sharedir)/zsh/site-functions \
+	install -d $(bindir) $(sbindir) $(libdir) $(unitdir) $(confdir) $(sharedir)/doc/godwit/examples $(mandir)/man1 $(mandir)/man4 $(mandir)/man5 \
+		$(mandir)/man7 $(mandir)/man8 $(sharedir)/bash-completion/completions $(sharedir)/zsh/site-functions \
 		$(sharedir)/fish/vendor_completions.d
 	install -m 755 -s $(built)/godwit $(bindir)/godwit
 	install -m 644 -s $(built)/libnbdkit-godwit-plugin.so $(libdir)/nbdkit-godwit-plugin.so
+	for helper in $(mount_helpers); do \
+		sed 's|@bindir@|$(PREFIX)/bin|' conf/mount/$$helper > $(sbindir)/$$helper && chmod 755 $(sbindir)/$$helper || exit 1; \
+	done
 	for page in $(pages); do install -m 644 man/$$page $(mandir)/man$${page##*.}/ || exit 1; done
 	test -e $(confdir)/godwit.toml || install -m 640 conf/godwit.toml $(confdir)/godwit.toml
 	sed 's|@bindir@|$(PREFIX)/bin|' conf/systemd/godwit-backup.service > $(unitdir)/godwit-backup.service
@@ -143,7 +149,7 @@ install: release
 	$(built)/godwit --generate-completion-script fish > $(sharedir)/fish/vendor_completions.d/godwit.fish
 
 uninstall:
-	rm -f $(bindir)/godwit $(unitdir)/godwit-backup.service $(unitdir)/godwit-backup.timer \
+	rm -f $(bindir)/godwit $(addprefix $(sbindir)/,$(mount_helpers)) $(unitdir)/godwit-backup.service $(unitdir)/godwit-backup.timer \
 		$(foreach page,$(pages),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
 		$(sharedir)/bash-completion/completions/godwit $(sharedir)/zsh/site-functions/_godwit \
 		$(sharedir)/fish/vendor_completions.d/godwit.fish

@@ -292,7 +292,10 @@ public struct DeviceAttachments: Sendable {
         defer { withExtendedLifetime(lock) {} }
         guard var record = try live(entry) else { throw Self.notAttached(disk) }
         let target = try Self.target(mountpoint, options)
-        if let mounted = record.mountpoint {
+        // It may have been unmounted by hand.
+        if let mounted = record.mountpoint, let device = record.device,
+            try DeviceTree.mounts(on: device.path, all: true).contains(where: { $0.mountPoint == mounted })
+        {
             throw AgentError(.alreadyAttached, "\(record.disk) is mounted already, at \(mounted)")
         }
         let maker = BlockDeviceMaker(entry: entry)
@@ -301,9 +304,10 @@ public struct DeviceAttachments: Sendable {
             guard target != nil || record.backend == .kernel else {
                 throw AgentError(.alreadyAttached, "\(record.disk) has a block device already, \(device.mounted)")
             }
-            if let partition = options.partition, device.partitionPath == nil {
-                record.device?.partitionPath = try maker.partition(partition, of: device.path)
-            }
+            var partitionPath: String?
+            if let partition = options.partition { partitionPath = try maker.partition(partition, of: device.path) }
+            record.device?.partitionPath = partitionPath
+            record.mountpoint = nil
         } else {
             record.device = try maker.make(record, options)
         }

@@ -25,27 +25,15 @@ struct DiskMount: ParsableCommand {
     func run() throws {
         let configuration = try common.configuration()
         let disk = try DiskArgument.existing(disk, configuration)
-        let attachments = DeviceAttachments()
-        let wasAttached = try attachments.attached(disk.path) != nil
-        if !wasAttached {
-            var attach = AttachOptions()
-            attach.readOnly = readOnly
-            attach.backend = served.backend(configuration)
-            _ = try attachments.attach(disk.path, options: attach)
-        }
+        var attach = AttachOptions()
+        attach.readOnly = readOnly
+        attach.backend = served.backend(configuration)
         var mount = MountOptions()
         mount.fileSystem = type
         mount.options = options
         mount.partition = partition
         mount.readOnly = readOnly
-        let attached: AttachedDisk
-        do throws(AgentError) {
-            attached = try attachments.mount(disk.path, at: mountpoint, options: mount)
-        } catch {
-            // What was not there before is not left behind.
-            if !wasAttached { try? attachments.detach(disk.path) }
-            throw error
-        }
+        let attached = try DeviceAttachments().attachAndMount(disk.path, at: mountpoint, attach: attach, mount: mount)
         try Report(common).result(AttachedReport(attached), AttachedReport(attached).lines)
     }
 }

@@ -69,7 +69,7 @@ extension KernelDisk {
             let driver = try Driver()
             let device = try driver.attach(stack, settings)
             withExtendedLifetime(files) {}
-            try? makeNode(device)
+            try? makeNodes(device)
             return KernelDisk(
                 driver: driver, device: device, held: held, isReadOnly: options.readOnly, isRepaired: isRepaired)
         } catch {
@@ -81,12 +81,12 @@ extension KernelDisk {
         }
     }
 
-    /// Without udev there may be no node.
-    private static func makeNode(_ device: DeviceIndex) throws(SystemError) {
-        guard try !LinuxFileSystem().exists(device.path),
-            let number = try kernelText("/sys/block/\(device.name)/dev")
-        else { return }
-        try createBlockNode(device.path, device: String(number.prefix { $0 != "\n" }))
+    /// Without udev there may be no node, and none of the partitions, for which the kernel looks with the first open.
+    private static func makeNodes(_ device: DeviceIndex) throws(SystemError) {
+        if try !LinuxFileSystem().exists(device.path), let number = try kernelText("/sys/block/\(device.name)/dev") {
+            try createBlockNode(device.path, device: String(number.prefix { $0 != "\n" }))
+        }
+        _ = try openDescriptor(device.path, writable: false)
     }
 
     /// Goes on where the last owner left the device.

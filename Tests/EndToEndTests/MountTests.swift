@@ -91,6 +91,36 @@ struct MountTests {
         try bench.godwit("disk", "detach", bench.disk)
     }
 
+    /// As mount(8) and umount(8) call them; whether they do, the driver's tests see.
+    @Test func theHelpersOfMountAttachAndDetach() throws {
+        let (bench, _) = try formatted()
+        try bench.godwit("disk", "detach", bench.disk)
+        let arguments = [
+            bench.disk, bench.mountPoint, "-v", "-t", "godwit.ext4", "-o", "rw,backend=user,noatime,nofail",
+        ]
+        #expect(try bench.run(["internal-mount"] + arguments).exitCode == 0)
+        let mount = try #require(try MountTable.current().mount(at: bench.mountPoint))
+        #expect(mount.type == "ext4")
+        // As `mount -a` does, which can't see that it is this disk's.
+        #expect(try bench.run(["internal-mount"] + arguments).exitCode == 0)
+        #expect(try MountTable.current().mounts.filter { $0.mountPoint == bench.mountPoint }.count == 1)
+        try bench.godwit("internal-umount", bench.mountPoint)
+        #expect(try MountTable.current().mount(at: bench.mountPoint) == nil)
+        #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty)
+        #expect(try bench.run(["internal-umount", bench.mountPoint]).exitCode != 0)
+        #expect(try bench.run(["internal-mount"] + arguments + ["-o", "partition=7"]).exitCode != 0)
+        #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty, "what it made is left")
+    }
+
+    @Test func aMountThatWasUndoneByHandIsForgotten() throws {
+        let (bench, _) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("umount", bench.mountPoint)
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        #expect(try MountTable.current().mount(at: bench.mountPoint) != nil)
+        try bench.godwit("disk", "detach", bench.disk)
+    }
+
     @Test(.enabled(if: hasTool("fio"))) func aSnapshotUnderLoadIsConsistent() throws {
         let (bench, _) = try formatted()
         try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)

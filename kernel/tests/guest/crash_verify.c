@@ -169,33 +169,12 @@ bool crash_verify_file(const char *path, int notes, off_t offset)
 	return good;
 }
 
-/* As the tools of the day do it: without any licence to throw away entries. */
-static bool repair_by_tools(const char *path)
-{
-	pid_t pid = fork();
-	int status = -1;
-
-	if (pid == 0) {
-		int null = open("/dev/null", O_WRONLY);
-
-		dup2(null, 1);
-		setenv("PLOOP_SKIP_EXT4_EXTENTS_CHECK", "1", 1);
-		execlp("ploop", "ploop", "check", "-d", "-S", path, NULL);
-		_exit(127);
-	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || status) {
-		printf("# ploop check of %s: %#x\n", path, status);
-		return false;
-	}
-	return true;
-}
-
 static bool repair(const char *path, bool by_tools)
 {
 	off_t whole;
 
 	if (by_tools)
-		return repair_by_tools(path);
+		return image_repair(path);
 	if (image_read32(path, IMAGE_IN_USE) == IN_USE) {
 		whole = (image_size(path) + CRASH_CLUSTER - 1) / CRASH_CLUSTER * CRASH_CLUSTER;
 		image_truncate(path, whole);
