@@ -253,7 +253,7 @@ int ploop_bat_write(struct ploop_delta *delta)
 		loff_t pos = (loff_t)index * PLOOP_PAGE_BYTES;
 		int ret;
 
-		ret = ploop_file_pages(delta->file, true, pos, bp->page, PLOOP_PAGE_BYTES);
+		ret = ploop_file_write_queued(delta->file, pos, bp->page);
 		ploop_track_file(delta, pos, PLOOP_PAGE_BYTES);
 		if (ret)
 			return ret;

@@ -40,6 +40,15 @@ static const struct block_device_operations ploop_fops = {
 	.compat_ioctl = blkdev_compat_ptr_ioctl,
 };
 
+/*
+ * Compound: file systems that take references of the pages they transfer (NFS) would
+ * else free all but the first when they give them back.
+ */
+static void *copy_pages_alloc(gfp_t gfp, void *order)
+{
+	return alloc_pages(gfp | __GFP_COMP, (unsigned long)order);
+}
+
 /**
  * ploop_device_memory() - what a device needs once it runs
  * @dev: the device
@@ -62,7 +71,8 @@ int ploop_device_memory(struct ploop_device *dev)
 		dev->bvec_pool = mempool_create_kmalloc_pool(4, PLOOP_SEGMENTS *
 							     sizeof(struct bio_vec));
 	if (!dev->copy_pool)
-		dev->copy_pool = mempool_create_page_pool(2, PLOOP_COPY_ORDER);
+		dev->copy_pool = mempool_create(2, copy_pages_alloc, mempool_free_pages,
+						(void *)(long)PLOOP_COPY_ORDER);
 	return dev->bvec_pool && dev->copy_pool ? 0 : -ENOMEM;
 }
 

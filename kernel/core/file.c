@@ -267,6 +267,53 @@ int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct pag
 	return file->io->rw(file, write, &iter, pos);
 }
 
+struct queued_write {
+	struct ploop_iocb io;
+	struct completion over;
+	long res;
+};
+
+static void queued_write_done(struct ploop_iocb *iocb, long res)
+{
+	struct queued_write *write = container_of(iocb, struct queued_write, io);
+
+	write->res = res;
+	complete(&write->over);
+}
+
+/**
+ * ploop_file_write_queued() - write a page, and wait
+ * @file: the file
+ * @pos: byte offset in the file
+ * @page: what
+ *
+ * Sent the way requests are.  The first write that a super block is sent so makes it
+ * allocate a workqueue, which should happen when an image is opened and not when a
+ * request has to be served that somebody short of memory waits for.
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno.
+ */
+int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page)
+{
+	struct bio_vec bvec = { .bv_page = page, .bv_len = PAGE_SIZE };
+	struct queued_write write = {
+		.io = { .file = file, .write = true, .done = queued_write_done },
+		.over = COMPLETION_INITIALIZER_ONSTACK(write.over),
+	};
+	struct iov_iter iter;
+	int ret;
+
+	iov_iter_bvec(&iter, ITER_SOURCE, &bvec, 1, PAGE_SIZE);
+	ret = file->io->submit(&write.io, &iter, pos, 0);
+	if (ret)
+		return ret;
+	wait_for_completion_io(&write.over);
+	if (write.res == PAGE_SIZE)
+		return 0;
+	return write.res < 0 ? write.res : -EIO;
+}
+
 /**
  * ploop_file_zero() - write zeros, and wait
  * @file: the file

@@ -24,6 +24,7 @@ struct ploop_file *ploop_file_writable(struct ploop_device *dev, struct ploop_fi
 void ploop_file_drop(struct ploop_file *file);
 void ploop_file_close(struct ploop_file *file);
 int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct page *pages, u32 len);
+int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page);
 int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len);
 int ploop_truncate_fd(struct ploop_delta *delta, int fd, loff_t size);
 
@@ -103,6 +104,7 @@ void ploop_lane_done(struct request *rq);
 /* slow.c */
 int ploop_copy(struct ploop_delta *from, u32 from_iblock, struct ploop_delta *to, u32 to_iblock,
 	       u32 offset, u32 len);
+void ploop_swap_seen(struct ploop_device *dev);
 void ploop_slow_work(struct work_struct *work);
 
 /* discard.c */

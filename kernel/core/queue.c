@@ -325,6 +325,8 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	req->bvecs = NULL;
 	req->delta = NULL;
 	count_request(dev, rq);
+	if (unlikely(rq->cmd_flags & REQ_SWAP))
+		ploop_swap_seen(dev);
 
 	switch (req_op(rq)) {
 	case REQ_OP_FLUSH:

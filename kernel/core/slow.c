@@ -177,10 +177,34 @@ static bool first_write(struct ploop_request *req, struct ploop_map_page *page)
 	return true;
 }
 
+/*
+ * Once there is swap on a device, whoever allocates memory may have to wait for a
+ * device's writes, the host's file system included.  A transfer into reserved space
+ * ends with a change of the file system's metadata, in a thread of its own that allocates
+ * with I/O allowed, and which the ends of all other transfers, those of swap too, may
+ * have to wait for.  So such transfers are from then on waited for here, which
+ * makes that change in this thread, where allocations do no I/O.
+ */
+static bool swap_seen;
+
+/**
+ * ploop_swap_seen() - a request of swap came
+ * @dev: the device
+ */
+void ploop_swap_seen(struct ploop_device *dev)
+{
+	if (!READ_ONCE(swap_seen)) {
+		ploop_info(dev, "is used for swap\n");
+		WRITE_ONCE(swap_seen, true);
+	}
+}
+
 static int write_in_place(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
 {
 	u32 flags = 0;
 
+	if ((slot & SLOT_PARTIAL) && READ_ONCE(swap_seen))
+		flags |= PLOOP_SUBMIT_SYNC;
 	if ((slot & SLOT_PARTIAL) &&
 	    ploop_partial_mark(req->delta, req->iblock, ploop_rq_offset(req),
 			       blk_rq_bytes(ploop_rq(req))))
@@ -190,7 +214,7 @@ static int write_in_place(struct ploop_request *req, struct ploop_map_page *page
 			req->commit = true;
 		} else {
 			ploop_count(req->dev, fua_out);
-			flags = PLOOP_SUBMIT_FUA;
+			flags |= PLOOP_SUBMIT_FUA;
 		}
 	}
 	return ploop_rq_submit(req, flags);
@@ -216,6 +240,18 @@ static int submit_mapped(struct ploop_request *req, struct ploop_map_page *page,
 	if (op_is_write(req_op(ploop_rq(req))))
 		return write_in_place(req, page, slot);
 	return ploop_rq_submit(req, 0);
+}
+
+/* Nobody knows how much of a write was done. */
+static void submit_failed(struct ploop_request *req, int error)
+{
+	if (op_is_write(req_op(ploop_rq(req)))) {
+		ploop_written(req);
+		if (ploop_space_wait(req, error))
+			return;
+		ploop_abort(req->dev, error);
+	}
+	ploop_end_errno(req, error);
 }
 
 /* A cluster is to be allocated, and its lock is held.  Return as slow_rw_once(). */
@@ -265,10 +301,10 @@ static bool slow_rw_once(struct ploop_request *req)
 		}
 		if (slot_is_mapped(slot) && (!write || !dev->levels[slot_level(slot)]->rdonly)) {
 			ret = submit_mapped(req, page, slot);
-			if (ret)
-				goto end;
 			if (page)
 				ploop_map_put(page);
+			if (ret)
+				submit_failed(req, ret);
 			return true;
 		}
 		if (req->locked)
@@ -304,12 +340,18 @@ end_nopage:
 void ploop_slow_work(struct work_struct *work)
 {
 	struct ploop_request *req = container_of(work, struct ploop_request, work);
-	unsigned int noio = memalloc_noio_save();
+	bool swap = ploop_rq(req)->cmd_flags & REQ_SWAP;
+	unsigned int noio = memalloc_noio_save(), reserves = 0;
 
+	/* It makes memory free: it may take what is left, as its sender could. */
+	if (swap)
+		reserves = memalloc_noreclaim_save();
 	if (req_op(ploop_rq(req)) == REQ_OP_DISCARD)
 		ploop_discard(req);
 	else
 		while (!slow_rw_once(req))
 			;
+	if (swap)
+		memalloc_noreclaim_restore(reserves);
 	memalloc_noio_restore(noio);
 }

@@ -60,6 +60,8 @@ struct ploop_iocb {
 #define PLOOP_SUBMIT_NOWAIT	0x1u
 /* The data is durable when done is called. */
 #define PLOOP_SUBMIT_FUA	0x2u
+/* It is over when the call returns. */
+#define PLOOP_SUBMIT_SYNC	0x4u
 
 /* Of ploop_io.reserve: what is there already shall read as zeros, too. */
 #define PLOOP_RESERVE_ZERO	0x1u

@@ -55,10 +55,11 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 	struct kiocb *kiocb = &iocb->kiocb;
 	int ret;
 
-	if (!(pf->flags & PLOOP_IOF_DIRECT) || !aligned(pf, iter, pos)) {
+	if (!(pf->flags & PLOOP_IOF_DIRECT) || (flags & PLOOP_SUBMIT_SYNC) ||
+	    !aligned(pf, iter, pos)) {
 		size_t len = iov_iter_count(iter);
 
-		/* Through the page cache, which can't promise not to sleep. */
+		/* Or through the page cache, which can't promise not to sleep. */
 		if (flags & PLOOP_SUBMIT_NOWAIT)
 			return -EAGAIN;
 		ret = pf->io->rw(pf, iocb->write, iter, pos);
