@@ -111,8 +111,8 @@ check-kernel-quick: packages/kernelquick
 check-kernel-debug: packages/kerneldebug
 	kernel/tests/suite -k debug $(kernel_groups_debug)
 
-# Power cuts, some 500: the bar of a release. ROUNDS runs are recorded, with so many POINTS to cut at in each; the agent's run has
-# AGENT_POINTS; CUTS are those of a whole machine.
+# Power cuts, some 500: the bar of a release. ROUNDS runs are recorded, with so many POINTS to cut at in each; the agent's run
+# has AGENT_POINTS; CUTS are those of a whole machine.
 ROUNDS ?= 6
 POINTS ?= 80
 AGENT_POINTS ?= 16

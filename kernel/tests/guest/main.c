@@ -11,7 +11,8 @@ static const struct command commands[] = {
 	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
 	{ "hostile", hostile_main, "FOLDER [SEED]" },
 	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
-	{ "crash", crash_main, "run FOLDER NOTES [SECONDS] | verify FOLDER NOTES | disks FOLDER DISK NOTES COUNT BYTES [SAMPLE [COMMAND...]] | "
+	{ "crash", crash_main, "run FOLDER NOTES [SECONDS] | verify FOLDER NOTES | "
+		"disks FOLDER DISK NOTES COUNT BYTES [SAMPLE [COMMAND...]] | "
 		"app FILE NOTES | app-verify FILE NOTES OFFSET | note NOTES VALUE | noted NOTES OFFSET" },
 	{ "writelog", writelog_main, "LOG count | LOG build SEED TOTAL FIRST COUNT BEFORE IMAGE NOTES" },
 	{ "control", control_main, "FOLDER" },
