@@ -15,7 +15,7 @@ packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
 packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc
 packages_kernelquick = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev
 packages_kernel = $(packages_kernelquick) perl sparse ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup \
-	nbdkit nbdkit-plugin-dev libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils
+	nbdkit nbdkit-plugin-dev libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils iproute2
 packages_kerneldebug = $(packages_kernel) bc bison flex libssl-dev
 packages_dkms = dkms
 packages_bench = $(packages_test) restic borgbackup zstd time
@@ -35,12 +35,13 @@ mandir = $(sharedir)/man
 confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
-.PHONY: help demo check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
+.PHONY: help demo demo-vm check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
 	check-kernel check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:
 	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
+	@echo "make demo-vm    the same on the driver, in two virtual machines, with a power cut"
 	@echo "make check      install what is needed, build, pass all tests"
 	@echo "make build      debug build"
 	@echo "make release    the binary and the plugin, without need of a Swift toolchain"
@@ -63,6 +64,10 @@ packages/%:
 demo: packages/demo release
 	$(MAKE) --no-print-directory stage
 	Tests/Demo/demo.sh
+
+demo-vm: packages/demo packages/kernel release
+	$(MAKE) --no-print-directory stage
+	Tests/Demo/demo-vm.sh
 
 # The debug build serves all tests, the end-to-end ones included. Of the driver's tests, those that take minutes.
 check: packages/test packages/kernelquick docs-lint

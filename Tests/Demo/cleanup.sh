@@ -27,7 +27,7 @@ clean_up() {
     for found in "$work"/a/disk "$work"/a/restored; do
         [ ! -d "$found" ] || g disk detach "$found" --quiet 2>/dev/null
     done
-    [ ! -d "$work/b/disk" ] || at disk detach "$work/b/disk" --quiet 2>/dev/null
+    [ ! -d "$work/b/disk" ] || at g disk detach "$work/b/disk" --quiet 2>/dev/null
 
     # What a step that failed half-way may have left behind.
     for round in 1 2; do

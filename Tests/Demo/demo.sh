@@ -9,12 +9,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 godwit=${GODWIT:-$top/.build/stage/usr/bin/godwit}
 
-# shellcheck source=Tests/Demo/steps.sh
 . "$here/report.sh"
 . "$here/postgres.sh"
 . "$here/sshd.sh"
 . "$here/cleanup.sh"
 . "$here/steps.sh"
+. "$here/local.sh"
 
 [ "$(id -u)" -eq 0 ] || fail "the demo mounts file systems: run it as root"
 [ -x "$godwit" ] || fail "there is no $godwit: run 'make demo', which builds it"
@@ -26,6 +26,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 chmod 711 "$work"   # PostgreSQL runs as its own user, and has to get to its folder
 start_state
+start_local
 
 step_create
 step_database

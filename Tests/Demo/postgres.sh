@@ -15,14 +15,14 @@ sql() { as_postgres psql -X -q -A -t -v ON_ERROR_STOP=1 -h "$work/pg" -d postgre
 # pg_create DATA: a new cluster with some content.
 pg_create() {
     install -d -o postgres -g postgres -m 700 "$1"
-    as_postgres "$pg_bin/initdb" -D "$1" -A peer --no-instructions -E UTF8 --locale=C > "$work/log/initdb" \
+    as_postgres "$pg_bin/initdb" -D "$1" ${pg_segment:+--wal-segsize="$pg_segment"} -A peer --no-instructions -E UTF8 --locale=C > "$work/log/initdb" \
         || fail "initdb: $(tail -n 3 "$work/log/initdb")"
 }
 
 # pg_start DATA: recovers when it has to.
 pg_start() {
-    as_postgres "$pg_bin/pg_ctl" start -w -t 60 -s -D "$1" -l "$work/pg/log" -o \
-        "-k '$work/pg' -c listen_addresses='' -c shared_buffers=64MB -c max_wal_size=256MB -c autovacuum=off" \
+    as_postgres "$pg_bin/pg_ctl" start -w -t 180 -s -D "$1" -l "$work/pg/log" -o \
+        "-k '$work/pg' -c listen_addresses='' -c shared_buffers=64MB -c max_wal_size=256MB -c autovacuum=off" 2>> "$work/log/pg_ctl" \
         || fail "PostgreSQL does not start: $(tail -n 5 "$work/pg/log")"
     pg_data=$1
     pg_pid=$(head -n 1 "$1/postmaster.pid")
@@ -32,19 +32,19 @@ pg_start() {
 pg_stop() {
     [ -n "${pg_data:-}" ] || return 0
     # On a file system that has failed pg_ctl may not get at its files.
-    if ! as_postgres "$pg_bin/pg_ctl" stop -w -t 60 -s -m "$1" -D "$pg_data" 2>> "$work/log/pg_ctl"; then
+    if ! as_postgres "$pg_bin/pg_ctl" stop -w -t 180 -s -m "$1" -D "$pg_data" 2>> "$work/log/pg_ctl"; then
         kill -QUIT "$pg_pid" 2>/dev/null || true
     fi
     # It has removed its lock file by now, which on a file system that has failed comes back; the process has to be gone.
-    timeout 60 tail --pid="$pg_pid" -f /dev/null || fail "PostgreSQL does not end"
+    timeout 180 tail --pid="$pg_pid" -f /dev/null || fail "PostgreSQL does not end"
     pg_data=
 }
 
+# pg_fill SCALE
 pg_fill() {
     as_postgres "$pg_bin/pgbench" -i -q -s "$1" -h "$work/pg" postgres 2> "$work/log/pgbench" \
         || fail "pgbench: $(tail -n 3 "$work/log/pgbench")"
     sql "CREATE TABLE commits (n bigint PRIMARY KEY, payload text NOT NULL)"
-    accounts=$(($1 * 100000))
 }
 
 # One commit after the other until PostgreSQL goes away. Between two commits it stops while $work/hold is there, tells so

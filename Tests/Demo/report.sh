@@ -5,8 +5,11 @@ fail() {
     exit 1
 }
 
+step=0
+
 heading() {
-    printf '\n%s. %s\n' "$1" "$2"
+    step=$((step + 1))
+    printf '\n%s. %s\n' "$step" "$1"
     step_started=$EPOCHREALTIME
 }
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A private sshd on the loopback, to be sourced: start_sshd FOLDER [NAME=VALUE...], stop_sshd.
+# A private sshd, to be sourced: start_sshd FOLDER [NAME=VALUE...], stop_sshd. It listens on SSHD_ADDRESS, by default the
+# loopback.
 #
 # FOLDER (created when missing) gets keys, configuration and log. NAME=VALUE are variables of the commands that the far
 # side runs. Afterwards SSHD_PORT, SSHD_PID and SSHD_CLIENT_CONFIG (for GODWIT_SSH_CONFIG and ssh -F) are set, and the
@@ -17,6 +18,7 @@ start_sshd() {
     for _key in host_key client_key; do
         [ -f "$_folder/$_key" ] || ssh-keygen -q -t ed25519 -N '' -C "$_key" -f "$_folder/$_key" || return 1
     done
+    _address=${SSHD_ADDRESS:-127.0.0.1}
     cp "$_folder/client_key.pub" "$_folder/authorized_keys"
     _variables=
     for _variable in "$@"; do _variables="$_variables \"$_variable\""; done
@@ -27,7 +29,7 @@ start_sshd() {
         SSHD_PORT=$((20000 + ($(od -An -N2 -tu2 /dev/urandom) % 12000)))
         {
             echo "Port $SSHD_PORT"
-            echo "ListenAddress 127.0.0.1"
+            echo "ListenAddress $_address"
             echo "HostKey $_folder/host_key"
             echo "PidFile none"
             echo "AuthorizedKeysFile $_folder/authorized_keys"
@@ -63,7 +65,7 @@ start_sshd() {
         echo "sshd did not start; its log is $_folder/sshd.log" >&2
         return 1
     fi
-    printf '[127.0.0.1]:%s %s\n' "$SSHD_PORT" "$(cat "$_folder/host_key.pub")" > "$_folder/known_hosts"
+    printf '[%s]:%s %s\n' "$_address" "$SSHD_PORT" "$(cat "$_folder/host_key.pub")" > "$_folder/known_hosts"
     SSHD_CLIENT_CONFIG=$_folder/ssh_config
     cat > "$SSHD_CLIENT_CONFIG" << END
 Host *
@@ -72,7 +74,7 @@ Host *
   UserKnownHostsFile $_folder/known_hosts
   GlobalKnownHostsFile /dev/null
 Host far
-  HostName 127.0.0.1
+  HostName $_address
   Port $SSHD_PORT
   User $(id -un)
 END

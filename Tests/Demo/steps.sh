@@ -1,35 +1,41 @@
-# The steps of the demo. Sourced; each ends the demo when a proof fails.
+# The steps that both demos take. Sourced; each ends the demo when a proof fails. What differs between the demo on this host
+# (local.sh) and the one on virtual machines (vm-steps.sh) is there.
 
-# g COMMAND...: godwit as on the source host; at COMMAND...: as on the target host.
+scale=20        # of pgbench: 16 MB each
+partition=      # of the disk, that has the file system; empty if it is the whole disk
+
+# g COMMAND...: godwit as on the source host.
 g() { "$godwit" "$@"; }
-at() { GODWIT_RUN_DIR=$work/b/run GODWIT_CONFIG=$work/b/godwit.toml "$godwit" "$@"; }
+
+# mount_disk FOLDER MOUNTPOINT
+mount_disk() { g disk mount "$1" "$2" --quiet ${partition:+--partition "$partition"}; }
+
+# The names of what there is on a host.
+name_state() {
+    acks=${acks:-$work/acks}
+    export GODWIT_RUN_DIR=$work/run GODWIT_CONFIG=$work/godwit.toml
+    disk=$work/a/disk
+    store=$work/a/store
+    accounts=$((scale * 100000))
+}
 
 start_state() {
-    mkdir -p "$work"/{log,a/run,b/run,mnt,mnt-b,mnt-r}
+    name_state
+    mkdir -p "$work"/{log,run,a,mnt,mnt-b,mnt-r}
     install -d -o postgres -g postgres -m 711 "$work/pg"
-    acks=$work/acks
-    : > "$acks"
+    : >> "$acks"
     mkfifo "$work/held" "$work/go"
-    export GODWIT_RUN_DIR=$work/a/run GODWIT_CONFIG=$work/a/godwit.toml
-    : > "$work/b/godwit.toml"
-    disk=$work/a/disk
-    store=$work/store
     cat > "$GODWIT_CONFIG" <<CONFIG
 [hooks]
 stop = "$here/hook.sh $work stop"
 CONFIG
     # Only the second backup holds the writer.
-    cat > "$work/a/hold.toml" <<CONFIG
+    cat > "$work/hold.toml" <<CONFIG
 [hooks]
 pre-freeze = "$here/hook.sh $work hold"
 post-thaw = "$here/hook.sh $work release"
 CONFIG
     say "godwit $(g --version), work in $work"
-    if [ -e /sys/module/nbd ] || modprobe -q nbd 2>/dev/null; then
-        say "this host has the nbd module: block devices go through nbd-client"
-    else
-        say "this host has no nbd module: block devices go through nbdfuse and a loop device"
-    fi
 }
 
 # What hook.sh has to know.
@@ -38,32 +44,11 @@ save_state() {
     echo "$writer_pid" > "$work/writer.pid"
 }
 
-# attach_mount FOLDER MOUNTPOINT
-attach_mount() {
-    g disk attach "$1" --json > "$work/log/attach.json"
-    g disk mount "$1" "$2" --quiet
-}
-
-step_create() {
-    heading 1 "A disk in user space"
-    g disk create "$disk" --size 8G --quiet
-    g disk attach "$disk" --device --json > "$work/log/attach.json"
-    local device
-    device=$(jq -r .device "$work/log/attach.json")
-    mkfs.ext4 -q -F "$device"
-    g disk umount "$disk" --quiet
-    g disk mount "$disk" "$work/mnt" --quiet
-    figure "virtual size" "$(mebibytes "$(g disk info "$disk" --json | jq .sizeBytes)")"
-    figure "space taken on the host" "$(mebibytes "$(du -s -B1 "$disk" | cut -f1)")"
-    figure "device" "$device, $(jq -r .uri "$work/log/attach.json")"
-    step_done
-}
-
 step_database() {
-    heading 2 "PostgreSQL and a writer on it"
+    heading "PostgreSQL and a writer on it"
     pg_create "$work/mnt/pg"
     pg_start "$work/mnt/pg"
-    pg_fill 20
+    pg_fill "$scale"
     writer_start
     save_state
     writer_advance 200
@@ -78,7 +63,7 @@ backup_figures() {
     clusters=$(jq .changedClusters "$1")
     bytes=$(jq .clusterBytes "$1")
     figure "mode, point" "$(jq -r '.mode + ", " + .point' "$1")"
-    figure "clusters changed" "$clusters of $(mebibytes "$bytes")"
+    figure "clusters changed" "$clusters of $((bytes / 1024)) KiB"
     figure "bytes read" "$(mebibytes "$(jq .readBytes "$1")")"
     figure "bytes new, stored as" "$(mebibytes "$(jq .newBytes "$1")"), $(mebibytes "$(jq .storedBytes "$1")")"
     figure "freeze time" "$(milliseconds "$(jq .freezeNanoseconds "$1")")"
@@ -87,7 +72,7 @@ backup_figures() {
 }
 
 step_backups() {
-    heading 3 "Two backups while it writes"
+    heading "Two backups while it writes"
     local before
     g store init "$store" --quiet
     before=$(acknowledged)
@@ -97,7 +82,7 @@ step_backups() {
     [ "$(acknowledged)" -gt "$before" ] || fail "the writer stood still during the backup"
     proof "full, and $(($(acknowledged) - before)) commits were acknowledged during the backup"
     writer_advance 300
-    g backup "$disk" --store "$store" --config "$work/a/hold.toml" --json > "$work/log/backup2.json"
+    g backup "$disk" --store "$store" --config "$work/hold.toml" --json > "$work/log/backup2.json"
     backup_figures "$work/log/backup2.json"
     [ "$(jq -r .mode "$work/log/backup2.json")" = incremental ] || fail "the second backup is not incremental"
     [ "$(jq .readBytes "$work/log/backup2.json")" -le \
@@ -106,26 +91,19 @@ step_backups() {
     step_done
 }
 
-step_crash() {
-    heading 4 "SIGKILL to the device server, recovery, and a third backup"
-    local pid last raw=$work/point3.raw
-    writer_advance 200
-    pid=$(jq -r .pid "$work/log/attach.json")
-    kill -KILL "$pid"
-    last=$(acknowledged)
-    writer_stop
-    pg_stop immediate
-    last=$(acknowledged)
-    figure "killed" "process $pid, after $last acknowledged commits"
-    g disk detach "$disk" --quiet
-    attach_mount "$disk" "$work/mnt"
-    figure "repaired when opened" "$(jq .repairedOnOpen "$work/log/attach.json")"
+# database_recovered LAST: after a crash that followed the acknowledged commit LAST.
+database_recovered() {
     pg_start "$work/mnt/pg"
-    check_commits "$last" $((last + 1))
-    proof "ext4 and PostgreSQL recovered; none of $last acknowledged commits is missing"
+    check_commits "$1" $(($1 + 1))
+    proof "ext4 and PostgreSQL recovered; none of $1 acknowledged commits is missing"
     writer_start
     save_state
     writer_advance 100
+}
+
+# The third backup is of a disk that stands still, so that it can be compared. read_disk FILE is the demo's own.
+backup_after_crash() {
+    local raw=$work/a/point3.raw
     writer_stop
     pg_stop fast
     g disk umount "$disk" --quiet
@@ -133,56 +111,65 @@ step_crash() {
     backup_figures "$work/log/backup3.json"
     [ "$(jq -r .mode "$work/log/backup3.json")" = incremental ] || fail "the third backup is not incremental"
     g restore "$(jq -r .point "$work/log/backup3.json")" --store "$store" --raw "$raw" --quiet
-    # What the disk is comes from the server by other people's tool.
-    nbdcopy "$(jq -r .uri "$work/log/attach.json")" "$work/disk.raw"
-    cmp "$raw" "$work/disk.raw" || fail "the third point differs from the disk"
-    rm -f "$raw" "$work/disk.raw"
-    proof "still incremental after the crash, and equal to the disk as nbdcopy reads it"
-    g disk mount "$disk" "$work/mnt" --quiet
+    read_disk "$work/a/disk.raw"
+    cmp "$raw" "$work/a/disk.raw" || fail "the third point differs from the disk"
+    rm -f "$raw" "$work/a/disk.raw"
+    proof "still incremental after the crash, and equal to the disk as another program reads it"
+    mount_disk "$disk" "$work/mnt"
     pg_start "$work/mnt/pg"
     writer_start
     save_state
-    step_done
 }
 
-step_migration() {
-    heading 5 "Live migration over SSH"
-    local report=$work/log/migrate.json last target=$work/b/disk
-    start_sshd "$work/ssh" "GODWIT_RUN_DIR=$work/b/run" "GODWIT_CONFIG=$work/b/godwit.toml"
-    export GODWIT_SSH_CONFIG=$SSHD_CLIENT_CONFIG GODWIT_REMOTE_COMMAND="$godwit agent --stdio"
-    writer_advance 100
-    g migrate "$disk" "root@127.0.0.1:$SSHD_PORT:$target" --json > "$report"
+# migration_figures JSON
+migration_figures() {
     jq -r 'def mib: . / 104857.6 | floor / 10 | tostring + " MiB";
         .rounds[] | "   round \(.round): \(.bytes | mib), sent \(.sentBytes | mib), then dirty \(.dirtyBytes | mib), "
-        + "dirty rate \(.dirtyBytesPerSecond | mib)/s, goodput \(.goodputBytesPerSecond | mib)/s"' "$report"
+        + "dirty rate \(.dirtyBytesPerSecond | mib)/s, goodput \(.goodputBytesPerSecond | mib)/s"' "$1"
     figure "downtime predicted, measured" \
-        "$(jq -r '"\(.predictedDowntimeMilliseconds | floor) ms, \(.downtimeMilliseconds | floor) ms"' "$report")"
+        "$(jq -r '"\(.predictedDowntimeMilliseconds | floor) ms, \(.downtimeMilliseconds | floor) ms"' "$1")"
     figure "of it: stop, rest, proof, start" "$(jq -r '[.stopMilliseconds, .finalCopyMilliseconds, .verifyMilliseconds,
-        .startMilliseconds] | map("\(floor) ms") | join(", ")' "$report")"
-    figure "digest of the source" "$(jq -r .sourceDigest "$report")"
-    figure "digest of the target" "$(jq -r .targetDigest "$report")"
-    [ "$(jq -r .sourceDigest "$report")" = "$(jq -r .targetDigest "$report")" ] || fail "the digests differ"
+        .startMilliseconds] | map("\(floor) ms") | join(", ")' "$1")"
+    figure "digest of the source" "$(jq -r .sourceDigest "$1")"
+    figure "digest of the target" "$(jq -r .targetDigest "$1")"
+    [ "$(jq -r .sourceDigest "$1")" = "$(jq -r .targetDigest "$1")" ] || fail "the digests differ"
+}
+
+# open_target makes the target host reachable as $far (USER@HOST[:PORT]); on_target FUNCTION ARGUMENT... calls one there.
+step_migration() {
+    heading "Live migration over SSH"
+    local last
+    open_target
+    writer_advance 100
+    g migrate "$disk" "$far:$target" "${migrate_options[@]}" --json > "$work/log/migrate.json"
+    migration_figures "$work/log/migrate.json"
     last=$(acknowledged)
     writer_stop
     pg_data=
     if g disk attach "$disk" --quiet 2> "$work/log/source"; then fail "the source still gives the disk away"; fi
-    at disk mount "$target" "$work/mnt-b" --quiet
+    proof "the digests are equal; the source is released"
+    on_target goes_on_at_target "$last"
+    close_target
+    step_done
+}
+
+# goes_on_at_target LAST
+goes_on_at_target() {
+    mount_disk "$target" "$work/mnt-b"
     pg_start "$work/mnt-b/pg"
-    check_commits "$last" $((last + 1))
-    proof "PostgreSQL runs on the target; none of $last acknowledged commits is missing; the source is released"
+    check_commits "$1" $(($1 + 1))
+    proof "PostgreSQL runs on the target; none of $1 acknowledged commits is missing"
     writer_start
     save_state
     writer_advance 50
     proof "and it goes on writing there: commit $(acknowledged)"
     writer_stop
     pg_stop fast
-    at disk detach "$target" --quiet
-    stop_sshd
-    step_done
+    g disk detach "$target" --quiet
 }
 
 step_restore() {
-    heading 6 "Restore of the second point"
+    heading "Restore of the second point"
     local point exact disk_r=$work/a/restored device
     point=$(g points --store "$store" --json | jq -r '.points | sort_by(.timeNanoseconds) | .[1].id')
     [ "$point" = "$(jq -r .point "$work/log/backup2.json")" ] || fail "the second point in the list is not the second backup"
@@ -192,23 +179,15 @@ step_restore() {
     ploop check -r "$disk_r/root.hds" > "$work/log/ploop" 2>&1 || true
     g disk attach "$disk_r" --device --json > "$work/log/attach-r.json"
     device=$(jq -r .device "$work/log/attach-r.json")
-    e2fsck -fn "$device" > "$work/log/e2fsck" 2>&1 || fail "e2fsck: $(tail -n 3 "$work/log/e2fsck")"
+    e2fsck -fn "$device${partition:+p$partition}" > "$work/log/e2fsck" 2>&1 || fail "e2fsck: $(tail -n 3 "$work/log/e2fsck")"
     proof "e2fsck -fn finds nothing to mend"
     g disk umount "$disk_r" --quiet
-    g disk mount "$disk_r" "$work/mnt-r" --quiet
+    mount_disk "$disk_r" "$work/mnt-r"
     pg_start "$work/mnt-r/pg"
-    exact=$(cat "$work/exact")
+    exact=$(cat "${acks%/*}/exact")
     check_commits "$exact" "$exact"
     proof "it holds exactly the $exact commits acknowledged before the freeze"
     pg_stop fast
     g disk detach "$disk_r" --quiet
-    step_done
-}
-
-step_cleanup() {
-    heading 7 "Nothing is left"
-    clean_up
-    trap - EXIT
-    proof "no process, mount, loop device or file of the demo is left"
     step_done
 }
