@@ -60,6 +60,11 @@ int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct pag
 	return 0;
 }
 
+int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page)
+{
+	return ploop_file_pages(file, true, pos, page, PLOOP_PAGE_BYTES);
+}
+
 int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len)
 {
 	if (calls.fail_writes > 0) {
