@@ -99,12 +99,10 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+module fsx hostile tools powercut writelog
+kernel_groups = abi+control+module fsx large+hostile+errors fio+filesystems flush+freeze+nfs memory tools powercut writelog
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug = kunit+abi+control fsx-quick faults
-# Written, but not yet seen through on the driver; they join the first list as they pass.
-kernel_groups_new = fio filesystems freeze errors nfs large memory
 
 check-kernel: packages/kernel
 	kernel/tests/matrix
