@@ -1,11 +1,13 @@
 # Sourced by groups that record a disk's writes and flushes and look at what power cuts would have left of it (see recorder/).
 # Gives $work, a temporary folder, and $work/out, the guests' /out.
 
-# Some 3 GiB for a moment, and thrown away: in memory where there is plenty of it.
-folder=${TMPDIR:-/tmp}
+work=$(mktemp -d "${TMPDIR:-/tmp}/godwit-record.XXXXXX")
+# Some 3 GiB for a moment, and thrown away: in memory where there is plenty of it. A guest sees its own /dev/shm.
+disks=$work
 available=$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)
-if [ "$available" -ge 10 ] && [ "$(stat -f -c %T /dev/shm)" = tmpfs ]; then folder=/dev/shm; fi
-work=$(mktemp -d "$folder/godwit-record.XXXXXX")
+if [ "$available" -ge 10 ] && [ "$(stat -f -c %T /dev/shm)" = tmpfs ]; then
+    disks=$(mktemp -d /dev/shm/godwit-record.XXXXXX)
+fi
 mkdir "$work/out"
 nbdkit='' vm=''
 cleanup() {
@@ -13,7 +15,7 @@ cleanup() {
     [ -z "$vm" ] || wait "$vm" 2>/dev/null
     [ -z "$nbdkit" ] || kill "$nbdkit" 2>/dev/null
     [ -z "$nbdkit" ] || wait "$nbdkit" 2>/dev/null
-    rm -rf "$work"
+    rm -rf "$work" "$disks"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -43,11 +45,11 @@ record() {
     local deadline=$((SECONDS + 30))
     disk_bytes=$1
     shift
-    truncate -s "$disk_bytes" "$work/disk"
-    truncate -s 64K "$work/notes"
-    mkfs.ext4 -q -F -E lazy_itable_init=1 -J size=8 "$work/disk" || exit 1
-    cp --sparse=always "$work/disk" "$work/before"
-    nbdkit -f -U "$work/socket" "$MODULES/recorder.so" disk="$work/disk" notes="$work/notes" log="$work/log" &
+    truncate -s "$disk_bytes" "$disks/disk"
+    truncate -s 64K "$disks/notes"
+    mkfs.ext4 -q -F -E lazy_itable_init=1 -J size=8 "$disks/disk" || exit 1
+    cp --sparse=always "$disks/disk" "$disks/before"
+    nbdkit -f -U "$work/socket" "$MODULES/recorder.so" disk="$disks/disk" notes="$disks/notes" log="$disks/log" &
     nbdkit=$!
     until nbdinfo --size "nbd+unix:///?socket=$work/socket" > /dev/null 2>&1; do
         [ "$SECONDS" -lt "$deadline" ] || { echo "not ok - nbdkit does not start"; exit 1; }
@@ -57,8 +59,8 @@ record() {
     grep -a '^#' "$work/out/log"
     kill "$nbdkit" && wait "$nbdkit"
     nbdkit=''
-    rm -f "$work/disk"
-    read -r events flushes < <("$GUEST_TESTS" writelog "$work/log" count)
+    rm -f "$disks/disk"
+    read -r events flushes < <("$GUEST_TESTS" writelog "$disks/log" count)
     echo "# $events events, $flushes flushes"
     [ "${flushes:-0}" -gt 20 ] || { echo "not ok - enough flushes to cut between"; exit 1; }
 }
@@ -73,16 +75,16 @@ look() {
     marks=0
     while [ "$looked" -lt "$points" ]; do
         count=$((points - looked < per_boot ? points - looked : per_boot))
-        "$GUEST_TESTS" writelog "$work/log" build "$seed" "$points" "$looked" "$count" "$work/before" "$work/image" \
-            "$work/noted" > "$work/built" || { cat "$work/built"; give_up "the disks are built"; }
+        "$GUEST_TESTS" writelog "$disks/log" build "$seed" "$points" "$looked" "$count" "$disks/before" "$disks/image" \
+            "$disks/noted" > "$work/built" || { cat "$work/built"; give_up "the disks are built"; }
         marks=$((marks + $(grep -c 'end of a flush' "$work/built")))
-        guest -t $((60 + seconds * count)) -d "$work/image" -d "$work/noted" -e "COUNT=$count" -e "SIZE=$disk_bytes" "$@" ||
+        guest -t $((60 + seconds * count)) -d "$disks/image" -d "$disks/noted" -e "COUNT=$count" -e "SIZE=$disk_bytes" "$@" ||
             { cat "$work/built"; give_up "points $looked to $((looked + count - 1)) of seed $seed"; }
         grep -aE '^not ok|^# disk' "$work/out/log"
         [ "$(grep -ac '^# disk' "$work/out/log")" -eq "$count" ] || give_up "all disks were looked at"
         # What the guest has left is closed.
         for ((disk = 0; disk < count; disk++)); do
-            e2fsck -fn "$work/image?offset=$((disk * disk_bytes))" > "$work/fsck" 2>&1 ||
+            e2fsck -fn "$disks/image?offset=$((disk * disk_bytes))" > "$work/fsck" 2>&1 ||
                 { cat "$work/fsck"; give_up "the lower file system of point $((looked + disk)) is sound"; }
         done
         looked=$((looked + count))

@@ -150,6 +150,9 @@ static void run(const char *notes)
 	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&crash.use, &attributes);
 	open_notes(notes);
+	/* What was noted of an older disk goes first. */
+	for (unsigned int page = 0; page < NOTES; page++)
+		crash_note(page, 0);
 	crash_create();
 	if (crash_attach(crash.seed & 4))
 		die("attach");
@@ -196,6 +199,7 @@ static int on_notes(int argc, char **argv)
 
 int crash_main(int argc, char **argv)
 {
+	bool good;
 	int notes;
 
 	if (argc > 1 && strcmp(argv[1], "disks") == 0)
@@ -212,8 +216,8 @@ int crash_main(int argc, char **argv)
 		notes = open(argv[3], O_RDONLY | O_CLOEXEC);
 		if (notes < 0)
 			die("open %s", argv[3]);
-		return !ok(crash_verify(notes, 0, true, true), "crash: seed %#llx, %d levels", (unsigned long long)crash.seed,
-			   crash.levels);
+		good = crash_verify(notes, 0, true, true);
+		return !ok(good, "crash: seed %#llx of version %d, nothing is lost", (unsigned long long)crash.seed, crash.version);
 	}
 	if (argc > 4)
 		crash.seconds = atoi(argv[4]);

@@ -39,6 +39,20 @@ static uint64_t noted(int notes, off_t offset, unsigned int page)
 	return note.seed == crash.seed && note.check == (crash.seed ^ ~note.value) ? note.value : 0;
 }
 
+/* The disk that the notes are about is not the one that is there, if any. */
+static bool is_another(int notes, off_t offset)
+{
+	struct crash_note note;
+
+	for (unsigned int page = 0; page < NOTES; page++) {
+		if (pread(notes, &note, sizeof(note), offset + page * CRASH_BLOCK) != sizeof(note))
+			die("read the notes");
+		if (note.seed && note.seed != crash.seed)
+			return true;
+	}
+	return false;
+}
+
 /* Up to @durable all was done; what follows up to the next flush may be there or not. Returns the last such step. */
 static uint64_t expect(unsigned int thread, uint64_t durable, struct expected *expected)
 {
@@ -211,10 +225,15 @@ bool crash_verify(int notes, off_t offset, bool by_tools, bool merge)
 	bool good = true;
 	int levels, result;
 
-	if (!crash_load()) {
-		printf("# cut before there was a disk\n");
-		return noted(notes, offset, NOTE_SIZE) == 0;
+	crash.seed = 0;
+	if (!crash_load())
+		printf("# there is no disk\n");
+	if (is_another(notes, offset)) {
+		printf("# the notes are about another disk\n");
+		return false;
 	}
+	if (!crash.seed)
+		return true;
 	levels = crash.levels;
 	for (int i = 0; i < levels; i++)
 		good &= repair(crash.files[i], by_tools);

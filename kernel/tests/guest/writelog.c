@@ -57,7 +57,9 @@ static void load(const char *path)
 				die("memory");
 		}
 		events[count] = (struct event){ .record = r, .data = at + sizeof(r) };
-		if (r.kind == RECORD_NOTE && !first_note)
+		/* Zeros wipe out what was noted before. */
+		if (r.kind == RECORD_NOTE && !first_note && pread(log_fd, &magic, sizeof(magic), at + sizeof(r)) == sizeof(magic) &&
+		    magic)
 			first_note = count;
 		at += sizeof(r) + r.length;
 		count++;
