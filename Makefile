@@ -35,7 +35,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo demo-vm check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug kunit bench-kernel \
+	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
 	@echo "make fuzz       run every parser's fuzzer for a while (FUZZ_SECONDS=60)"
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
+	@echo "make check-kernel-agent  the last part of it: the agent on the driver"
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
 	@echo "make kunit      unit tests within the kernel (KUnit), on the debug kernel"
@@ -100,12 +101,20 @@ kernel_groups = abi+control+module fsx hostile tools powercut
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug = kunit+abi+fsx-quick
+# The agent on the driver; these need the debug build, and its tests.
+kernel_groups_agent = agent agentmount agentspace agentsuite
 # Written, but not yet seen through on the driver; they join the first list as they pass.
 kernel_groups_new = fio filesystems freeze errors nfs large memory writelog
 
 check-kernel: packages/kernel
 	kernel/tests/matrix
 	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
+	$(MAKE) --no-print-directory check-kernel-agent
+
+check-kernel-agent: packages/test packages/kernel
+	$(SWIFT) build
+	$(SWIFT) build --build-tests
+	kernel/tests/suite -k 6.1 $(kernel_groups_agent)
 
 check-kernel-quick: packages/kernel
 	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
