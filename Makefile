@@ -36,7 +36,9 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo demo-vm check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
+kernel_groups_debug = kunit+abi+control fsx-quick faults
+# The agent on the driver; these need the debug build, and its tests.
+kernel_groups_agent = agent agentmount agentspace agentsuite
 	install-dkms uninstall-dkms
 
 help:
@@ -48,6 +50,7 @@ help:
 	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
 	@echo "make fuzz       run every parser's fuzzer for a while (FUZZ_SECONDS=60)"
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
+	@echo "make check-kernel-agent  the last part of it: the agent on the driver"
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
 	@echo "make soak-kernel         some 500 power cuts, in half an hour (ROUNDS= POINTS= AGENT_POINTS= CUTS=)"
@@ -103,10 +106,18 @@ kernel_groups = abi+control+module fsx large+hostile+errors fio+filesystems flus
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug = kunit+abi+control fsx-quick faults
+# The agent on the driver; these need the debug build, and its tests.
+kernel_groups_agent = agent agentmount agentspace agentsuite
 
 check-kernel: packages/kernel
 	kernel/tests/matrix
 	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
+	$(MAKE) --no-print-directory check-kernel-agent
+
+check-kernel-agent: packages/test packages/kernel
+	$(SWIFT) build
+	$(SWIFT) build --build-tests
+	kernel/tests/suite -k 6.1 $(kernel_groups_agent)
 
 check-kernel-quick: packages/kernelquick
 	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)

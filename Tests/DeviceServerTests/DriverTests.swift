@@ -157,7 +157,7 @@ struct DriverTests {
         defer { try? unmountFileSystem(at: point) }
         #expect(try FrozenDevices([device], deadlineMilliseconds: 30_000).thaw() == false)
         let events = try DriverEvents(of: device)
-        let frozen = try FrozenDevices([device], deadlineMilliseconds: 200)
+        let frozen = try FrozenDevices([device], deadlineMilliseconds: 3_000)
         #expect(try events.next(waitMilliseconds: 20_000).map(\.kind) == [.thawed])
         #expect(try frozen.thaw() == true)
         // One that is dropped thaws as well, or the write would hang.

@@ -37,6 +37,7 @@ static const struct {
 static long control_call(struct ploop_control *control, u32 i, bool out, void __user *user)
 {
 	u32 size, known = calls[i].size;
+	bool attached;
 	void *arg;
 	long ret;
 
@@ -53,10 +54,14 @@ static long control_call(struct ploop_control *control, u32 i, bool out, void __
 	if (out && (ret == 0 || ret == -EFAULT)) {
 		/* The size stays the caller's. */
 		*(u32 *)arg = size;
+		attached = ret == 0 && calls[i].nr == _IOC_NR(PLOOP_CTL_ATTACH);
 		if (ret == 0 && copy_to_user(user, arg, min(size, known)))
 			ret = -EFAULT;
 		if (ret == -EFAULT && calls[i].nr == _IOC_NR(PLOOP_CTL_BITMAP_READ))
 			ploop_ctl_bitmap_unread(arg);
+		/* Nobody would know which device it is. */
+		if (ret == -EFAULT && attached)
+			ploop_ctl_unattach(arg);
 	}
 	kfree(arg);
 	return ret;

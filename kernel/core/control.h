@@ -19,6 +19,7 @@ struct ploop_control {
 
 int ploop_ctl_version(struct ploop_control *control, void *data);
 int ploop_ctl_attach(struct ploop_control *control, void *data);
+void ploop_ctl_unattach(void *data);
 int ploop_ctl_detach(struct ploop_control *control, void *data);
 int ploop_ctl_status(struct ploop_control *control, void *data);
 int ploop_ctl_limits(struct ploop_control *control, void *data);

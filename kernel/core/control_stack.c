@@ -71,6 +71,20 @@ int ploop_ctl_attach(struct ploop_control *control, void *data)
 	return ret;
 }
 
+/**
+ * ploop_ctl_unattach() - take back an attachment that nobody was told of
+ * @data: as ploop_ctl_attach() left it
+ *
+ * Context: Process context; sleeps.
+ */
+void ploop_ctl_unattach(void *data)
+{
+	struct ploop_attach *arg = data;
+	struct ploop_ref ref = { .size = sizeof(ref), .index = arg->index };
+
+	ploop_ctl_detach(NULL, &ref);
+}
+
 static bool ref_ok(const struct ploop_ref *arg, u32 flags)
 {
 	return !(arg->flags & ~flags) && !arg->reserved;

@@ -51,6 +51,7 @@ struct step {
 	void (*before)(void);
 	int (*call)(void);
 	void (*after)(void);
+	bool job;
 };
 
 static void sweep(const struct step *step)
@@ -68,6 +69,9 @@ static void sweep(const struct step *step)
 		if (result < 0) {
 			failed++;
 			again = step->call();
+			/* The job runs; only the answer was lost. */
+			if (result == -EFAULT && again == -EBUSY && step->job)
+				again = 0;
 			if (again < 0 || !met) {
 				printf("# %s, fault %d: %s, then %s\n", step->name, n, strerror(-result), strerror(-again));
 				whole = false;
@@ -313,18 +317,18 @@ static void track_abort(void)
 int faults_main(int argc, char **argv)
 {
 	static const struct step steps[] = {
-		{ "attach", fresh, attach, only_detach },
-		{ "detach", closed_attached, detach, nothing },
-		{ "snapshot", new_file, snapshot, merged },
-		{ "merge", with_snapshot, start_merge, job_ended },
-		{ "first write", nothing, write_new, next_place },
-		{ "flush", dirty, flush, nothing },
-		{ "bitmap", nothing, bitmap_create, bitmap_delete },
-		{ "bitmap read", bitmap_there, bitmap_read, bitmap_delete },
-		{ "block status", nothing, block_status, nothing },
-		{ "tracking", nothing, track_init, track_abort },
-		{ "grow", fresh_attached, start_grow, job_ended_detached },
-		{ "compact", fresh_attached, start_compact, job_ended_detached },
+		{ "attach", fresh, attach, only_detach, false },
+		{ "detach", closed_attached, detach, nothing, false },
+		{ "snapshot", new_file, snapshot, merged, false },
+		{ "merge", with_snapshot, start_merge, job_ended, true },
+		{ "first write", nothing, write_new, next_place, false },
+		{ "flush", dirty, flush, nothing, false },
+		{ "bitmap", nothing, bitmap_create, bitmap_delete, false },
+		{ "bitmap read", bitmap_there, bitmap_read, bitmap_delete, false },
+		{ "block status", nothing, block_status, nothing, false },
+		{ "tracking", nothing, track_init, track_abort, false },
+		{ "grow", fresh_attached, start_grow, job_ended_detached, true },
+		{ "compact", fresh_attached, start_compact, job_ended_detached, true },
 	};
 	char path[64];
 
