@@ -36,9 +36,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo demo-vm check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
-kernel_groups_debug = kunit+abi+control fsx-quick faults
-# The agent on the driver; these need the debug build, and its tests.
-kernel_groups_agent = agent agentmount agentspace agentsuite
+	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:

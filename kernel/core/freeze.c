@@ -118,8 +118,11 @@ static int freeze_one(struct ploop_frozen *frozen, struct ploop_device *dev,
  * @dev: the device
  * @deadline_ms: how long, from the first call on
  *
+ * A file system cannot be frozen while its writes wait for space: the freeze would
+ * wait with them, and no deadline ends that.
+ *
  * Context: Process context; sleeps.  Holds no lock.
- * Return: 0 or an errno; what was frozen before stays so until ploop_thaw().
+ * Return: 0, -ENOSPC, or an errno; what was frozen before stays so until ploop_thaw().
  */
 int ploop_freeze(struct ploop_frozen *frozen, struct ploop_device *dev, u32 deadline_ms)
 {
@@ -127,6 +130,8 @@ int ploop_freeze(struct ploop_frozen *frozen, struct ploop_device *dev, u32 dead
 	unsigned long number = 0;
 	int ret = 0;
 
+	if (READ_ONCE(dev->nospace_seen) && !READ_ONCE(dev->aborted))
+		return -ENOSPC;
 	if (!frozen->started) {
 		frozen->started = true;
 		schedule_delayed_work(&frozen->deadline, msecs_to_jiffies(deadline_ms));

@@ -6,6 +6,7 @@
  *   stack snapshot DEVICE FILE   FILE is made: an empty delta of the right kind
  *   stack merge DEVICE         the top into the one below
  *   stack track DEVICE NAME | untrack DEVICE NAME   a bitmap of 64 KiB granules
+ *   stack limit DEVICE BYTES   how long the top's file may get; 0: no limit
  *   stack status DEVICE FIELD
  */
 #include <errno.h>
@@ -74,6 +75,7 @@ int stack_main(int argc, char **argv)
 {
 	struct ploop_status s = { .size = sizeof(s) };
 	struct ploop_bitmap b = { .size = sizeof(b), .granule_log = 16 };
+	struct ploop_limits limits = { .size = sizeof(limits) };
 	int fd, result;
 
 	if (argc < 3)
@@ -95,6 +97,12 @@ int stack_main(int argc, char **argv)
 		return fail("merge", merge(fd, &s));
 	if (argc < 4)
 		return 2;
+	if (strcmp(argv[1], "limit") == 0) {
+		limits.index = s.index;
+		limits.reserve_bytes = s.reserve_bytes;
+		limits.max_delta_bytes = strtoull(argv[3], NULL, 10);
+		return fail("limit", control_call(fd, PLOOP_CTL_LIMITS, &limits));
+	}
 	strncpy(b.name, argv[3], sizeof(b.name) - 1);
 	if (strcmp(argv[1], "snapshot") == 0)
 		return fail("snapshot", snapshot(fd, &s, argv[3]));
