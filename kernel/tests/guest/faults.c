@@ -39,10 +39,14 @@ static bool disarm(void)
 {
 	char text[16] = "";
 
-	if (pread(fail_nth, text, sizeof(text) - 1, 0) <= 0)
+	ssize_t length = pread(fail_nth, text, sizeof(text) - 1, 0);
+	bool here = length < 0 && errno == EFAULT;
+
+	/* The answer's own way to us may be what failed. */
+	if (length <= 0 && !here)
 		die("fail-nth");
 	arm(0);
-	return atoi(text) == 0;
+	return !here && atoi(text) == 0;
 }
 
 /* One kind of call: before() and after() are done without faults. */
