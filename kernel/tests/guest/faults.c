@@ -159,7 +159,7 @@ static void only_detach(void)
 
 static void closed_attached(void)
 {
-	fresh_attached();
+	attached();
 	abi_fill(&device, 0, 4096, 1);
 	control_close(&device);
 }
@@ -321,7 +321,7 @@ static void track_abort(void)
 int faults_main(int argc, char **argv)
 {
 	static const struct step steps[] = {
-		{ "attach", fresh, attach, only_detach, false },
+		{ "attach", nothing, attach, only_detach, false },
 		{ "detach", closed_attached, detach, nothing, false },
 		{ "snapshot", new_file, snapshot, merged, false },
 		{ "merge", with_snapshot, start_merge, job_ended, true },
@@ -332,7 +332,7 @@ int faults_main(int argc, char **argv)
 		{ "block status", nothing, block_status, nothing, false },
 		{ "tracking", nothing, track_init, track_abort, false },
 		{ "grow", fresh_attached, start_grow, job_ended_detached, true },
-		{ "compact", fresh_attached, start_compact, job_ended_detached, true },
+		{ "compact", attached, start_compact, job_ended_detached, true },
 	};
 	char path[64];
 
@@ -347,6 +347,7 @@ int faults_main(int argc, char **argv)
 		return 0;
 	}
 	control = control_open();
+	fresh();
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
 		/* Steps 2 to 9 share a device. */
 		if (i == 2)
