@@ -57,7 +57,14 @@ final class GuestFreeze: Sendable {
                 list.devices, deadlineMilliseconds: min(deadlineMilliseconds, Driver.deadlineMillisecondsMax))
             devices.withLock { $0 = frozen }
         } catch {
-            throw AgentError(error.code == .busy ? .busy : .io, error.message)
+            let code: AgentError.Code =
+                switch error.code {
+                case .busy: .busy
+                // Its writes wait for space, and so would the freeze.
+                case .outOfSpace: .outOfSpace
+                default: .io
+                }
+            throw AgentError(code, error.message)
         }
     }
 
