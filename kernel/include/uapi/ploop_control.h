@@ -340,7 +340,7 @@ struct ploop_snapshot_item {
  * @reserved: zero
  *
  * All devices or none are switched.  The host has to have the devices' reserve
- * free (else ENOSPC).  At the deadline a timer in the kernel thaws, and the call fails with
+ * free, and no writes may be waiting for space (else ENOSPC).  At the deadline a timer in the kernel thaws, and the call fails with
  * ETIMEDOUT if the devices were not switched by then.
  */
 struct ploop_snapshot {
@@ -366,7 +366,8 @@ struct ploop_snapshot {
  *
  * Thawed by PLOOP_CTL_THAW on the same open file, by closing it, and at the
  * deadline, whatever comes first.  PLOOP_CTL_SNAPSHOT with
- * PLOOP_SNAPSHOT_NO_FREEZE may be called in between.
+ * PLOOP_SNAPSHOT_NO_FREEZE may be called in between.  Fails with ENOSPC while
+ * writes of one of them wait for space: the freeze would wait with them.
  */
 struct ploop_freeze {
 	__u32 size;
