@@ -159,7 +159,8 @@ static void only_detach(void)
 
 static void closed_attached(void)
 {
-	attached();
+	/* What failed to close an image has left it marked in use. */
+	fresh_attached();
 	abi_fill(&device, 0, 4096, 1);
 	control_close(&device);
 }
