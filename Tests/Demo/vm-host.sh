@@ -70,8 +70,9 @@ cut_power() {
     local qemu try lost=0
     qemu=$(cat "$work/source.pid")
     for ((try = 0; try < 50 && lost == 0; try++)); do
-        # Any moment will do, and it must differ.
-        sleep "0.$((RANDOM % 10))"
+        # Any moment will do, and it must differ. A machine that was just stopped needs a while to write again, the more the
+        # busier the host is.
+        sleep "$((try / 5)).$((RANDOM % 10))"
         kill -STOP "$qemu"
         nbdcopy --no-extents "nbd+unix:///?socket=$work/socket" "$work/given"
         lost=$({ cmp -l "$work/given" "$work/source.disk" || true; } | wc -l)
