@@ -132,7 +132,53 @@ int ploop_delta_clean(struct ploop_delta *delta)
 	if (ret)
 		return ret;
 	delta->geo.in_use = 0;
-	return ploop_delta_sync_header(delta);
+	ret = ploop_delta_sync_header(delta);
+	if (ret)
+		delta->geo.in_use = PLOOP_IN_USE;
+	return ret;
+}
+
+/**
+ * ploop_delta_retire() - it was the top: close its image and let others read the file
+ * @delta: read-only by now; its changes are committed
+ *
+ * After an error it stays marked in use, and its file writable, by which
+ * ploop_delta_retire_again() and ploop_delta_close() know that there is something left to do.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock, or the device is being snapshotted.
+ * Return: 0 or an errno.
+ */
+int ploop_delta_retire(struct ploop_delta *delta)
+{
+	int ret = ploop_delta_clean(delta);
+
+	if (ret == 0)
+		ret = ploop_file_reclaim(delta->file, false);
+	if (ret) {
+		ploop_err(delta->dev, "level %u stays marked in use: %d\n", delta->level, ret);
+		return ret;
+	}
+	mutex_lock(&delta->dev->bat_lock);
+	ploop_bat_drop(delta);
+	mutex_unlock(&delta->dev->bat_lock);
+	kvfree(delta->free);
+	delta->free = NULL;
+	return 0;
+}
+
+/**
+ * ploop_delta_retire_again() - close the images whose closing failed
+ * @dev: the device; it runs, not aborted, without a job
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ */
+void ploop_delta_retire_again(struct ploop_device *dev)
+{
+	u32 level;
+
+	for (level = 0; level + 1 < dev->nr_levels; level++)
+		if (dev->levels[level]->rdonly && dev->levels[level]->file->writable)
+			ploop_delta_retire(dev->levels[level]);
 }
 
 static int check_place(struct ploop_device *dev, const struct ploop_delta *delta)
@@ -279,7 +325,7 @@ int ploop_delta_close(struct ploop_delta *delta, bool clean)
 {
 	int ret = 0;
 
-	if (clean && !delta->rdonly)
+	if (clean && delta->file->writable)
 		ret = ploop_delta_clean(delta);
 	delta_destroy(delta);
 	return ret;

@@ -104,6 +104,7 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 		return -EINVAL;
 	if (job->arg >= dev->nr_levels)
 		return -ENOENT;
+	ploop_delta_retire_again(dev);
 	merge = kzalloc(sizeof(*merge), GFP_KERNEL);
 	if (!merge)
 		return -ENOMEM;

@@ -121,6 +121,8 @@ int ploop_delta_refresh(struct ploop_delta *delta, u32 cluster_shift);
 int ploop_delta_mark(struct ploop_delta *delta);
 int ploop_delta_sync_header(struct ploop_delta *delta);
 int ploop_delta_clean(struct ploop_delta *delta);
+int ploop_delta_retire(struct ploop_delta *delta);
+void ploop_delta_retire_again(struct ploop_device *dev);
 struct ploop_delta *ploop_delta_open(struct ploop_device *dev, const struct ploop_delta_args *args);
 int ploop_delta_close(struct ploop_delta *delta, bool clean);
 

@@ -53,6 +53,7 @@ int ploop_snapshot_prepare(struct ploop_device *dev, struct ploop_delta_args *ar
 		return ret;
 	if (args->cluster_shift && args->cluster_shift != dev->cluster_shift)
 		return -EINVAL;
+	ploop_delta_retire_again(dev);
 	args->cluster_shift = dev->cluster_shift;
 	*delta = ploop_delta_open(dev, args);
 	if (IS_ERR(*delta))
@@ -109,23 +110,6 @@ static void switch_top(struct ploop_device *dev, struct ploop_delta *delta)
 	ploop_top(dev)->rdonly = true;
 	ploop_stack_push(dev, delta);
 	mutex_unlock(&dev->commit_lock);
-}
-
-/* The old top is complete; errors only leave it marked in use. */
-static void close_old_top(struct ploop_device *dev)
-{
-	struct ploop_delta *old = dev->levels[dev->nr_levels - 2];
-	int ret = ploop_delta_clean(old);
-
-	if (ret == 0)
-		ret = ploop_file_reclaim(old->file, false);
-	if (ret)
-		ploop_err(dev, "level %u stays marked in use: %d\n", old->level, ret);
-	mutex_lock(&dev->bat_lock);
-	ploop_bat_drop(old);
-	mutex_unlock(&dev->bat_lock);
-	kvfree(old->free);
-	old->free = NULL;
 }
 
 static int quiesce_all(struct ploop_snapshot_set *set)
@@ -228,7 +212,8 @@ int ploop_snapshot_run(struct ploop_snapshot_set *set)
 	for (i = 0; i < set->count; i++) {
 		struct ploop_device *dev = set->devs[i];
 
-		close_old_top(dev);
+		/* All is well without it: it is tried again when the stack changes next. */
+		ploop_delta_retire(dev->levels[dev->nr_levels - 2]);
 		mutex_lock(&dev->ctl_lock);
 		dev->snapshotting = false;
 		mutex_unlock(&dev->ctl_lock);
