@@ -69,11 +69,13 @@ struct ploop_epoch_count {
 /**
  * struct ploop_lane - what belongs to one hardware queue, see lane.c
  * @under_way: reads and writes that the driver has
+ * @alone: how many of the last ones, as lane.c counts, found no other under way
  * @list: those that the worker shall send; &struct ploop_request.lane
  * @work: sends them
  */
 struct ploop_lane {
 	atomic_t under_way;
+	unsigned int alone;
 	struct llist_head list;
 	struct work_struct work;
 } ____cacheline_aligned_in_smp;

@@ -2,17 +2,24 @@
 /*
  * Deep queues: a second processor takes a part.
  *
- * A lone request is quickest in its caller's context.  Who has many under way wants
- * throughput: then the requests beyond the first few are listed, and a worker,
- * wherever a processor is idle, sends all that are listed in one go.  It collects
- * what the host's file system makes of them under one plug, so that the
- * host's disk is told once for many.  There is a lane for each hardware queue.
+ * A lone request is quickest in its caller's context: to wake a thread for it costs more
+ * than it does.  Who has many under way wants throughput: then all are listed, and a
+ * worker, wherever a processor is idle, sends what is listed.  A mixture is worse than
+ * either, since the caller stands in the way of its own completions; so is one plug over
+ * all that the worker sends, since both then wait for each other's batch.  Hence a lane is
+ * either shallow or deep.  It turns deep when a request comes while another is under
+ * way, and shallow after a run of requests that came alone.  A disk may be so quick that
+ * a caller never has two under way, however many it wants: so a shallow lane
+ * lists one in a while, to see whether the next one waits for it.
+ * There is a lane for each hardware queue.
  */
 #include <linux/sched/mm.h>
 #include "core.h"
 
-/* So many under way are sent by their callers. */
-#define INLINE_MAX 2
+/* After so many that came alone, the next are sent by their callers, ... */
+#define ALONE_RUN	32
+/* ... but for one after each so many. */
+#define SHALLOW_RUN	64
 
 static void lane_work(struct work_struct *work)
 {
@@ -20,15 +27,12 @@ static void lane_work(struct work_struct *work)
 	unsigned int noio = memalloc_noio_save();
 	struct ploop_request *req, *next;
 	struct llist_node *list;
-	struct blk_plug plug;
 
-	blk_start_plug(&plug);
 	while ((list = llist_del_all(&lane->list))) {
 		list = llist_reverse_order(list);
 		llist_for_each_entry_safe(req, next, list, lane)
 			ploop_rq_go(req, false);
 	}
-	blk_finish_plug(&plug);
 	memalloc_noio_restore(noio);
 }
 
@@ -46,10 +50,26 @@ int ploop_lane_init(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
 	struct ploop_lane *lane = &dev->lanes[index];
 
 	atomic_set(&lane->under_way, 0);
+	lane->alone = ALONE_RUN;
 	init_llist_head(&lane->list);
 	INIT_WORK(&lane->work, lane_work);
 	hctx->driver_data = lane;
 	return 0;
+}
+
+/* Callers on several processors may lose one another's count: the lane turns later, no more. */
+static bool lane_is_shallow(struct ploop_lane *lane)
+{
+	unsigned int alone = READ_ONCE(lane->alone);
+
+	if (atomic_inc_return(&lane->under_way) > 1)
+		alone = 0;
+	else if (alone == ALONE_RUN + SHALLOW_RUN)
+		alone = ALONE_RUN;
+	else
+		alone++;
+	WRITE_ONCE(lane->alone, alone);
+	return alone > ALONE_RUN;
 }
 
 /**
@@ -62,7 +82,7 @@ int ploop_lane_init(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
  */
 bool ploop_lane_take(struct ploop_lane *lane, struct ploop_request *req)
 {
-	if (atomic_inc_return(&lane->under_way) <= INLINE_MAX || num_online_cpus() == 1)
+	if (lane_is_shallow(lane) || num_online_cpus() == 1)
 		return false;
 	/* Whoever lists the first wakes the worker. */
 	if (llist_add(&req->lane, &lane->list))

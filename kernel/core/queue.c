@@ -2,9 +2,9 @@
 /*
  * Requests on their way in and out.
  *
- * What is mapped is sent to the host's file without sleeping (IOCB_NOWAIT), the
- * first few under way right here in the caller's context: no other thread is woken,
- * which is what a loop device pays for each request.  Those of a deep queue go over
+ * What is mapped is sent to the host's file without sleeping (IOCB_NOWAIT): one at a time
+ * right here in the caller's context, as no other thread is woken then, which is
+ * what a loop device pays for each request; many under way over
  * lane.c.  Everything else, and what the file system could not do at once,
  * goes to a worker (slow.c).
  *
