@@ -1,5 +1,14 @@
 # Takes everything away that the demo made, whatever state it is in. Sourced.
 
+# begin NAME: makes the work folder, which goes away with all that is left however the demo ends.
+begin() {
+    work=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
+    trap clean_up EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
 # Processes whose command line, working folder or environment-given folder names the work folder.
 demo_processes() {
     local entry pid

@@ -19,11 +19,7 @@ kernel=${KERNEL:-6.1}
 [ "$(id -u)" -eq 0 ] || fail "the machines share this one's files: run it as root"
 [ -x "$godwit" ] || fail "there is no $godwit: run 'make demo-vm', which builds it"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/godwit-demo-vm.XXXXXX")
-trap clean_up EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+begin godwit-demo-vm
 
 modules=$("$tests/build" "$kernel" 2> "$work/build") || fail "the driver does not build: $(tail -n 20 "$work/build")"
 mkdir "$work"/{source,target,wire}

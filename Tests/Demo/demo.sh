@@ -19,11 +19,7 @@ godwit=${GODWIT:-$top/.build/stage/usr/bin/godwit}
 [ "$(id -u)" -eq 0 ] || fail "the demo mounts file systems: run it as root"
 [ -x "$godwit" ] || fail "there is no $godwit: run 'make demo', which builds it"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/godwit-demo.XXXXXX")
-trap clean_up EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
+begin godwit-demo
 chmod 711 "$work"   # PostgreSQL runs as its own user, and has to get to its folder
 start_state
 start_local
