@@ -2,7 +2,8 @@
 /*
  * guest-tests faults FOLDER: each call of both interfaces, again and again, with the first, second, third... memory
  * allocation inside it failing, until it needs no more of them. A call that failed must have left things so that the same
- * call then succeeds. Needs a kernel with fault injection; the group switches the kinds of faults on.
+ * call then succeeds. Writes and flushes are the work of workers: faults_load.c. Needs a kernel with fault injection; the
+ * group switches the kinds of faults on.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,8 +23,6 @@ static int control, fail_nth;
 /* What the steps work on. */
 static struct device device;
 static int index_, file = -1;
-static uint64_t where;
-static char *data;
 
 static void arm(int n)
 {
@@ -148,7 +147,6 @@ static void fresh_attached(void)
 {
 	fresh();
 	attached();
-	where = 0;
 }
 
 static void only_detach(void)
@@ -163,33 +161,6 @@ static void closed_attached(void)
 	fresh_attached();
 	abi_fill(&device, 0, 4096, 1);
 	control_close(&device);
-}
-
-static int write_new(void)
-{
-	int result;
-
-	memset(data, (int)(where / CLUSTER) + 1, 4096);
-	result = device_pwrite(&device, data, 4096, where);
-	return result < 0 ? result : 0;
-}
-
-static void next_place(void)
-{
-	if (!abi_holds(&device, where, 4096, (int)(where / CLUSTER) + 1))
-		ok(false, "faults: the write at %llu is there", (unsigned long long)where);
-	where = (where + CLUSTER) % DISK;
-}
-
-static int flush(void)
-{
-	return fsync(device.rw) ? -errno : 0;
-}
-
-static void dirty(void)
-{
-	abi_fill(&device, where, 4096, 5);
-	where = (where + CLUSTER) % DISK;
 }
 
 static void new_file(void)
@@ -326,8 +297,6 @@ int faults_main(int argc, char **argv)
 		{ "detach", closed_attached, detach, nothing, false },
 		{ "snapshot", new_file, snapshot, merged, false },
 		{ "merge", with_snapshot, start_merge, job_ended, true },
-		{ "first write", nothing, write_new, next_place, false },
-		{ "flush", dirty, flush, nothing, false },
 		{ "bitmap", nothing, bitmap_create, bitmap_delete, false },
 		{ "bitmap read", bitmap_there, bitmap_read, bitmap_delete, false },
 		{ "block status", nothing, block_status, nothing, false },
@@ -340,7 +309,6 @@ int faults_main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	abi_use(argv[1]);
-	data = aligned(4096);
 	snprintf(path, sizeof(path), "/proc/self/task/%ld/fail-nth", syscall(SYS_gettid));
 	fail_nth = open(path, O_RDWR | O_CLOEXEC);
 	if (fail_nth < 0) {
@@ -350,10 +318,10 @@ int faults_main(int argc, char **argv)
 	control = control_open();
 	fresh();
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
-		/* Steps 2 to 9 share a device. */
+		/* Steps 2 to 7 share a device. */
 		if (i == 2)
 			fresh_attached();
-		if (i == 10)
+		if (i == 8)
 			detached();
 		sweep(&steps[i]);
 	}

@@ -17,6 +17,7 @@ static const struct command commands[] = {
 	{ "writelog", writelog_main, "LOG count | LOG build SEED TOTAL FIRST COUNT BEFORE IMAGE NOTES" },
 	{ "control", control_main, "FOLDER" },
 	{ "faults", faults_main, "FOLDER" },
+	{ "faults-load", faults_load_main, "FOLDER" },
 	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
 	{ "stack", stack_main, "attach|detach|snapshot|merge|track|untrack|status ..." },
 	{ "eat", eat_main, "MIB ROUNDS" },

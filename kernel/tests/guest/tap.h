@@ -29,6 +29,7 @@ int fuzz_main(int argc, char **argv);
 int image_main(int argc, char **argv);
 int crash_main(int argc, char **argv);
 int faults_main(int argc, char **argv);
+int faults_load_main(int argc, char **argv);
 int freeze_main(int argc, char **argv);
 int eat_main(int argc, char **argv);
 int stack_main(int argc, char **argv);
