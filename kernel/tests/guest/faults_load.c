@@ -15,7 +15,7 @@
 #include "control.h"
 #include "tap.h"
 
-#define ROUNDS 6
+#define ROUNDS 3
 #define PASSES 3
 #define BLOCK 4096
 #define TIMES 1000000
