@@ -281,7 +281,17 @@ slow:
  */
 void ploop_rq_go(struct ploop_request *req, bool callers)
 {
-	if (try_fast(req, callers))
+	bool swap = ploop_rq(req)->cmd_flags & REQ_SWAP;
+	unsigned int reserves = 0;
+	bool sent;
+
+	/* It makes memory free: it may take what is left, as its sender could. */
+	if (unlikely(swap))
+		reserves = memalloc_noreclaim_save();
+	sent = try_fast(req, callers);
+	if (unlikely(swap))
+		memalloc_noreclaim_restore(reserves);
+	if (sent)
 		return;
 	ploop_count(req->dev, slow);
 	queue_work(req->dev->wq, &req->work);
@@ -325,8 +335,6 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	req->bvecs = NULL;
 	req->delta = NULL;
 	count_request(dev, rq);
-	if (unlikely(rq->cmd_flags & REQ_SWAP))
-		ploop_swap_seen(dev);
 
 	switch (req_op(rq)) {
 	case REQ_OP_FLUSH:
@@ -336,8 +344,15 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	case REQ_OP_WRITE:
 		/* The cluster size is constant while there are requests. */
 		req->cluster = blk_rq_pos(rq) >> (dev->cluster_shift - SECTOR_SHIFT);
-		req->laned = true;
-		if (!ploop_lane_take(hctx->driver_data, req))
+		/*
+		 * What is to make memory free must not wait in a lane behind what waits
+		 * for memory.
+		 */
+		if (unlikely(rq->cmd_flags & REQ_SWAP))
+			ploop_swap_seen(dev);
+		else
+			req->laned = true;
+		if (!req->laned || !ploop_lane_take(hctx->driver_data, req))
 			ploop_rq_go(req, true);
 		return BLK_STS_OK;
 	case REQ_OP_DISCARD:
