@@ -101,6 +101,7 @@ struct ploop_track;
  * @sectors: size; guarded by @ctl_lock
  * @running: between START and STOP; written under @ctl_lock
  * @aborted: errno that made writes fail, or 0
+ * @swap: there is swap on it
  * @rdonly: the top is; like @levels
  * @maintenance: PLOOP_MNTN_*; written under @ctl_lock
  * @cookie: guarded by @ctl_lock
@@ -129,6 +130,7 @@ struct ploop_device {
 	u64 sectors;
 	bool running;
 	int aborted;
+	bool swap;
 	bool rdonly;
 	u32 maintenance;
 	char cookie[PLOOP_COOKIE_BYTES];
@@ -206,7 +208,7 @@ struct ploop_device {
  * @in_epoch: counted as under way
  * @epoch: on which side
  * @retried: a short transfer was tried again
- * @lane: in the list of a lane
+ * @lane: in the list of a lane, or of the thread for swap
  * @laned: counted by its lane
  * @commit: a FUA write to a place the table on disk doesn't have yet
  * @cluster: where it is

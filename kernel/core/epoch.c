@@ -92,7 +92,7 @@ void ploop_parking_open(struct ploop_device *dev, struct ploop_parking *parking)
 	while ((req = parking_first(parking))) {
 		list_del_init(&req->list);
 		parking->count--;
-		queue_work(dev->wq, &req->work);
+		ploop_rq_queue(req);
 	}
 	spin_unlock_irqrestore(&parking->lock, irq);
 }
@@ -294,7 +294,7 @@ void ploop_cluster_unlock(struct ploop_device *dev, struct ploop_cluster_lock *l
 	hlist_del_init(&lock->node);
 	list_for_each_entry_safe(req, next, &lock->waiters, list) {
 		list_del_init(&req->list);
-		queue_work(dev->wq, &req->work);
+		ploop_rq_queue(req);
 	}
 	spin_unlock_irqrestore(&bucket->lock, irq);
 	wake_up_all(&bucket->wait);

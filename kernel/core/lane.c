@@ -82,7 +82,10 @@ static bool lane_is_shallow(struct ploop_lane *lane)
  */
 bool ploop_lane_take(struct ploop_lane *lane, struct ploop_request *req)
 {
-	if (lane_is_shallow(lane) || num_online_cpus() == 1)
+	bool shallow = lane_is_shallow(lane) || num_online_cpus() == 1;
+
+	/* With swap, the caller's context must never wait for memory; see swap.c. */
+	if (shallow && likely(!READ_ONCE(req->dev->swap)))
 		return false;
 	/* Whoever lists the first wakes the worker. */
 	if (llist_add(&req->lane, &lane->list))

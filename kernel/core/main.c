@@ -16,6 +16,7 @@
  *	device.c, procfs.c	devices, their indices, the module's memory of them
  *	queue.c			requests in and out, the fast path
  *	lane.c			deep queues
+ *	swap.c			requests that make memory free
  *	slow.c, discard.c	requests that need a thread
  *	map.c, bat.c		where clusters are: the whole stack, one file
  *	alloc.c, partial.c	new clusters in the top's file
@@ -77,9 +78,12 @@ static int __init ploop_init(void)
 	int ret;
 
 	ploop_sysfs_init();
-	ret = ploop_map_init();
+	ret = ploop_swap_init();
 	if (ret)
 		return ret;
+	ret = ploop_map_init();
+	if (ret)
+		goto swap;
 	ret = ploop_devices_init();
 	if (ret)
 		goto map;
@@ -96,6 +100,8 @@ devices:
 	ploop_devices_exit();
 map:
 	ploop_map_exit();
+swap:
+	ploop_swap_exit();
 	return ret;
 }
 module_init(ploop_init);
@@ -106,6 +112,7 @@ static void __exit ploop_exit(void)
 	ploop_proc_exit();
 	ploop_devices_exit();
 	ploop_map_exit();
+	ploop_swap_exit();
 }
 module_exit(ploop_exit);
 

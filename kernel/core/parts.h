@@ -95,16 +95,23 @@ void ploop_written(struct ploop_request *req);
 int ploop_rq_submit(struct ploop_request *req, u32 flags);
 void ploop_rq_zero(struct ploop_request *req);
 void ploop_rq_go(struct ploop_request *req, bool callers);
+void ploop_rq_queue(struct ploop_request *req);
 
 /* lane.c */
 int ploop_lane_init(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index);
 bool ploop_lane_take(struct ploop_lane *lane, struct ploop_request *req);
 void ploop_lane_done(struct request *rq);
 
+/* swap.c */
+int __init ploop_swap_init(void);
+void ploop_swap_exit(void);
+void ploop_swap_came(struct ploop_device *dev);
+void ploop_swap_queue(struct ploop_request *req);
+bool ploop_swap_seen(void);
+
 /* slow.c */
 int ploop_copy(struct ploop_delta *from, u32 from_iblock, struct ploop_delta *to, u32 to_iblock,
 	       u32 offset, u32 len);
-void ploop_swap_seen(struct ploop_device *dev);
 void ploop_slow_work(struct work_struct *work);
 
 /* discard.c */

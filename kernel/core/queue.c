@@ -175,7 +175,7 @@ static void rw_done(struct ploop_iocb *iocb, long res)
 	if ((res == -EAGAIN || res >= 0) && !req->retried) {
 		req->retried = true;
 		ploop_leave(dev, req);
-		queue_work(dev->wq, &req->work);
+		ploop_rq_queue(req);
 		return;
 	}
 	if (res >= 0)
@@ -281,20 +281,24 @@ slow:
  */
 void ploop_rq_go(struct ploop_request *req, bool callers)
 {
-	bool swap = ploop_rq(req)->cmd_flags & REQ_SWAP;
-	unsigned int reserves = 0;
-	bool sent;
-
-	/* It makes memory free: it may take what is left, as its sender could. */
-	if (unlikely(swap))
-		reserves = memalloc_noreclaim_save();
-	sent = try_fast(req, callers);
-	if (unlikely(swap))
-		memalloc_noreclaim_restore(reserves);
-	if (sent)
+	if (try_fast(req, callers))
 		return;
 	ploop_count(req->dev, slow);
-	queue_work(req->dev->wq, &req->work);
+	ploop_rq_queue(req);
+}
+
+/**
+ * ploop_rq_queue() - let a thread do, or try again, a request
+ * @req: not counted in
+ *
+ * Context: Any context.
+ */
+void ploop_rq_queue(struct ploop_request *req)
+{
+	if (unlikely(ploop_rq(req)->cmd_flags & REQ_SWAP))
+		ploop_swap_queue(req);
+	else
+		queue_work(req->dev->wq, &req->work);
 }
 
 static void count_request(struct ploop_device *dev, struct request *rq)
@@ -344,20 +348,19 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	case REQ_OP_WRITE:
 		/* The cluster size is constant while there are requests. */
 		req->cluster = blk_rq_pos(rq) >> (dev->cluster_shift - SECTOR_SHIFT);
-		/*
-		 * What is to make memory free must not wait in a lane behind what waits
-		 * for memory.
-		 */
-		if (unlikely(rq->cmd_flags & REQ_SWAP))
-			ploop_swap_seen(dev);
-		else
-			req->laned = true;
-		if (!req->laned || !ploop_lane_take(hctx->driver_data, req))
+		if (unlikely(rq->cmd_flags & REQ_SWAP)) {
+			ploop_swap_came(dev);
+			ploop_count(dev, slow);
+			ploop_rq_queue(req);
+			return BLK_STS_OK;
+		}
+		req->laned = true;
+		if (!ploop_lane_take(hctx->driver_data, req))
 			ploop_rq_go(req, true);
 		return BLK_STS_OK;
 	case REQ_OP_DISCARD:
 		ploop_count(dev, slow);
-		queue_work(dev->wq, &req->work);
+		ploop_rq_queue(req);
 		return BLK_STS_OK;
 	default:
 		return BLK_STS_NOTSUPP;

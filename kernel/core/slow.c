@@ -177,33 +177,11 @@ static bool first_write(struct ploop_request *req, struct ploop_map_page *page)
 	return true;
 }
 
-/*
- * Once there is swap on a device, whoever allocates memory may have to wait for a
- * device's writes, the host's file system included.  A transfer into reserved space
- * ends with a change of the file system's metadata, in a thread of its own that allocates
- * with I/O allowed, and which the ends of all other transfers, those of swap too, may
- * have to wait for.  So such transfers are from then on waited for here, which
- * makes that change in this thread, where allocations do no I/O.
- */
-static bool swap_seen;
-
-/**
- * ploop_swap_seen() - a request of swap came
- * @dev: the device
- */
-void ploop_swap_seen(struct ploop_device *dev)
-{
-	if (!READ_ONCE(swap_seen)) {
-		ploop_info(dev, "is used for swap\n");
-		WRITE_ONCE(swap_seen, true);
-	}
-}
-
 static int write_in_place(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
 {
 	u32 flags = 0;
 
-	if ((slot & SLOT_PARTIAL) && READ_ONCE(swap_seen))
+	if ((slot & SLOT_PARTIAL) && ploop_swap_seen())
 		flags |= PLOOP_SUBMIT_SYNC;
 	if ((slot & SLOT_PARTIAL) &&
 	    ploop_partial_mark(req->delta, req->iblock, ploop_rq_offset(req),
@@ -346,6 +324,7 @@ void ploop_slow_work(struct work_struct *work)
 	/* It makes memory free: it may take what is left, as its sender could. */
 	if (swap)
 		reserves = memalloc_noreclaim_save();
+
 	if (req_op(ploop_rq(req)) == REQ_OP_DISCARD)
 		ploop_discard(req);
 	else

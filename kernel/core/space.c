@@ -39,7 +39,7 @@ bool ploop_space_wait(struct ploop_request *req, int error)
 	queue_delayed_work(system_unbound_wq, &dev->nospace_work, HZ);
 	/* An abort in between would have found the parking empty. */
 	if (READ_ONCE(dev->aborted) || !ploop_park(&dev->nospace, req))
-		queue_work(dev->wq, &req->work);
+		ploop_rq_queue(req);
 	else if (READ_ONCE(dev->aborted))
 		ploop_parking_open(dev, &dev->nospace);
 	return true;
