@@ -52,7 +52,7 @@ help:
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
 	@echo "make soak-kernel         some 500 power cuts, in half an hour (ROUNDS= POINTS= AGENT_POINTS= CUTS=)"
-	@echo "make kunit      unit tests within the kernel (KUnit), on the debug kernel"
+	@echo "make kunit      unit tests within the kernel (KUnit), in one that is a program (User-Mode Linux)"
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
 	@echo "make install    PREFIX=$(PREFIX) SYSCONFDIR=$(SYSCONFDIR) DESTDIR=$(DESTDIR)"
@@ -107,8 +107,9 @@ kernel_groups_debug = kunit+abi+control fsx-quick faults
 # The agent on the driver; these need the debug build, and its tests.
 kernel_groups_agent = agent agentmount agentspace agentsuite
 
-check-kernel: packages/kernel
+check-kernel: packages/kerneldebug
 	kernel/tests/matrix
+	kernel/tests/uml
 	kernel/tests/suite -k 6.1 $(kernel_groups) -k 6.12 $(kernel_groups)
 	$(MAKE) --no-print-directory check-kernel-agent
 
@@ -136,7 +137,7 @@ soak-kernel: packages/kernel packages/build
 		kernel/tests/suite -k 6.1 $(foreach round,$(shell seq $(ROUNDS)),writelog) agentcuts powercut
 
 kunit: packages/kerneldebug
-	kernel/tests/suite -k debug kunit
+	kernel/tests/uml
 
 bench-kernel: packages/kernel
 	kernel/tests/bench/run .build/bench-kernel.json

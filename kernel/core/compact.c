@@ -106,6 +106,7 @@ static int compact_flush(struct ploop_device *dev, struct compact *compact)
 		struct ploop_move *move = &batch->moves[i];
 
 		compact->hole = find_next_zero_bit(compact->used, compact->nbits, compact->hole);
+		move->old = slot_iblock(move->place);
 		move->target = compact->hole++;
 	}
 	if (ret == 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Growing the device and its top.
+ * Growing a level: the top, with the device; or one that a larger one is merged into.
  *
  * A longer table may need the place of data clusters.  New ones are no longer
  * put there; those in the way are moved to the end, some at a time, each durable
@@ -10,15 +10,8 @@
  */
 #include "core.h"
 
-struct grow {
-	struct ploop_delta *delta;
-	struct ploop_geometry geo;	/* as it will be */
-	u64 old_next;			/* end of the file before */
-	struct ploop_batch batch;
-};
-
 /* From now on nothing is allocated where the table will be. */
-static void keep_clear(struct grow *grow)
+static void keep_clear(struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	u32 floor = grow->geo.first_iblock;
@@ -39,13 +32,59 @@ static void keep_clear(struct grow *grow)
 	spin_unlock(&delta->alloc_lock);
 }
 
+/**
+ * ploop_grow_begin() - say how large a level becomes
+ * @grow: out
+ * @delta: writable
+ * @sectors: no less than it has, whole clusters
+ * @rate: as for ploop_move_init()
+ *
+ * Context: Process context.  Holds ctl_lock, and from here on until ploop_grow_end() there
+ * is a job.
+ * Return: 0, -EFBIG, or what the format says; then nothing changed.
+ */
+int ploop_grow_begin(struct ploop_grow *grow, struct ploop_delta *delta, u64 sectors, u64 rate)
+{
+	u64 clusters = sectors >> (delta->geo.cluster_shift - SECTOR_SHIFT);
+	int ret = 0;
+
+	ploop_move_init(&grow->batch, delta->dev, rate);
+	grow->delta = delta;
+	grow->geo = delta->geo;
+	if (delta->fmt->flags & PLOOP_FMTF_TABLE)
+		ret = delta->fmt->resize(&grow->geo, sectors);
+	else if (clusters > 0xfffffff0u)
+		ret = -EFBIG;
+	if (ret)
+		return ret;
+	grow->geo.sectors = sectors;
+	grow->geo.clusters = clusters;
+	if (grow->geo.first_iblock > delta->geo.first_iblock)
+		keep_clear(grow);
+	return 0;
+}
+
+/**
+ * ploop_grow_bytes() - how much there is to look at, for a job's total
+ * @grow: begun
+ *
+ * Return: what ploop_grow_table() reports as done, in the end.
+ */
+u64 ploop_grow_bytes(struct ploop_grow *grow)
+{
+	struct ploop_geometry *old = &grow->delta->geo;
+
+	return grow->geo.first_iblock > old->first_iblock ?
+		(u64)old->clusters << old->cluster_shift : 0;
+}
+
 /* See struct job_kind. */
 int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 {
 	struct ploop_delta *top = ploop_top(dev);
 	u64 sectors = job->arg >> SECTOR_SHIFT;
-	struct grow *grow;
-	int ret = 0;
+	struct ploop_grow *grow;
+	int ret;
 
 	if (top->rdonly)
 		return -EROFS;
@@ -54,29 +93,17 @@ int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	grow = kzalloc(sizeof(*grow), GFP_KERNEL);
 	if (!grow)
 		return -ENOMEM;
-	ploop_move_init(&grow->batch, dev, job->rate);
-	grow->delta = top;
-	grow->geo = top->geo;
-	if (top->fmt->flags & PLOOP_FMTF_TABLE)
-		ret = top->fmt->resize(&grow->geo, sectors);
-	else if (sectors >> (dev->cluster_shift - SECTOR_SHIFT) > 0xfffffff0u)
-		ret = -EFBIG;
+	ret = ploop_grow_begin(grow, top, sectors, job->rate);
 	if (ret) {
 		kfree(grow);
 		return ret;
 	}
-	grow->geo.sectors = sectors;
-	grow->geo.clusters = sectors >> (dev->cluster_shift - SECTOR_SHIFT);
 	job->private = grow;
-	job->total = 1;
-	if (grow->geo.first_iblock > top->geo.first_iblock) {
-		job->total = (u64)top->geo.clusters << dev->cluster_shift;
-		keep_clear(grow);
-	}
+	job->total = max(ploop_grow_bytes(grow), 1ull);
 	return 0;
 }
 
-static int grow_flush(struct ploop_device *dev, struct grow *grow)
+static int grow_flush(struct ploop_device *dev, struct ploop_grow *grow)
 {
 	struct ploop_batch *batch = &grow->batch;
 	int ret = 0;
@@ -100,7 +127,7 @@ static int grow_flush(struct ploop_device *dev, struct grow *grow)
 }
 
 /* It failed: what was put behind the end for the table goes, if nothing followed. */
-static void take_end_back(struct grow *grow)
+static void take_end_back(struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	u64 floor = grow->geo.first_iblock;
@@ -112,7 +139,7 @@ static void take_end_back(struct grow *grow)
 	spin_unlock(&delta->alloc_lock);
 }
 
-static int zero_steps(struct ploop_job_state *job, struct grow *grow, u64 from, u64 to)
+static int zero_steps(struct ploop_job_state *job, struct ploop_grow *grow, u64 from, u64 to)
 {
 	struct ploop_file *file = grow->delta->file;
 	u64 old_end = grow->old_next << grow->geo.cluster_shift;
@@ -136,7 +163,7 @@ static int zero_steps(struct ploop_job_state *job, struct grow *grow, u64 from, 
 }
 
 /* The table's new part, durable: zeros. */
-static int grow_zero(struct ploop_device *dev, struct ploop_job_state *job, struct grow *grow)
+static int grow_zero(struct ploop_device *dev, struct ploop_job_state *job, struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	u64 used = PLOOP_HEADER_BYTES + 4ull * delta->geo.clusters;
@@ -159,8 +186,18 @@ static int grow_zero(struct ploop_device *dev, struct ploop_job_state *job, stru
 	return ret ? ret : delta->file->io->sync(delta->file);
 }
 
+static int grow_take(struct ploop_grow *grow, u32 cluster, u32 iblock)
+{
+	struct ploop_batch *batch = &grow->batch;
+	int ret = ploop_move_add(batch, cluster);
+
+	if (ret == 0)
+		batch->moves[batch->count - 1].old = iblock;
+	return ret;
+}
+
 static int grow_clear_way(struct ploop_device *dev, struct ploop_job_state *job,
-			  struct grow *grow)
+			  struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	u32 cluster, iblock, since = 0;
@@ -177,7 +214,7 @@ static int grow_clear_way(struct ploop_device *dev, struct ploop_job_state *job,
 		mutex_unlock(&dev->bat_lock);
 		since++;
 		if (ret == 0 && iblock < grow->geo.first_iblock)
-			ret = ploop_move_add(&grow->batch, cluster);
+			ret = grow_take(grow, cluster, iblock);
 		if (ret == 0 && (since >= PLOOP_PAGE_SLOTS || ploop_batch_full(&grow->batch))) {
 			ret = grow_flush(dev, grow);
 			if (ret == 0)
@@ -191,23 +228,71 @@ static int grow_clear_way(struct ploop_device *dev, struct ploop_job_state *job,
 	return ret;
 }
 
+/**
+ * ploop_grow_table() - make the place of the longer table, durably
+ * @grow: begun
+ * @job: the running job
+ *
+ * Context: The job's thread; sleeps.
+ * Return: 0, or an errno; then the image is whole, and as large as it was.
+ */
+int ploop_grow_table(struct ploop_grow *grow, struct ploop_job_state *job)
+{
+	struct ploop_device *dev = grow->delta->dev;
+	int ret = 0;
+
+	if (grow->geo.first_iblock > grow->delta->geo.first_iblock)
+		ret = grow_clear_way(dev, job, grow);
+	return ret ? ret : grow_zero(dev, job, grow);
+}
+
+/**
+ * ploop_grow_header() - the level is larger
+ * @grow: its table's place is made
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock and commit_lock; quiesced.
+ * Return: 0 or an errno.
+ */
+int ploop_grow_header(struct ploop_grow *grow)
+{
+	struct ploop_delta *delta = grow->delta;
+
+	mutex_lock(&delta->dev->bat_lock);
+	grow->geo.in_use = delta->geo.in_use;
+	grow->geo.flags = delta->geo.flags;
+	delta->geo = grow->geo;
+	mutex_unlock(&delta->dev->bat_lock);
+	return ploop_delta_sync_header(delta);
+}
+
+/**
+ * ploop_grow_end() - whether it grew or not
+ * @grow: begun; of no use afterwards
+ * @error: 0, or why it did not
+ *
+ * Context: Process context.
+ */
+void ploop_grow_end(struct ploop_grow *grow, int error)
+{
+	if (error)
+		take_end_back(grow);
+	spin_lock(&grow->delta->alloc_lock);
+	grow->delta->floor = 0;
+	spin_unlock(&grow->delta->alloc_lock);
+}
+
 /* See struct job_kind. */
 int ploop_grow_run(struct ploop_device *dev, struct ploop_job_state *job)
 {
-	struct grow *grow = job->private;
-	int ret = 0;
+	struct ploop_grow *grow = job->private;
+	struct ploop_file *file = grow->delta->file;
 
 	if (!(grow->delta->fmt->flags & PLOOP_FMTF_TABLE))
-		return grow->delta->file->io->truncate(grow->delta->file,
-						       grow->geo.sectors << SECTOR_SHIFT);
-	if (grow->geo.first_iblock > grow->delta->geo.first_iblock)
-		ret = grow_clear_way(dev, job, grow);
-	if (ret == 0)
-		ret = grow_zero(dev, job, grow);
-	return ret;
+		return file->io->truncate(file, grow->geo.sectors << SECTOR_SHIFT);
+	return ploop_grow_table(grow, job);
 }
 
-static int grow_switch(struct ploop_device *dev, struct grow *grow)
+static int grow_switch(struct ploop_device *dev, struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 	int ret;
@@ -215,24 +300,17 @@ static int grow_switch(struct ploop_device *dev, struct grow *grow)
 	ret = ploop_commit(dev);
 	if (ret == 0)
 		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
-	if (ret)
-		return ret;
-	mutex_lock(&dev->bat_lock);
-	grow->geo.in_use = delta->geo.in_use;
-	grow->geo.flags = delta->geo.flags;
-	delta->geo = grow->geo;
-	mutex_unlock(&dev->bat_lock);
-	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE)) {
+	if (ret == 0)
+		ret = ploop_grow_header(grow);
+	if (ret == 0 && !(delta->fmt->flags & PLOOP_FMTF_TABLE))
 		delta->file_clusters = grow->geo.clusters;
-		return 0;
-	}
-	return ploop_delta_sync_header(delta);
+	return ret;
 }
 
 /* See struct job_kind. */
 int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int ret)
 {
-	struct grow *grow = job->private;
+	struct ploop_grow *grow = job->private;
 
 	if (ret == 0) {
 		ploop_quiesce(dev);
@@ -247,11 +325,7 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 		set_capacity_and_notify(dev->disk, dev->sectors);
 	else if (ret == -EIO || ret == -EUCLEAN)
 		ploop_abort(dev, ret);
-	else
-		take_end_back(grow);
-	spin_lock(&grow->delta->alloc_lock);
-	grow->delta->floor = 0;
-	spin_unlock(&grow->delta->alloc_lock);
+	ploop_grow_end(grow, ret);
 	job->done = job->total;
 	kfree(grow);
 	job->private = NULL;

@@ -2,6 +2,8 @@
 /*
  * Merging a level into the one below it, while the device runs.
  *
+ * A lower level that is smaller grows first (grow.c), while the stack is used as before.
+ *
  * Upper is not the top: nobody writes to either.  Its clusters are copied into the
  * lower file, where upper hides the place, so nobody sees that; then upper is taken out.
  * Until then both files are whole, however far it got.
@@ -19,11 +21,13 @@ struct merge {
 	struct ploop_delta *upper;
 	struct ploop_delta *lower;
 	struct ploop_file *old_file;	/* lower's, read-only */
+	struct ploop_grow *grow;	/* of lower, if it needs to */
 	bool top;
+	bool begun;
 	struct ploop_batch batch;
 };
 
-/* Make the lower level as large as the upper, where that needs no moving. */
+/* See that the lower level can be as large as the upper. */
 static int merge_fit(struct merge *merge)
 {
 	struct ploop_delta *lower = merge->lower;
@@ -40,14 +44,21 @@ static int merge_fit(struct merge *merge)
 	ret = lower->fmt->resize(&geo, sectors);
 	if (ret)
 		return ret;
-	/* Clusters are in the way of a longer table; grow the file first. */
-	if (geo.first_iblock != lower->geo.first_iblock)
-		return -EOPNOTSUPP;
-	mutex_lock(&lower->dev->bat_lock);
-	ploop_bat_drop(lower);
-	lower->geo = geo;
-	mutex_unlock(&lower->dev->bat_lock);
-	return 0;
+	merge->grow = kzalloc(sizeof(*merge->grow), GFP_KERNEL);
+	return merge->grow ? 0 : -ENOMEM;
+}
+
+static int merge_mark_lower(struct merge *merge, u64 rate)
+{
+	struct ploop_delta *lower = merge->lower;
+	int ret = ploop_delta_mark(lower);
+
+	if (ret || !merge->grow)
+		return ret;
+	ret = ploop_grow_begin(merge->grow, lower, merge->upper->geo.sectors, rate);
+	if (ret)
+		ploop_delta_clean(lower);
+	return ret;
 }
 
 static void merge_swap_file(struct ploop_delta *lower, struct ploop_file *file)
@@ -58,7 +69,7 @@ static void merge_swap_file(struct ploop_delta *lower, struct ploop_file *file)
 }
 
 /* Lower writable again and marked in use; quiesced. */
-static int merge_open_lower(struct ploop_device *dev, struct merge *merge)
+static int merge_open_lower(struct ploop_device *dev, struct merge *merge, u64 rate)
 {
 	struct ploop_delta *lower = merge->lower;
 	struct ploop_file *file;
@@ -85,13 +96,25 @@ static int merge_open_lower(struct ploop_device *dev, struct merge *merge)
 	merge_swap_file(lower, file);
 	ret = merge_fit(merge);
 	if (ret == 0)
-		ret = ploop_delta_mark(lower);
+		ret = merge_mark_lower(merge, rate);
 	if (ret == 0)
 		return 0;
 	merge_swap_file(lower, merge->old_file);
 	ploop_file_reclaim(lower->file, false);
 	ploop_file_drop(file);
 	return ret;
+}
+
+/* Lower is as large as upper; quiesced, and nothing is uncommitted. */
+static void merge_begin(struct ploop_device *dev, struct merge *merge)
+{
+	ploop_map_drop(dev);
+	merge->upper->transparent = true;
+	if (merge->top) {
+		merge->lower->rdonly = false;
+		dev->alloc = merge->lower;
+	}
+	merge->begun = true;
 }
 
 /* See struct job_kind. */
@@ -116,24 +139,45 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	mutex_lock(&dev->commit_lock);
 	ret = ploop_commit(dev);
 	if (ret == 0)
-		ret = merge_open_lower(dev, merge);
-	if (ret == 0) {
-		ploop_map_drop(dev);
-		merge->upper->transparent = true;
-		if (merge->top) {
-			merge->lower->rdonly = false;
-			dev->alloc = merge->lower;
-		}
-	}
+		ret = merge_open_lower(dev, merge, job->rate);
+	if (ret == 0 && !merge->grow)
+		merge_begin(dev, merge);
 	mutex_unlock(&dev->commit_lock);
 	ploop_resume(dev);
 	if (ret) {
+		kfree(merge->grow);
 		kfree(merge);
 		return ret;
 	}
 	job->private = merge;
 	job->total = (u64)merge->upper->geo.clusters << dev->cluster_shift;
+	if (merge->grow)
+		job->total += ploop_grow_bytes(merge->grow);
 	return 0;
+}
+
+static int merge_grow(struct ploop_device *dev, struct ploop_job_state *job, struct merge *merge)
+{
+	int ret = ploop_grow_table(merge->grow, job);
+
+	if (ret)
+		return ret;
+	mutex_lock(&dev->ctl_lock);
+	ploop_quiesce(dev);
+	mutex_lock(&dev->commit_lock);
+	ret = dev->aborted ? -EIO : ploop_commit(dev);
+	if (ret == 0)
+		ret = ploop_grow_header(merge->grow);
+	if (ret == 0) {
+		ploop_grow_end(merge->grow, 0);
+		merge_begin(dev, merge);
+	}
+	mutex_unlock(&dev->commit_lock);
+	if (ret)
+		ploop_abort(dev, ret);
+	ploop_resume(dev);
+	mutex_unlock(&dev->ctl_lock);
+	return ret;
 }
 
 /* Where in lower a cluster goes: over what upper hides, or to a new one. */
@@ -246,6 +290,8 @@ int ploop_merge_run(struct ploop_device *dev, struct ploop_job_state *job)
 	u32 cluster, iblock, since = 0;
 	int ret = ploop_job_step(job, 0, 0);
 
+	if (ret == 0 && merge->grow)
+		ret = merge_grow(dev, job, merge);
 	for (cluster = 0; cluster < merge->upper->geo.clusters && ret == 0; cluster++) {
 		ret = ploop_bat_entry(merge->upper, cluster, &iblock);
 		since++;
@@ -293,6 +339,11 @@ static int merge_end(struct ploop_device *dev, struct merge *merge, bool done)
 
 	if (ret)
 		return ret;
+	if (!merge->begun) {
+		if (merge->grow)
+			ploop_grow_end(merge->grow, -ECANCELED);
+		return merge_close_lower(dev, merge);
+	}
 	ploop_map_drop(dev);
 	merge->upper->transparent = false;
 	if (!done) {
@@ -343,6 +394,7 @@ int ploop_merge_finish(struct ploop_device *dev, struct ploop_job_state *job, in
 	}
 	if (merge->old_file)
 		ploop_file_drop(merge->old_file);
+	kfree(merge->grow);
 	kfree(merge);
 	job->private = NULL;
 	return ret;

@@ -62,9 +62,11 @@ void ploop_move_release(struct ploop_batch *batch)
 
 	for (i = 0; i < batch->count; i++) {
 		struct ploop_move *move = &batch->moves[i];
+		atomic64_t *slot = ploop_map_slot(move->page, move->cluster);
 
-		atomic64_set(ploop_map_slot(move->page, move->cluster),
-			     move->place & ~SLOT_BUSY);
+		/* The flags of a place that stays may have changed meanwhile. */
+		if (!ploop_slot_change(slot, move->place, SLOT_BUSY, 0))
+			atomic64_set(slot, move->place & ~SLOT_BUSY);
 		ploop_map_put(move->page);
 		ploop_cluster_unlock(batch->dev, &move->lock);
 	}
@@ -73,11 +75,12 @@ void ploop_move_release(struct ploop_batch *batch)
 
 /**
  * ploop_relocate() - move clusters of one file within it
- * @batch: drained; each move->place is in @delta, move->target is where to.  All
+ * @batch: drained; each move->old is where @delta has it, move->target is where to.  All
  *         changes of the table for them are committed
  * @delta: writable
  *
- * The old clusters are neither punched nor reused here.
+ * Where a higher level hides the cluster, its slot stays as it is.  The old clusters
+ * are neither punched nor reused here.
  *
  * Context: The job's thread; sleeps.
  * Return: 0 or an errno; the places are right in both cases.
@@ -91,7 +94,7 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 	for (i = 0; i < batch->count && ret == 0; i++) {
 		struct ploop_move *move = &batch->moves[i];
 
-		ret = ploop_copy(delta, slot_iblock(move->place), delta, move->target, 0,
+		ret = ploop_copy(delta, move->old, delta, move->target, 0,
 				 ploop_cluster_bytes(dev));
 		/* Of who had the place before. */
 		ploop_partial_drop(delta, move->target);
@@ -118,8 +121,8 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 	for (i = 0; i < batch->count; i++) {
 		struct ploop_move *move = &batch->moves[i];
 
-		move->old = slot_iblock(move->place);
-		move->place = slot_make(move->target, delta->level);
+		if (slot_is_mapped(move->place) && slot_level(move->place) == delta->level)
+			move->place = slot_make(move->target, delta->level);
 	}
 	return 0;
 }

@@ -237,6 +237,11 @@ int ploop_merge_run(struct ploop_device *dev, struct ploop_job_state *job);
 int ploop_merge_finish(struct ploop_device *dev, struct ploop_job_state *job, int ret);
 
 /* grow.c */
+int ploop_grow_begin(struct ploop_grow *grow, struct ploop_delta *delta, u64 sectors, u64 rate);
+u64 ploop_grow_bytes(struct ploop_grow *grow);
+int ploop_grow_table(struct ploop_grow *grow, struct ploop_job_state *job);
+int ploop_grow_header(struct ploop_grow *grow);
+void ploop_grow_end(struct ploop_grow *grow, int error);
 int ploop_grow_prepare(struct ploop_device *dev, struct ploop_job_state *job);
 int ploop_grow_run(struct ploop_device *dev, struct ploop_job_state *job);
 int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int ret);

@@ -63,7 +63,7 @@ struct ploop_cluster_lock {
  * @target: cluster of the file where it goes
  * @fresh: @target was allocated for it
  * @place: its slot: as it was, or as it shall be
- * @old: where it was, once ploop_relocate() moved it
+ * @old: where ploop_relocate() finds it
  */
 struct ploop_move {
 	struct ploop_cluster_lock lock;
@@ -87,6 +87,20 @@ struct ploop_batch {
 	u32 max;
 	u32 count;
 	struct ploop_move moves[PLOOP_BATCH];
+};
+
+/**
+ * struct ploop_grow - a level that gets larger, see grow.c
+ * @delta: the level
+ * @geo: as it will be
+ * @old_next: end of the file before
+ * @batch: what is in the way of a longer table
+ */
+struct ploop_grow {
+	struct ploop_delta *delta;
+	struct ploop_geometry geo;
+	u64 old_next;
+	struct ploop_batch batch;
 };
 
 /**

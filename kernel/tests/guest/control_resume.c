@@ -128,37 +128,90 @@ static void end(int fd, struct resume *r)
 	ok(image_sound(r->paths[0]), "%s: the image is sound", r->name);
 }
 
-static void merge(int fd)
+static void level(struct resume *r, const char *path, unsigned int step)
+{
+	is(device_snapshot(&r->d, path, 0), 0, "%s: a snapshot", r->name);
+	for (unsigned int i = 0; i < USED; i += step)
+		fill(r, i, 0xff - i - step);
+	device_nodata(&r->d);
+	r->levels++;
+}
+
+static void levels_left(int fd, struct resume *r, unsigned int count)
+{
+	struct ploop_status s = { .size = sizeof(s), .index = r->index };
+
+	is(control_call(fd, PLOOP_CTL_STATUS, &s), 0, "%s: STATUS", r->name);
+	is(s.nr_levels, count, "%s: what is left are %u levels", r->name, count);
+}
+
+/* The table gets so long that clusters have to make room. */
+#define GROWN (8ull << 30)
+
+static void run(int fd, struct resume *r, uint32_t kind, uint64_t argument)
+{
+	struct ploop_job job;
+
+	is(control_job(fd, r->index, PLOOP_JOB_OP_START, kind, argument, &job), 0, "%s: job %u starts", r->name, kind);
+	is(wait_for(fd, r), PLOOP_JOB_DONE, "%s: job %u ends", r->name, kind);
+}
+
+static void merge(int fd, bool grown)
 {
 	struct resume r = {
-		.name = "interrupted merge", .paths = { abi_image("r0.hdd", 2), abi_image("r1.hdd", 2) }, .levels = 1,
+		.name = grown ? "interrupted merge into a smaller level" : "interrupted merge",
+		.paths = { abi_image("r0.hdd", 2), abi_image("r1.hdd", 2) }, .levels = 1,
 		.kind = PLOOP_JOB_MERGE, .argument = 1,
 	};
-	struct ploop_status s = { .size = sizeof(s) };
 
 	if (!attach(fd, &r))
 		return;
 	for (unsigned int i = 0; i < USED; i++)
 		fill(&r, i, i + 1);
 	device_nodata(&r.d);
-	is(device_snapshot(&r.d, r.paths[1], 0), 0, "%s: a snapshot", r.name);
-	for (unsigned int i = 0; i < USED; i += 2)
-		fill(&r, i, 0xff - i);
-	device_nodata(&r.d);
-	r.levels = 2;
+	level(&r, r.paths[1], 2);
+	if (grown)
+		run(fd, &r, PLOOP_JOB_GROW, GROWN);
 	interrupted(fd, &r);
-	s.index = r.index;
-	is(control_call(fd, PLOOP_CTL_STATUS, &s), 0, "%s: STATUS", r.name);
-	is(s.nr_levels, 1, "%s: one level is left", r.name);
+	levels_left(fd, &r, 1);
+	if (grown)
+		is(device_bytes(&r.d), GROWN, "%s: the size in the end", r.name);
+	end(fd, &r);
+}
+
+/* Neither of them is the top. */
+static void merge_below(int fd)
+{
+	struct resume r = { .name = "merge into a smaller level, below", .paths = { abi_image("r4.hdd", 2) }, .levels = 1 };
+
+	if (!attach(fd, &r))
+		return;
+	for (unsigned int i = 0; i < USED; i++)
+		fill(&r, i, i + 1);
+	device_nodata(&r.d);
+	level(&r, abi_image("r5.hdd", 2), 2);
+	run(fd, &r, PLOOP_JOB_GROW, GROWN);
+	if (abi_fill(&r.d, GROWN - CLUSTER, CLUSTER, 0x77) != (int)CLUSTER)
+		die("write");
+	device_nodata(&r.d);
+	image_create(abi_path("r6.hdd"), &(struct image){ .version = 2, .cluster = CLUSTER, .bytes = GROWN });
+	level(&r, abi_path("r6.hdd"), 3);
+	run(fd, &r, PLOOP_JOB_MERGE, 1);
+	levels_left(fd, &r, 2);
+	ok(image_sound(r.paths[0]), "%s: the lower image is closed and sound", r.name);
+	ok(holds(&r), "%s: the data", r.name);
+	run(fd, &r, PLOOP_JOB_MERGE, 1);
+	levels_left(fd, &r, 1);
+	ok(holds(&r) && abi_holds(&r.d, GROWN - CLUSTER, CLUSTER, 0x77), "%s: the data, with the top merged, too", r.name);
+	device_nodata(&r.d);
 	end(fd, &r);
 }
 
 static void grow(int fd)
 {
-	/* The table gets so long that clusters have to make room. */
 	struct resume r = {
 		.name = "interrupted grow", .paths = { abi_image("r2.hdd", 2) }, .levels = 1,
-		.kind = PLOOP_JOB_GROW, .argument = 8ull << 30,
+		.kind = PLOOP_JOB_GROW, .argument = GROWN,
 	};
 
 	if (!attach(fd, &r))
@@ -197,7 +250,9 @@ static void compact(int fd)
 
 void control_resume(int fd)
 {
-	merge(fd);
+	merge(fd, false);
+	merge(fd, true);
+	merge_below(fd);
 	grow(fd);
 	compact(fd);
 }

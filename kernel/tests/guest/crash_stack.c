@@ -150,8 +150,6 @@ static uint32_t run_job(struct random *r, uint32_t kind, uint64_t argument, bool
 	struct ploop_job j;
 
 	result = job(PLOOP_JOB_OP_START, kind, argument, &j);
-	if (result == -EOPNOTSUPP && kind == PLOOP_JOB_MERGE)	/* no room for a longer table */
-		return PLOOP_JOB_FAILED;
 	if (result)
 		die("job %u of %llu: %d", kind, (unsigned long long)argument, result);
 	if (interrupt) {

@@ -206,9 +206,6 @@ static bool merge_all(void)
 		int result = control_job(crash.control, crash.device.index, PLOOP_JOB_OP_START, PLOOP_JOB_MERGE, crash.levels - 1,
 					 &job);
 
-		/* Room for a longer table is made by growing, not by merging. */
-		if (result == -EOPNOTSUPP)
-			return true;
 		if (!result)
 			result = control_job(crash.control, crash.device.index, PLOOP_JOB_OP_WAIT, 0, 0, &job);
 		if (result || job.state != PLOOP_JOB_DONE) {
