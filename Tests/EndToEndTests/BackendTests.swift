@@ -25,6 +25,7 @@ struct BackendTests {
         @Test func snapshotsAndMerges() throws { try tests.snapshotsAndMerges() }
         @Test func backups() throws { try tests.backups() }
         @Test func growing() throws { try tests.growing() }
+        @Test func mergingAfterGrowing() throws { try tests.mergingAfterGrowing() }
         @Test func compacting() throws { try tests.compacting() }
         @Test func aKilledOwner() throws { try tests.aKilledOwner() }
         @Test func readOnly() throws { try tests.readOnly() }
@@ -41,6 +42,7 @@ struct BackendTests {
         @Test func snapshotsAndMerges() throws { try tests.snapshotsAndMerges() }
         @Test func backups() throws { try tests.backups() }
         @Test func growing() throws { try tests.growing() }
+        @Test func mergingAfterGrowing() throws { try tests.mergingAfterGrowing() }
         @Test func compacting() throws { try tests.compacting() }
         @Test func aKilledOwner() throws { try tests.aKilledOwner() }
         @Test func readOnly() throws { try tests.readOnly() }
@@ -180,6 +182,30 @@ struct BackendConformance {
         try closeAndCheck(bench)
         try io(try attach(bench).target, "read -P 1 0 64M", "read -P 2 2047M 1M")
         try closeAndCheck(bench)
+    }
+
+    /// A state from before is smaller than what is merged into it: its data moves out of the longer table's way, too.
+    func mergingAfterGrowing() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k")
+        let attached = try attach(bench)
+        try io(attached.target, "write -P 1 0 64M", "flush")
+        try bench.godwit("snapshot", "create", bench.disk)
+        try bench.godwit("disk", "resize", bench.disk, "--size", "2G")
+        try io(attached.target, "write -P 2 1M 1M", "write -P 3 2047M 1M", "flush")
+        try bench.godwit("snapshot", "create", bench.disk)
+        try io(attached.target, "write -P 4 2M 64k", "flush")
+        let expected = [
+            "read -P 1 0 1M", "read -P 2 1M 1M", "read -P 4 2M 64k", "read -P 1 2112k 63424k", "read -P 0 64M 64M",
+            "read -P 3 2047M 1M",
+        ]
+        for left in [2, 1] {
+            let states = try bench.decode(States.self, "snapshot", "list", bench.disk).snapshots
+            try bench.godwit("snapshot", "delete", bench.disk, try #require(states.first).guid)
+            #expect(try bench.decode(States.self, "snapshot", "list", bench.disk).snapshots.count == left)
+            for command in expected { try io(attached.target, command) }
+        }
+        try closeAndCheck(bench)
+        for command in expected { try io(try attach(bench).target, command); try closeAndCheck(bench) }
     }
 
     func compacting() throws {
