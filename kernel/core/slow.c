@@ -177,7 +177,8 @@ static bool first_write(struct ploop_request *req, struct ploop_map_page *page)
 	return true;
 }
 
-static int write_in_place(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
+/* What is to be known of a write in place before it starts.  Return: PLOOP_SUBMIT_*. */
+static u32 write_flags(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
 {
 	u32 flags = 0;
 
@@ -195,7 +196,7 @@ static int write_in_place(struct ploop_request *req, struct ploop_map_page *page
 			flags |= PLOOP_SUBMIT_FUA;
 		}
 	}
-	return ploop_rq_submit(req, flags);
+	return flags;
 }
 
 /* Return: true if @req may wait in @parking instead of going on. */
@@ -211,13 +212,21 @@ static bool wait_outside(struct ploop_request *req, struct ploop_parking *parkin
 	return ploop_park(parking, req);
 }
 
+/*
+ * Give @page back first: once the request is over the device may be quiesced, and the map
+ * dropped, before this thread goes on.
+ */
 static int submit_mapped(struct ploop_request *req, struct ploop_map_page *page, u64 slot)
 {
+	u32 flags = 0;
+
 	req->iblock = slot_iblock(slot);
 	req->delta = req->dev->levels[slot_level(slot)];
 	if (op_is_write(req_op(ploop_rq(req))))
-		return write_in_place(req, page, slot);
-	return ploop_rq_submit(req, 0);
+		flags = write_flags(req, page, slot);
+	if (page)
+		ploop_map_put(page);
+	return ploop_rq_submit(req, flags);
 }
 
 /* Nobody knows how much of a write was done. */
@@ -279,8 +288,6 @@ static bool slow_rw_once(struct ploop_request *req)
 		}
 		if (slot_is_mapped(slot) && (!write || !dev->levels[slot_level(slot)]->rdonly)) {
 			ret = submit_mapped(req, page, slot);
-			if (page)
-				ploop_map_put(page);
 			if (ret)
 				submit_failed(req, ret);
 			return true;
