@@ -1,9 +1,10 @@
 # Sourced, with lib.sh: results of the unit tests.
 
-kunit_suites='ploop_format ploop_map'
+# Those that are built: none can be forgotten here.
+kunit_suites=$(sed -nE 's/^(\w+)_kunit-y .*/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../kunit/Kbuild")
 
-# kunit_results FILE: prints, as TAP, what the suites wrote to the kernel's log. A case is a line indented by four; those
-# of a suite begin at the margin.
+# kunit_results FILE: prints, as TAP, what the suites wrote to the kernel's log. A case is a line indented by four;
+# those of a suite begin at the margin.
 kunit_results() {
     local log=$1 suite
     sed -E 's/^\[ *[0-9.]+\] //' "$log" > "$log.plain"
