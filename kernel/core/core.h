@@ -12,6 +12,7 @@
 #include <linux/percpu.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
+#include <linux/srcu.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -152,6 +153,8 @@ struct ploop_device {
 	atomic_t draining;
 	struct mutex drain_lock;	/* one drain at a time */
 	wait_queue_head_t drain_wait;
+	/* Threads that send requests; they may come back after the request is over. */
+	struct srcu_struct senders;
 	struct ploop_parking gate;	/* nothing may start */
 	struct ploop_parking nospace;	/* the host is full */
 	struct delayed_work nospace_work;

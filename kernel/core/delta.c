@@ -210,7 +210,7 @@ static void delta_destroy(struct ploop_delta *delta)
 	ploop_bat_drop(delta);
 	mutex_unlock(&delta->dev->bat_lock);
 	ploop_partial_forget(delta);
-	ploop_file_close(delta->file);
+	ploop_file_close(delta->dev, delta->file);
 	ploop_format_put(delta->fmt);
 	kvfree(delta->free);
 	kobject_put(&delta->kobj);

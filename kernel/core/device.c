@@ -90,6 +90,7 @@ static void device_free(struct ploop_device *dev)
 	kvfree(dev->pending[1]);
 	free_percpu(dev->stats);
 	free_percpu(dev->epoch_counts);
+	cleanup_srcu_struct(&dev->senders);
 	kfree(dev->job);
 	kfree(dev);
 }
@@ -101,6 +102,10 @@ static struct ploop_device *device_alloc(u32 index)
 
 	if (!dev)
 		return NULL;
+	if (init_srcu_struct(&dev->senders)) {
+		kfree(dev);
+		return NULL;
+	}
 	dev->index = index;
 	dev->check_zeros = true;
 	ploop_tune_init(dev);

@@ -224,12 +224,18 @@ free:
 
 /**
  * ploop_file_drop() - close without touching the table of used files
- * @file: of ploop_file_writable(), or replaced by it
+ * @dev: the device
+ * @file: of ploop_file_writable(), or replaced by it; no request uses it
+ *
+ * Waits for those who sent a request that is over, but are still in the host's file
+ * system to give up its locks.  They count for their device only: one whose images
+ * are on another ploop device would otherwise have to wait for that one's requests.
  *
  * Context: Process context; sleeps.
  */
-void ploop_file_drop(struct ploop_file *file)
+void ploop_file_drop(struct ploop_device *dev, struct ploop_file *file)
 {
+	synchronize_srcu(&dev->senders);
 	ploop_io_put(file);
 	fput(file->file);
 	kfree(file);
@@ -237,14 +243,15 @@ void ploop_file_drop(struct ploop_file *file)
 
 /**
  * ploop_file_close() - undo ploop_file_open()
+ * @dev: the device
  * @file: nothing is under way
  *
  * Context: Process context; sleeps.
  */
-void ploop_file_close(struct ploop_file *file)
+void ploop_file_close(struct ploop_device *dev, struct ploop_file *file)
 {
 	inode_release(file_inode(file->file), file->writable);
-	ploop_file_drop(file);
+	ploop_file_drop(dev, file);
 }
 
 /**

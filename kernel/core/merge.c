@@ -88,7 +88,7 @@ static int merge_open_lower(struct ploop_device *dev, struct merge *merge, u64 r
 		return PTR_ERR(file);
 	ret = ploop_file_reclaim(lower->file, true);
 	if (ret) {
-		ploop_file_drop(file);
+		ploop_file_drop(dev, file);
 		return ret;
 	}
 	merge->old_file = lower->file;
@@ -101,7 +101,7 @@ static int merge_open_lower(struct ploop_device *dev, struct merge *merge, u64 r
 		return 0;
 	merge_swap_file(lower, merge->old_file);
 	ploop_file_reclaim(lower->file, false);
-	ploop_file_drop(file);
+	ploop_file_drop(dev, file);
 	return ret;
 }
 
@@ -329,7 +329,7 @@ static int merge_close_lower(struct ploop_device *dev, struct merge *merge)
 	merge->old_file->writable = false;
 	merge_swap_file(lower, merge->old_file);
 	merge->old_file = NULL;
-	ploop_file_drop(file);
+	ploop_file_drop(dev, file);
 	return 0;
 }
 
@@ -393,7 +393,7 @@ int ploop_merge_finish(struct ploop_device *dev, struct ploop_job_state *job, in
 			merge_drop_upper(merge);
 	}
 	if (merge->old_file)
-		ploop_file_drop(merge->old_file);
+		ploop_file_drop(dev, merge->old_file);
 	kfree(merge->grow);
 	kfree(merge);
 	job->private = NULL;

@@ -21,8 +21,8 @@ int ploop_file_reclaim(struct ploop_file *file, bool write);
 struct ploop_file *ploop_file_open(struct ploop_device *dev, struct file *source, bool write,
 				   u32 io_id);
 struct ploop_file *ploop_file_writable(struct ploop_device *dev, struct ploop_file *old);
-void ploop_file_drop(struct ploop_file *file);
-void ploop_file_close(struct ploop_file *file);
+void ploop_file_drop(struct ploop_device *dev, struct ploop_file *file);
+void ploop_file_close(struct ploop_device *dev, struct ploop_file *file);
 int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct page *pages, u32 len);
 int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page);
 int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len);

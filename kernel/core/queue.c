@@ -197,9 +197,10 @@ static void rw_done(struct ploop_iocb *iocb, long res)
  */
 int ploop_rq_submit(struct ploop_request *req, u32 flags)
 {
+	struct ploop_device *dev = req->dev;
 	struct request *rq = ploop_rq(req);
 	struct iov_iter iter;
-	int ret;
+	int ret, sender;
 
 	ret = ploop_rq_iter(req, &iter, flags & PLOOP_SUBMIT_NOWAIT ? GFP_NOWAIT : GFP_NOIO);
 	if (ret)
@@ -207,9 +208,13 @@ int ploop_rq_submit(struct ploop_request *req, u32 flags)
 	req->io.file = req->delta->file;
 	req->io.write = op_is_write(req_op(rq));
 	req->io.done = rw_done;
-	return req->io.file->io->submit(&req->io, &iter,
-					((loff_t)req->iblock << req->dev->cluster_shift) +
-					ploop_rq_offset(req), flags);
+	/* @req may be over, and its file no longer used, before this comes back. */
+	sender = srcu_read_lock(&dev->senders);
+	ret = req->io.file->io->submit(&req->io, &iter,
+				       ((loff_t)req->iblock << dev->cluster_shift) +
+				       ploop_rq_offset(req), flags);
+	srcu_read_unlock(&dev->senders, sender);
+	return ret;
 }
 
 /**
