@@ -265,6 +265,6 @@ void ploop_abort(struct ploop_device *dev, int error)
 	ploop_err(dev, "writes fail from now on, error %d; stop the device and check the image\n",
 		  error);
 	ploop_event(dev, PLOOP_EV_ABORTED, -error);
-	ploop_parking_open(dev, &dev->nospace);
+	ploop_waiting_open(dev, &dev->nospace);
 	ploop_parking_open(dev, &dev->full);
 }

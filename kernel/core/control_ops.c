@@ -84,7 +84,7 @@ int ploop_ctl_limits(struct ploop_control *control, void *data)
 		return PTR_ERR(dev);
 	WRITE_ONCE(dev->max_delta_bytes, arg->max_delta_bytes);
 	WRITE_ONCE(dev->reserve_bytes, arg->reserve_bytes);
-	ploop_parking_open(dev, &dev->nospace);
+	ploop_waiting_open(dev, &dev->nospace);
 	ploop_ctl_unlock(dev);
 	return 0;
 }
@@ -295,7 +295,7 @@ int ploop_ctl_status(struct ploop_control *control, void *data)
 	out.allocations = ploop_stat(dev, allocations);
 	out.copies = ploop_stat(dev, copies);
 	out.slow_requests = ploop_stat(dev, slow);
-	out.parked = dev->nospace.count;
+	out.parked = dev->nospace.count + dev->held.count;
 	out.host_syncs = ploop_stat(dev, host_syncs);
 	out.map_misses = ploop_stat(dev, map_reads);
 	out.frozen_ios = dev->frozen_ios;

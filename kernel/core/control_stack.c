@@ -123,8 +123,9 @@ static int compare_u32(const void *a, const void *b)
 }
 
 /* Freeze each device of a list; @indices is sorted. */
-static int freeze_list(struct ploop_frozen *frozen, u32 *indices, u32 count, u32 deadline_ms)
+static int freeze_list(struct ploop_frozen *frozen, u32 *indices, const struct ploop_freeze *arg)
 {
+	u32 deadline_ms = arg->deadline_ms ?: 10000, count = arg->nr;
 	int ret = 0;
 	u32 i;
 
@@ -139,6 +140,9 @@ static int freeze_list(struct ploop_frozen *frozen, u32 *indices, u32 count, u32
 		else
 			ret = ploop_freeze(frozen, dev, deadline_ms);
 	}
+	/* A freeze writes; so no earlier. */
+	for (i = 0; i < count && ret == 0 && (arg->flags & PLOOP_FREEZE_HOLD); i++)
+		ret = ploop_hold(frozen, ploop_device_find(indices[i]));
 	return ret;
 }
 
@@ -150,7 +154,7 @@ int ploop_ctl_freeze(struct ploop_control *control, void *data)
 	u32 *indices;
 	int ret;
 
-	if (arg->flags || arg->nr == 0 || arg->nr > PLOOP_SNAPSHOT_MAX ||
+	if ((arg->flags & ~PLOOP_FREEZE_HOLD) || arg->nr == 0 || arg->nr > PLOOP_SNAPSHOT_MAX ||
 	    arg->deadline_ms > PLOOP_DEADLINE_MS_MAX ||
 	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
@@ -165,7 +169,7 @@ int ploop_ctl_freeze(struct ploop_control *control, void *data)
 	frozen = ploop_frozen_new();
 	if (!frozen)
 		goto out;
-	ret = freeze_list(frozen, indices, arg->nr, arg->deadline_ms ?: 10000);
+	ret = freeze_list(frozen, indices, arg);
 	if (ret)
 		ploop_thaw(frozen);
 	else

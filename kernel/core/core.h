@@ -38,6 +38,22 @@ struct ploop_parking {
 	u32 count;
 };
 
+/**
+ * struct ploop_waiting - where writes wait for long, see waiting.c
+ * @lock: guards the rest but for @work
+ * @closed: writes have to wait
+ * @bios: what they were to write
+ * @count: how many writes that was
+ * @work: submits @bios again
+ */
+struct ploop_waiting {
+	spinlock_t lock;	/* guards the rest */
+	bool closed;
+	struct bio_list bios;
+	u32 count;
+	struct work_struct work;
+};
+
 #define PLOOP_LOCK_BUCKETS	64
 /* Attributes of pstat and ptune. */
 #define PLOOP_STATS		47
@@ -156,7 +172,8 @@ struct ploop_device {
 	/* Threads that send requests; they may come back after the request is over. */
 	struct srcu_struct senders;
 	struct ploop_parking gate;	/* nothing may start */
-	struct ploop_parking nospace;	/* the host is full */
+	struct ploop_waiting nospace;	/* the host is full */
+	struct ploop_waiting held;	/* somebody holds writes back */
 	struct delayed_work nospace_work;
 	bool nospace_seen;	/* the event was raised */
 
@@ -173,6 +190,7 @@ struct ploop_device {
 	struct workqueue_struct *wq;
 	struct workqueue_struct *commit_wq;
 	struct workqueue_struct *lane_wq;
+	struct workqueue_struct *waiting_wq;
 	struct ploop_lane lanes[PLOOP_QUEUES_MAX];
 	mempool_t *bvec_pool;
 	mempool_t *copy_pool;

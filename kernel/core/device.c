@@ -84,6 +84,8 @@ static void device_free(struct ploop_device *dev)
 		destroy_workqueue(dev->commit_wq);
 	if (dev->lane_wq)
 		destroy_workqueue(dev->lane_wq);
+	if (dev->waiting_wq)
+		destroy_workqueue(dev->waiting_wq);
 	mempool_destroy(dev->bvec_pool);
 	mempool_destroy(dev->copy_pool);
 	kvfree(dev->pending[0]);
@@ -123,8 +125,9 @@ static struct ploop_device *device_alloc(u32 index)
 	INIT_WORK(&dev->commit_work, ploop_commit_work);
 	INIT_DELAYED_WORK(&dev->nospace_work, ploop_space_work);
 	ploop_parking_init(&dev->gate);
-	ploop_parking_init(&dev->nospace);
 	ploop_parking_init(&dev->full);
+	ploop_waiting_init(&dev->nospace);
+	ploop_waiting_init(&dev->held);
 	xa_init(&dev->map);
 	for (i = 0; i < PLOOP_LOCK_BUCKETS; i++) {
 		spin_lock_init(&dev->locks[i].lock);
@@ -136,9 +139,11 @@ static struct ploop_device *device_alloc(u32 index)
 	dev->wq = alloc_workqueue("ploop%u", WQ_MEM_RECLAIM | WQ_UNBOUND, 32, index);
 	dev->commit_wq = alloc_workqueue("ploop%u_commit", WQ_MEM_RECLAIM | WQ_UNBOUND, 1, index);
 	dev->lane_wq = alloc_workqueue("ploop%u_lane", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, index);
+	/* Waits for free requests: it must not stand in the way of what makes them free. */
+	dev->waiting_wq = alloc_workqueue("ploop%u_wait", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, index);
 	dev->job = ploop_job_alloc(dev);
 	if (!dev->stats || !dev->epoch_counts || !dev->wq || !dev->commit_wq || !dev->lane_wq ||
-	    !dev->job) {
+	    !dev->waiting_wq || !dev->job) {
 		device_free(dev);
 		return NULL;
 	}

@@ -87,6 +87,13 @@ void ploop_discard(struct ploop_request *req)
 			ret = -EIO;
 			break;
 		}
+		if (READ_ONCE(dev->held.closed)) {
+			ploop_leave(dev, req);
+			if (ploop_wait(&dev->held, req))
+				return;
+			cluster--;
+			continue;
+		}
 		if (!discard_possible(dev) || cluster >= dev->alloc->geo.clusters)
 			break;
 		page = ploop_map_get(dev, cluster);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Freezing the file systems on devices, for a bounded time.
+ * Freezing the file systems on devices, and holding back all writes, for a bounded time.
  *
  * A delayed work of the kernel owns the thaw: it runs at the deadline, whatever
  * became of the caller.  Whoever thaws first, caller or work, does it for good.
@@ -9,25 +9,36 @@
 #include <linux/module.h>
 #include "core.h"
 
+/* A frozen block device; or, without one, a device whose writes are held. */
 struct frozen_bdev {
 	struct list_head list;
 	struct ploop_device *dev;
 	struct block_device *bdev;
 };
 
-/* Give one back; each was frozen once. */
+static void thaw_one(struct frozen_bdev *one)
+{
+	int ret;
+
+	if (!one->bdev) {
+		ploop_waiting_open(one->dev, &one->dev->held);
+		return;
+	}
+	ret = ploop_bdev_thaw(one->bdev);
+	if (ret)
+		ploop_err(one->dev, "thaw failed: %d\n", ret);
+	put_device(&one->bdev->bd_device);
+}
+
+/* Give all back, the last first: to thaw a file system may be to write to its device. */
 static void thaw_all(struct ploop_frozen *frozen)
 {
 	struct frozen_bdev *one, *next;
 
 	lockdep_assert_held(&frozen->lock);
-	list_for_each_entry_safe(one, next, &frozen->bdevs, list) {
-		int ret = ploop_bdev_thaw(one->bdev);
-
-		if (ret)
-			ploop_err(one->dev, "thaw failed: %d\n", ret);
+	list_for_each_entry_safe_reverse(one, next, &frozen->bdevs, list) {
+		thaw_one(one);
 		atomic_dec(&one->dev->frozen);
-		put_device(&one->bdev->bd_device);
 		list_del(&one->list);
 		kfree(one);
 	}
@@ -83,6 +94,23 @@ static struct block_device *mounted_part(struct ploop_device *dev, unsigned long
 	return got ? bdev : NULL;
 }
 
+/* From here on @frozen gives it back. */
+static int frozen_add(struct ploop_frozen *frozen, struct frozen_bdev *one)
+{
+	int ret = 0;
+
+	atomic_inc(&one->dev->frozen);
+	mutex_lock(&frozen->lock);
+	list_add_tail(&one->list, &frozen->bdevs);
+	if (frozen->thawed) {
+		/* The deadline passed while this one was being frozen. */
+		thaw_all(frozen);
+		ret = -ETIMEDOUT;
+	}
+	mutex_unlock(&frozen->lock);
+	return ret;
+}
+
 static int freeze_one(struct ploop_frozen *frozen, struct ploop_device *dev,
 		      struct block_device *bdev)
 {
@@ -96,20 +124,9 @@ static int freeze_one(struct ploop_frozen *frozen, struct ploop_device *dev,
 		put_device(&bdev->bd_device);
 		return ret;
 	}
-	atomic_inc(&dev->frozen);
 	one->dev = dev;
 	one->bdev = bdev;
-	mutex_lock(&frozen->lock);
-	if (frozen->thawed) {
-		/* The deadline passed while this one was being frozen. */
-		list_add_tail(&one->list, &frozen->bdevs);
-		thaw_all(frozen);
-		ret = -ETIMEDOUT;
-	} else {
-		list_add_tail(&one->list, &frozen->bdevs);
-	}
-	mutex_unlock(&frozen->lock);
-	return ret;
+	return frozen_add(frozen, one);
 }
 
 /**
@@ -140,6 +157,41 @@ int ploop_freeze(struct ploop_frozen *frozen, struct ploop_device *dev, u32 dead
 		ret = freeze_one(frozen, dev, bdev);
 		number++;
 	}
+	return ret;
+}
+
+/**
+ * ploop_hold() - hold back all writes to a device, whoever makes them
+ * @frozen: collects; the device is frozen
+ * @dev: the device
+ *
+ * What was acknowledged before is durable when this returns.
+ *
+ * Context: Process context; sleeps.  Holds no lock.
+ * Return: 0, -EBUSY (another holds them), or an errno; they are held until ploop_thaw()
+ * also if what was written could not be made durable.
+ */
+int ploop_hold(struct ploop_frozen *frozen, struct ploop_device *dev)
+{
+	struct frozen_bdev *one = kzalloc(sizeof(*one), GFP_KERNEL);
+	int ret;
+
+	if (!one)
+		return -ENOMEM;
+	if (!ploop_waiting_close(&dev->held)) {
+		kfree(one);
+		return -EBUSY;
+	}
+	one->dev = dev;
+	ret = frozen_add(frozen, one);
+	if (ret)
+		return ret;
+	/* It is seen by all that count themselves in after the turn. */
+	smp_mb();
+	ploop_drain(dev);
+	mutex_lock(&dev->commit_lock);
+	ret = ploop_commit(dev);
+	mutex_unlock(&dev->commit_lock);
 	return ret;
 }
 

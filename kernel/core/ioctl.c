@@ -164,7 +164,7 @@ static int do_max_delta_size(struct ploop_device *dev, void __user *user)
 	if (dev->nr_levels == 0 || sectors > U64_MAX >> SECTOR_SHIFT)
 		return -EINVAL;
 	WRITE_ONCE(dev->max_delta_bytes, sectors << SECTOR_SHIFT);
-	ploop_parking_open(dev, &dev->nospace);
+	ploop_waiting_open(dev, &dev->nospace);
 	return 0;
 }
 

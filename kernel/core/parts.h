@@ -117,6 +117,12 @@ void ploop_slow_work(struct work_struct *work);
 /* discard.c */
 void ploop_discard(struct ploop_request *req);
 
+/* waiting.c */
+void ploop_waiting_init(struct ploop_waiting *waiting);
+bool ploop_wait(struct ploop_waiting *waiting, struct ploop_request *req);
+bool ploop_waiting_close(struct ploop_waiting *waiting);
+void ploop_waiting_open(struct ploop_device *dev, struct ploop_waiting *waiting);
+
 /* space.c */
 bool ploop_space_wait(struct ploop_request *req, int error);
 void ploop_space_found(struct ploop_device *dev);
@@ -207,6 +213,7 @@ int ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_list *arg);
 /* freeze.c */
 struct ploop_frozen *ploop_frozen_new(void);
 int ploop_freeze(struct ploop_frozen *frozen, struct ploop_device *dev, u32 deadline_ms);
+int ploop_hold(struct ploop_frozen *frozen, struct ploop_device *dev);
 bool ploop_thaw(struct ploop_frozen *frozen);
 
 /* snapshot.c */

@@ -259,7 +259,7 @@ static bool try_fast(struct ploop_request *req, bool callers)
 	if (!(delta->file->flags & PLOOP_IOF_NOWAIT))
 		goto slow;
 	if (write && (delta->rdonly || (slot & SLOT_PARTIAL) || (rq->cmd_flags & REQ_FUA) ||
-		      READ_ONCE(dev->aborted)))
+		      READ_ONCE(dev->held.closed) || READ_ONCE(dev->aborted)))
 		goto slow;
 	req->iblock = slot_iblock(slot);
 	req->delta = delta;

@@ -199,8 +199,8 @@ static u32 write_flags(struct ploop_request *req, struct ploop_map_page *page, u
 	return flags;
 }
 
-/* Return: true if @req may wait in @parking instead of going on. */
-static bool wait_outside(struct ploop_request *req, struct ploop_parking *parking)
+/* Before it waits for others: nobody shall have to wait for @req. */
+static void step_out(struct ploop_request *req)
 {
 	struct ploop_device *dev = req->dev;
 
@@ -209,7 +209,6 @@ static bool wait_outside(struct ploop_request *req, struct ploop_parking *parkin
 		req->locked = false;
 		ploop_cluster_unlock(dev, &req->lock);
 	}
-	return ploop_park(parking, req);
 }
 
 /*
@@ -248,7 +247,8 @@ static bool slow_first(struct ploop_request *req, struct ploop_map_page *page)
 
 	if (!ploop_pending_room(dev)) {
 		ploop_map_put(page);
-		return wait_outside(req, &dev->full);
+		step_out(req);
+		return ploop_park(&dev->full, req);
 	}
 	return first_write(req, page);
 }
@@ -267,6 +267,10 @@ static bool slow_rw_once(struct ploop_request *req)
 	if (!dev->running || req->cluster >= dev->alloc->geo.clusters ||
 	    (write && READ_ONCE(dev->aborted)))
 		goto end;
+	if (write && READ_ONCE(dev->held.closed)) {
+		step_out(req);
+		return ploop_wait(&dev->held, req);
+	}
 	slot = slot_make(req->cluster, 0);
 	if (!dev->identity) {
 		page = ploop_map_get(dev, req->cluster);

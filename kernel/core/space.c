@@ -4,7 +4,7 @@
  *
  * A write that the host has no space for, or that max_delta_bytes forbids, is
  * neither failed (the guest's file system would go read-only) nor does it block
- * a worker: it is parked without holding anything, an event tells, and it is tried
+ * a worker: it waits without holding anything (waiting.c), an event tells, and it is tried
  * again each second and whenever a limit is changed.
  */
 #include <linux/statfs.h>
@@ -35,13 +35,13 @@ bool ploop_space_wait(struct ploop_request *req, int error)
 			   error == -E2BIG ? " within the limit of the delta" : "");
 		ploop_event(dev, PLOOP_EV_ENOSPC, error == -E2BIG);
 	}
-	ploop_parking_close(&dev->nospace);
+	ploop_waiting_close(&dev->nospace);
 	queue_delayed_work(system_unbound_wq, &dev->nospace_work, HZ);
 	/* An abort in between would have found the parking empty. */
-	if (READ_ONCE(dev->aborted) || !ploop_park(&dev->nospace, req))
+	if (READ_ONCE(dev->aborted) || !ploop_wait(&dev->nospace, req))
 		ploop_rq_queue(req);
 	else if (READ_ONCE(dev->aborted))
-		ploop_parking_open(dev, &dev->nospace);
+		ploop_waiting_open(dev, &dev->nospace);
 	return true;
 }
 
@@ -67,7 +67,7 @@ void ploop_space_work(struct work_struct *work)
 {
 	struct ploop_device *dev = container_of(work, struct ploop_device, nospace_work.work);
 
-	ploop_parking_open(dev, &dev->nospace);
+	ploop_waiting_open(dev, &dev->nospace);
 }
 
 /**

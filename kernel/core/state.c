@@ -223,7 +223,7 @@ int ploop_stop(struct ploop_device *dev, u32 openers_max)
 
 	if (!dev->running)
 		return -EINVAL;
-	if (dev->maintenance >= PLOOP_MNTN_MERGE)
+	if (dev->maintenance >= PLOOP_MNTN_MERGE || READ_ONCE(dev->held.closed))
 		return -EBUSY;
 	ret = close_to_users(dev, openers_max);
 	if (ret)
@@ -237,7 +237,7 @@ int ploop_stop(struct ploop_device *dev, u32 openers_max)
 	dev->discard_wait = false;
 	ploop_resume(dev);
 	/* Whoever waits finds the device stopped. */
-	ploop_parking_open(dev, &dev->nospace);
+	ploop_waiting_open(dev, &dev->nospace);
 	wake_up_all(&dev->discard_queue);
 	ploop_event(dev, PLOOP_EV_STOPPED, 0);
 	return ret;

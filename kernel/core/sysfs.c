@@ -25,7 +25,7 @@ STATE_ATTR(block_size, "%u", READ_ONCE(dev->nr_levels) ?
 	   1u << (dev->cluster_shift - SECTOR_SHIFT) : 1u);
 STATE_ATTR(fmt_version, "%u", dev->version);
 STATE_ATTR(total_bios, "%llu", ploop_stat(dev, reads) + ploop_stat(dev, writes));
-STATE_ATTR(queued_bios, "%u", dev->nospace.count + dev->full.count);
+STATE_ATTR(queued_bios, "%u", dev->nospace.count + dev->held.count + dev->full.count);
 STATE_ATTR(running, "%u", READ_ONCE(dev->running));
 STATE_ATTR(locked, "%u", READ_ONCE(dev->locked));
 STATE_ATTR(top, "%u", READ_ONCE(dev->nr_levels) - 1u);

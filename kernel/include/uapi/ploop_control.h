@@ -143,7 +143,7 @@ struct ploop_ref {
  * @allocations: out: clusters newly used
  * @copies: out: of these, those filled from a lower level
  * @slow_requests: out: requests that took a thread of their own
- * @parked: out: requests now waiting for space
+ * @parked: out: writes now waiting for space, or held back
  * @host_syncs: out: flushes sent to the host's files
  * @map_misses: out: pages of block tables read
  * @frozen_ios: out: I/O to the host's files between freeze and thaw of the
@@ -355,10 +355,13 @@ struct ploop_snapshot {
 	__u64 reserved[2];
 };
 
+/* Hold back all other writes, too. */
+#define PLOOP_FREEZE_HOLD	0x1u
+
 /**
  * struct ploop_freeze - freeze the file systems on several devices
  * @size: sizeof(struct ploop_freeze)
- * @flags: zero
+ * @flags: PLOOP_FREEZE_*
  * @nr: 1 to PLOOP_SNAPSHOT_MAX
  * @deadline_ms: after so long a timer in the kernel thaws; 0 means 10000
  * @indices: pointer to an array of __u32
@@ -368,6 +371,12 @@ struct ploop_snapshot {
  * deadline, whatever comes first.  PLOOP_CTL_SNAPSHOT with
  * PLOOP_SNAPSHOT_NO_FREEZE may be called in between.  Fails with ENOSPC while
  * writes of one of them wait for space: the freeze would wait with them.
+ *
+ * With PLOOP_FREEZE_HOLD, writes, discards and zeroings that reach the devices wait as
+ * long, whoever makes them, and what was acknowledged before is durable when the call
+ * returns.  Reads and flushes go on; but whoever reads through the page cache of a device
+ * (or past it, what is dirty there) may wait for such a write.  One file may hold a device's
+ * writes at a time (EBUSY), and a device whose writes are held cannot be stopped (EBUSY).
  */
 struct ploop_freeze {
 	__u32 size;

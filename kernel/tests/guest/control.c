@@ -366,5 +366,6 @@ int control_main(int argc, char **argv)
 	control_limits(fd);
 	control_depth(fd);
 	control_resume(fd);
+	control_holding(fd);
 	return tap_failures != 0;
 }

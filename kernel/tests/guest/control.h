@@ -29,5 +29,6 @@ void control_events(int fd);
 void control_limits(int fd);
 void control_depth(int fd);
 void control_resume(int fd);
+void control_holding(int fd);
 
 #endif
