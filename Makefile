@@ -100,10 +100,10 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+module fsx large+hostile+errors fio+filesystems flush+freeze+nfs memory tools powercut writelog
+kernel_groups = abi+control+module fsx large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
-kernel_groups_debug = kunit+abi+control fsx-quick faults
+kernel_groups_debug = kunit+abi+control fsx-quick faults errors
 # The agent on the driver; these need the debug build, and its tests.
 kernel_groups_agent = agent agentmount agentspace agentsuite
 

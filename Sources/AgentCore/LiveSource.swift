@@ -96,7 +96,13 @@ public final class LiveSource: MigrationSource {
 
     private func ask(_ request: ControlRequest) throws(MigrationError) -> ControlReply {
         do throws(ControlError) { return try control.call(request) } catch {
-            throw MigrationError(error.code == ControlError.expired ? .expired : .source, error.message)
+            let code: MigrationError.Code =
+                switch error.code {
+                case ControlError.expired: .expired
+                case ControlError.busy: .refused
+                default: .source
+                }
+            throw MigrationError(code, error.message)
         }
     }
 

@@ -56,6 +56,8 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 	return shim_open(path, native, mode);
 }
 
+int32_t shim_flags_write_cached(uint64_t flags) { return (flags & O_ACCMODE) != O_RDONLY && !(flags & O_DIRECT); }
+
 int32_t shim_close(int32_t fd) { return close(fd) < 0 ? -errno : 0; }
 int64_t shim_pread(int32_t fd, void *buffer, uint64_t count, uint64_t offset) { RESULT(pread(fd, buffer, count, (off_t)offset)); }
 

@@ -52,18 +52,24 @@ extension Driver {
     }
 }
 
-/// The file systems on some devices, frozen by the driver. They thaw when this is dropped, at the deadline, and when
-/// the process dies, whatever comes first. A class, since who freezes and who thaws are different threads.
+/// The file systems on some devices, frozen by the driver, and if wanted all other writes, held back. They go on when
+/// this is dropped, at the deadline, and when the process dies, whatever comes first. A class, since who freezes and
+/// who thaws are different threads.
 public final class FrozenDevices: Sendable {
     private let driver: Driver
 
-    /// - Parameter deadlineMilliseconds: at most ``Driver/deadlineMillisecondsMax``.
-    public init(_ devices: [DeviceIndex], deadlineMilliseconds: UInt64) throws(DriverError) {
+    /// - Parameters:
+    ///   - holdingWrites: those of whoever has the devices open, too; what was acknowledged before is durable then.
+    ///   - deadlineMilliseconds: at most ``Driver/deadlineMillisecondsMax``.
+    public init(
+        _ devices: [DeviceIndex], holdingWrites: Bool = false, deadlineMilliseconds: UInt64
+    ) throws(DriverError) {
         let driver = try Driver()
         var arg = ploop_freeze()
         var indices = devices.map(\.number)
         arg.nr = UInt32(clamping: indices.count)
         arg.deadline_ms = UInt32(clamping: max(1, deadlineMilliseconds))
+        arg.flags = holdingWrites ? PLOOP_FREEZE_HOLD : 0
         let result = unsafe indices.withUnsafeMutableBufferPointer { memory in
             arg.indices = unsafe Driver.address(memory.baseAddress)
             return unsafe device_abi_freeze(driver.descriptor, &arg)

@@ -61,20 +61,18 @@ extension KernelDisk {
 
     // MARK: holding back
 
-    /// The driver holds back what file systems write, by freezing them, and no more: so nobody else may be writing.
+    /// What was written through the device's page cache is on the disk first. Who goes on writing so is refused: to
+    /// read such a block is to wait for a write that is held.
     func holdWrites(milliseconds: UInt64) throws(DiskError) {
-        try refuseOtherWriters()
-        let deadline = min(milliseconds, Driver.deadlineMillisecondsMax)
-        let devices = try asking { () throws(DriverError) in
-            try FrozenDevices([device], deadlineMilliseconds: deadline)
-        }
-        frozen.withLock { $0 = devices }
-        do throws(SystemError) {
-            try LinuxFileSystem().open(device.path, .read).synchronize()
-        } catch {
-            letWritesGo()
+        try refuseCachedWriters()
+        do throws(SystemError) { try LinuxFileSystem().open(device.path, .read).synchronize() } catch {
             throw DiskError(error, path: held.path)
         }
+        let deadline = min(milliseconds, Driver.deadlineMillisecondsMax)
+        let devices = try asking { () throws(DriverError) in
+            try FrozenDevices([device], holdingWrites: true, deadlineMilliseconds: deadline)
+        }
+        frozen.withLock { $0 = devices }
     }
 
     func letWritesGo() { _ = thaw() }
@@ -86,8 +84,8 @@ extension KernelDisk {
         return (try? devices.thaw()) == false
     }
 
-    /// First the writes are made to fail, and then the file systems thaw: if the deadline was not earlier, none of
-    /// their writes came in between.
+    /// First the writes are made to fail, and then those that were held go on: if the deadline was not earlier, none
+    /// came in between.
     func release() throws(DiskError) {
         try asking { () throws(DriverError) in try driver.setAborted(true, device) }
         if thaw() {
@@ -98,51 +96,19 @@ extension KernelDisk {
         throw DiskError(.busy, "\(held.path): the freeze ended by itself at its deadline", path: held.path)
     }
 
-    private func refuseOtherWriters() throws(DiskError) {
+    private func refuseCachedWriters() throws(DiskError) {
         let writers: [String]
-        do throws(SystemError) { writers = try DeviceWriters.of(device) } catch {
+        do throws(SystemError) {
+            let all = try LinuxFileSystem().list("/sys/block/\(device.name)")
+            let parts = all.filter { $0.hasPrefix(device.name + "p") }
+            writers = try processesWritingCached(to: Set([device.path] + parts.map { "/dev/\($0)" }))
+        } catch {
             throw DiskError(error, path: held.path)
         }
         guard let first = writers.first else { return }
         throw DiskError(
             .busy,
-            "\(device.path) is written to by \(first): the driver holds back file systems only, so stop it first",
+            "process \(first) has \(device.path) open to write through the page cache, without O_DIRECT: stop it first",
             path: held.path)
-    }
-}
-
-/// Who may write to a device without a file system that can be frozen.
-private enum DeviceWriters {
-    /// Processes and stacked devices, in words.
-    static func of(_ device: DeviceIndex) throws(SystemError) -> [String] {
-        let files = LinuxFileSystem()
-        let folder = "/sys/block/\(device.name)"
-        let partitions = try files.list(folder).filter { $0.hasPrefix(device.name + "p") }
-        var found: [String] = []
-        for part in [folder] + partitions.map({ "\(folder)/\($0)" }) {
-            found += try files.list("\(part)/holders").map { "the device \($0) on it" }
-        }
-        let nodes = Set([device.path] + partitions.map { "/dev/\($0)" })
-        for process in try files.list("/proc") where process.allSatisfy(\.isNumber) {
-            // Processes and their files may go while they are looked at.
-            for number in (try? files.list("/proc/\(process)/fd")) ?? [] {
-                guard let target = try? files.resolve("/proc/\(process)/fd/\(number)"), nodes.contains(target),
-                    let info = try? kernelText("/proc/\(process)/fdinfo/\(number)"), isWritable(info)
-                else { continue }
-                found.append("process \(process)")
-            }
-        }
-        return found
-    }
-
-    /// `flags:` has the open flags in octal; the access mode is in the lowest two bits.
-    private static func isWritable(_ info: String) -> Bool {
-        for line in info.split(separator: "\n") where line.hasPrefix("flags:") {
-            guard let flags = UInt64(line.dropFirst("flags:".count).filter { !$0.isWhitespace }, radix: 8) else {
-                return true
-            }
-            return flags & 3 != 0
-        }
-        return true
     }
 }

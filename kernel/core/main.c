@@ -22,12 +22,12 @@
  *	alloc.c, partial.c	new clusters in the top's file
  *	commit.c		flushes: data before table
  *	epoch.c			what is under way; waiting for it; cluster locks
- *	space.c			the host is full
+ *	waiting.c, space.c	writes that wait for long; the host is full
  *	delta.c, file.c		levels and their files
  *	state.c			start, stop, and changes of the stack
  *	ioctl.c, sysfs.c, pdelta.c	the old interface
  *	control*.c		the new one
- *	freeze.c, snapshot.c	freezing file systems, switching to a new top
+ *	freeze.c, snapshot.c	freezing file systems, holding writes, switching to a new top
  *	job.c, move.c, merge.c, grow.c, compact.c	maintenance in the background
  *	track.c, bitmap.c	what was written
  *	event.c			telling

@@ -29,6 +29,8 @@ int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
 #define SHIM_OPEN_FOLDER 32u
 #define SHIM_OPEN_APPEND 64u
 int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
+// Do the flags of an open file, as /proc has them, let it write through the page cache?
+int32_t shim_flags_write_cached(uint64_t flags);
 // What direct I/O on the open file must be aligned to; 0 = it has none; -EOPNOTSUPP = the kernel doesn't say.
 int32_t shim_direct_alignment(int32_t fd);
 int32_t shim_close(int32_t fd);
