@@ -102,7 +102,9 @@ int ploop_ctl_detach(struct ploop_control *control, void *data)
 	dev = ploop_ctl_lock(arg->index);
 	if (IS_ERR(dev))
 		return PTR_ERR(dev);
-	if ((arg->flags & PLOOP_DETACH_FORCE) && dev->nospace.count > 0)
+	/* They are counted only while they wait, not while they are tried again. */
+	if ((arg->flags & PLOOP_DETACH_FORCE) &&
+	    (dev->nospace.count > 0 || READ_ONCE(dev->nospace_seen)))
 		ploop_abort(dev, -ENOSPC);
 	if (dev->running)
 		ret = ploop_stop(dev, 0);
