@@ -64,7 +64,7 @@ struct BackupReport: Encodable {
             ["  read", "\(SizeText.format(readBytes)), \(SizeText.format(readBytesPerSecond))/s"],
             ["  new", "\(SizeText.format(newBytes)), stored as \(SizeText.format(storedBytes))"],
             ["  frozen for", DurationText.format(nanoseconds: freezeNanoseconds)],
-            ["  took", DurationText.format(nanoseconds: durationNanoseconds)],
+            ["  copied in", DurationText.format(nanoseconds: durationNanoseconds)],
         ])
         if let leftBehind {
             lines.append("  an old snapshot was not merged (the next backup tries again): \(leftBehind)")
