@@ -82,6 +82,18 @@ void control_device(struct device *d, int index)
 		die("open %s", path);
 }
 
+void control_abort(int index)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/ploop%d/pstate/aborted", index);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		die("%s", path);
+	close(fd);
+}
+
 void control_close(struct device *d)
 {
 	device_nodata(d);

@@ -17,6 +17,8 @@ int control_detach(int fd, int index);
 /* ->fd and ->rw of a device that is attached already. */
 void control_device(struct device *d, int index);
 void control_close(struct device *d);
+/* Makes its writes fail from now on. */
+void control_abort(int index);
 /* The argument of the next event of that type, or -errno. */
 int control_event(int fd, uint32_t index, uint32_t type);
 int control_job(int fd, int index, uint32_t op, uint32_t kind, uint64_t argument, struct ploop_job *job);

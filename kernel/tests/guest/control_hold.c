@@ -143,18 +143,6 @@ static void many(int fd, struct device *d)
 	is(abi_fill(d, 0, CLUSTER, 0x52), (int)CLUSTER, "HOLD: a closed file holds nothing");
 }
 
-static void abort_device(const struct device *d)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/block/ploop%d/pstate/aborted", d->index);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		die("%s", path);
-	close(fd);
-}
-
 /* What a migration does at its source: the writes that were held fail, and none comes between. */
 static void failing(int fd, struct device *d)
 {
@@ -163,7 +151,7 @@ static void failing(int fd, struct device *d)
 	ended = failed = 0;
 	is(hold(fd, d->index, 60000), 0, "HOLD: before it is made to fail");
 	start(threads, 8, write_one, d);
-	abort_device(d);
+	control_abort(d->index);
 	is(thaw(fd), 0, "HOLD: THAW of a device that fails");
 	for (int i = 0; i < 8; i++)
 		pthread_join(threads[i], NULL);

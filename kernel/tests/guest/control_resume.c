@@ -79,18 +79,6 @@ static int wait_for(int fd, struct resume *r)
 	return job.state;
 }
 
-static void abort_device(struct resume *r)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/block/ploop%d/pstate/aborted", r->index);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		die("%s", path);
-	close(fd);
-}
-
 /* Cancelled, then aborted, each time at work; then to the end. */
 static void interrupted(int fd, struct resume *r)
 {
@@ -103,7 +91,7 @@ static void interrupted(int fd, struct resume *r)
 		ok(holds(r), "%s: the data after that", r->name);
 	}
 	if (begin(fd, r, "again")) {
-		abort_device(r);
+		control_abort(r->index);
 		is(wait_for(fd, r), PLOOP_JOB_FAILED, "%s: it ends with the device", r->name);
 		ok(holds(r), "%s: an aborted device is still read", r->name);
 	}
