@@ -18,8 +18,8 @@
 #include <linux/sched/mm.h>
 #include "core.h"
 
-/* So many may be between the check for room and the addition. */
-#define PENDING_MARGIN 256u
+/* So many may be between the check for room and the addition: all requests, and who moves. */
+#define PENDING_MARGIN (PLOOP_QUEUES_MAX * PLOOP_QUEUE_DEPTH + 64u)
 
 /**
  * ploop_pending_room() - may another change be listed?
@@ -49,7 +49,7 @@ bool ploop_pending_room(struct ploop_device *dev)
  * @iblock: new place, or PLOOP_IBLOCK_NONE
  * @freed: place given up, or PLOOP_IBLOCK_NONE
  *
- * Context: Process context.  Counted in, holds the cluster's lock, found room.
+ * Context: Any context.  Counted in, holds the cluster's lock, found room.
  */
 void ploop_pending_add(struct ploop_device *dev, struct ploop_map_page *page, u32 cluster,
 		       u32 iblock, u32 freed)

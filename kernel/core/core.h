@@ -82,6 +82,7 @@ struct ploop_epoch_count {
 };
 
 #define PLOOP_QUEUES_MAX	8u
+#define PLOOP_QUEUE_DEPTH	128u
 
 /**
  * struct ploop_lane - what belongs to one hardware queue, see lane.c
@@ -188,6 +189,7 @@ struct ploop_device {
 
 	struct ploop_lock_bucket locks[PLOOP_LOCK_BUCKETS];
 	struct workqueue_struct *wq;
+	struct workqueue_struct *first_wq;
 	struct workqueue_struct *commit_wq;
 	struct workqueue_struct *lane_wq;
 	struct workqueue_struct *waiting_wq;
@@ -255,6 +257,9 @@ struct ploop_request {
 	u32 iblock;
 	struct ploop_delta *delta;
 	struct bio_vec *bvecs;
+	/* Of a first write under way. */
+	struct ploop_map_page *page;
+	bool partial;
 	blk_status_t status;
 };
 

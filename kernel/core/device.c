@@ -80,6 +80,8 @@ static void device_free(struct ploop_device *dev)
 {
 	if (dev->wq)
 		destroy_workqueue(dev->wq);
+	if (dev->first_wq)
+		destroy_workqueue(dev->first_wq);
 	if (dev->commit_wq)
 		destroy_workqueue(dev->commit_wq);
 	if (dev->lane_wq)
@@ -137,13 +139,14 @@ static struct ploop_device *device_alloc(u32 index)
 	dev->stats = alloc_percpu(struct ploop_stats);
 	dev->epoch_counts = alloc_percpu(struct ploop_epoch_count);
 	dev->wq = alloc_workqueue("ploop%u", WQ_MEM_RECLAIM | WQ_UNBOUND, 32, index);
+	dev->first_wq = alloc_ordered_workqueue("ploop%u_first", WQ_MEM_RECLAIM, index);
 	dev->commit_wq = alloc_workqueue("ploop%u_commit", WQ_MEM_RECLAIM | WQ_UNBOUND, 1, index);
 	dev->lane_wq = alloc_workqueue("ploop%u_lane", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, index);
 	/* Waits for free requests: it must not stand in the way of what makes them free. */
 	dev->waiting_wq = alloc_workqueue("ploop%u_wait", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, index);
 	dev->job = ploop_job_alloc(dev);
-	if (!dev->stats || !dev->epoch_counts || !dev->wq || !dev->commit_wq || !dev->lane_wq ||
-	    !dev->waiting_wq || !dev->job) {
+	if (!dev->stats || !dev->epoch_counts || !dev->wq || !dev->first_wq || !dev->commit_wq ||
+	    !dev->lane_wq || !dev->waiting_wq || !dev->job) {
 		device_free(dev);
 		return NULL;
 	}
@@ -158,7 +161,7 @@ static int device_add_disk_of(struct ploop_device *dev)
 
 	set->ops = &ploop_mq_ops;
 	set->nr_hw_queues = min_t(u32, num_online_cpus(), PLOOP_QUEUES_MAX);
-	set->queue_depth = 128;
+	set->queue_depth = PLOOP_QUEUE_DEPTH;
 	set->numa_node = NUMA_NO_NODE;
 	set->cmd_size = sizeof(struct ploop_request);
 	set->flags = BLK_MQ_F_SHOULD_MERGE | BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;

@@ -38,8 +38,8 @@
  * and the top has it, the request is sent to the host's file at once.  Else a
  * worker reads the map's page, or gets a new cluster, fills what the
  * request doesn't write (from below, or with zeros, or not at all where the space reads
- * as zeros), writes, and shows the cluster in the map.  The table on disk
- * follows with the next flush.
+ * as zeros), sends the data, and once that is written shows the cluster in the map.  The
+ * table on disk follows with the next flush.
  *
  * Decisions, and what lost
  *
@@ -49,6 +49,8 @@
  *  - They are sent in the caller's context as long as few are under way: a thread
  *    costs the lone request its latency.  From a deep queue, a worker sends many
  *    in one go; the single thread of the old driver was its bottleneck.
+ *  - First writes that need no copy are sent by one thread: file systems take their file's
+ *    lock for such a write, and several threads spent their time on getting it.
  *  - Table changes wait for a flush, as in the user-space engine; the old driver synced
  *    the host's file for each group of first writes.
  *  - One map for the whole stack, cached page by page, not all tables in memory: a

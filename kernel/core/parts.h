@@ -92,7 +92,9 @@ int ploop_rq_iter(struct ploop_request *req, struct iov_iter *iter, gfp_t gfp);
 void ploop_end(struct ploop_request *req);
 void ploop_end_errno(struct ploop_request *req, int error);
 void ploop_written(struct ploop_request *req);
-int ploop_rq_submit(struct ploop_request *req, u32 flags);
+int ploop_rq_submit(struct ploop_request *req, void (*done)(struct ploop_iocb *iocb, long res),
+		    u32 flags);
+void ploop_rw_done(struct ploop_iocb *iocb, long res);
 void ploop_rq_zero(struct ploop_request *req);
 void ploop_rq_go(struct ploop_request *req, bool callers);
 void ploop_rq_queue(struct ploop_request *req);

@@ -153,7 +153,14 @@ void ploop_written(struct ploop_request *req)
 				 ploop_rq_offset(req), blk_rq_bytes(rq));
 }
 
-static void rw_done(struct ploop_iocb *iocb, long res)
+/**
+ * ploop_rw_done() - the transfer of a request that stayed in place is over
+ * @iocb: of the request
+ * @res: bytes, or an errno
+ *
+ * Context: Any context.
+ */
+void ploop_rw_done(struct ploop_iocb *iocb, long res)
 {
 	struct ploop_request *req = container_of(iocb, struct ploop_request, io);
 	struct request *rq = ploop_rq(req);
@@ -188,14 +195,16 @@ static void rw_done(struct ploop_iocb *iocb, long res)
 }
 
 /**
- * ploop_rq_submit() - start the transfer of a request that stays in place
+ * ploop_rq_submit() - start the transfer of a request
  * @req: counted in; cluster, iblock and delta are set
+ * @done: called once it is over, in any context
  * @flags: PLOOP_SUBMIT_*
  *
  * Context: Sleeps unless told not to.
  * Return: 0, then the request ends by itself; or an errno, then not.
  */
-int ploop_rq_submit(struct ploop_request *req, u32 flags)
+int ploop_rq_submit(struct ploop_request *req, void (*done)(struct ploop_iocb *iocb, long res),
+		    u32 flags)
 {
 	struct ploop_device *dev = req->dev;
 	struct request *rq = ploop_rq(req);
@@ -207,7 +216,7 @@ int ploop_rq_submit(struct ploop_request *req, u32 flags)
 		return ret;
 	req->io.file = req->delta->file;
 	req->io.write = op_is_write(req_op(rq));
-	req->io.done = rw_done;
+	req->io.done = done;
 	/* @req may be over, and its file no longer used, before this comes back. */
 	sender = srcu_read_lock(&dev->senders);
 	ret = req->io.file->io->submit(&req->io, &iter,
@@ -233,8 +242,18 @@ void ploop_rq_zero(struct ploop_request *req)
 	ploop_end_errno(req, 0);
 }
 
-/* Return: false if a worker has to do it; then @req is not counted in. */
-static bool try_fast(struct ploop_request *req, bool callers)
+/* Is a first write just sent, or does it take its time: zeros around it, a wait for its end? */
+static bool first_is_sent(struct ploop_device *dev)
+{
+	return (dev->alloc->file->flags & PLOOP_IOF_DIRECT) && READ_ONCE(dev->alloc->can_reserve) &&
+	       !ploop_swap_seen();
+}
+
+/*
+ * Return: false if a worker has to do it; then @req is not counted in.  @first is set if that
+ * worker will only send the first write of a cluster.
+ */
+static bool try_fast(struct ploop_request *req, bool callers, bool *first)
 {
 	struct ploop_device *dev = req->dev;
 	struct request *rq = ploop_rq(req);
@@ -250,6 +269,7 @@ static bool try_fast(struct ploop_request *req, bool callers)
 	    !ploop_map_find(dev, req->cluster, &slot) || (slot & SLOT_BUSY))
 		goto slow;
 	if (!slot_is_mapped(slot)) {
+		*first = write && first_is_sent(dev);
 		if (write || slot_iblock(slot) != PLOOP_IBLOCK_NONE)
 			goto slow;
 		ploop_rq_zero(req);
@@ -265,7 +285,7 @@ static bool try_fast(struct ploop_request *req, bool callers)
 	req->delta = delta;
 	if (callers)
 		caller_set_aside(&caller);
-	ret = ploop_rq_submit(req, PLOOP_SUBMIT_NOWAIT);
+	ret = ploop_rq_submit(req, ploop_rw_done, PLOOP_SUBMIT_NOWAIT);
 	if (callers)
 		caller_restore(&caller);
 	if (ret)
@@ -286,10 +306,16 @@ slow:
  */
 void ploop_rq_go(struct ploop_request *req, bool callers)
 {
-	if (try_fast(req, callers))
+	bool first = false;
+
+	if (try_fast(req, callers, &first))
 		return;
 	ploop_count(req->dev, slow);
-	ploop_rq_queue(req);
+	/* Several threads would but spin on the lock of the host's file. */
+	if (first)
+		queue_work(req->dev->first_wq, &req->work);
+	else
+		ploop_rq_queue(req);
 }
 
 /**
@@ -343,6 +369,7 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	req->laned = false;
 	req->bvecs = NULL;
 	req->delta = NULL;
+	req->page = NULL;
 	count_request(dev, rq);
 
 	switch (req_op(rq)) {

@@ -4,7 +4,8 @@
  * from lower levels, and what the fast path could not do at once.
  *
  * A request is done from its start each time its work runs, so it may stop
- * anywhere, give up what it holds, wait in some list, and begin anew.
+ * anywhere, give up what it holds, wait in some list, and begin anew.  The exception is a
+ * first write whose transfer was sent: it has its cluster.
  */
 #include <linux/sched/mm.h>
 #include "core.h"
@@ -112,69 +113,125 @@ static int fill_around(struct ploop_request *req, u64 old, u32 iblock, bool zero
 	return ret;
 }
 
-/* Put a first write into a new cluster and show that in the map. */
-static int write_new(struct ploop_request *req, struct ploop_map_page *page, u64 old)
+/* Nobody knows how much of a write was done. */
+static void submit_failed(struct ploop_request *req, int error)
+{
+	if (op_is_write(req_op(ploop_rq(req)))) {
+		ploop_written(req);
+		if (ploop_space_wait(req, error))
+			return;
+		ploop_abort(req->dev, error);
+	}
+	ploop_end_errno(req, error);
+}
+
+/* A first write is done.  Any context. */
+static void new_over(struct ploop_request *req)
+{
+	ploop_written(req);
+	if (ploop_rq(req)->cmd_flags & REQ_FUA) {
+		ploop_leave(req->dev, req);
+		ploop_commit_wait(req->dev, req);
+	} else {
+		ploop_end_errno(req, 0);
+	}
+}
+
+/* The data of a first write is in its cluster: show that in the map.  Any context. */
+static void new_show(struct ploop_request *req)
 {
 	struct ploop_device *dev = req->dev;
-	struct ploop_delta *delta = dev->alloc;
+	struct ploop_map_page *page = req->page;
+	struct ploop_delta *delta = req->delta;
+	u64 slot = slot_make(req->iblock, delta->level) | SLOT_PENDING |
+		   (req->partial ? SLOT_PARTIAL : 0);
+
+	ploop_count(dev, allocations);
+	ploop_space_found(dev);
+	ploop_track_file(delta, (u64)req->iblock << dev->cluster_shift, ploop_cluster_bytes(dev));
+	req->page = NULL;
+	/* Listed first: a commit that begins now has the data to sync. */
+	ploop_map_pin_again(page);
+	ploop_pending_add(dev, page, req->cluster, req->iblock, PLOOP_IBLOCK_NONE);
+	atomic64_set(ploop_map_slot(page, req->cluster), slot);
+	ploop_map_put(page);
+	new_over(req);
+}
+
+/* Process context. */
+static void new_failed(struct ploop_request *req, int error)
+{
+	struct ploop_map_page *page = req->page;
+
+	req->page = NULL;
+	ploop_map_put(page);
+	submit_failed(req, error);
+}
+
+static void new_done(struct ploop_iocb *iocb, long res)
+{
+	struct ploop_request *req = container_of(iocb, struct ploop_request, io);
+
+	if (likely(res == blk_rq_bytes(ploop_rq(req))))
+		new_show(req);
+	else
+		ploop_rq_queue(req);
+}
+
+/* What did not get through, or not in one piece, is written once more, and waited for. */
+static void new_again(struct ploop_request *req)
+{
+	struct ploop_delta *delta = req->delta;
 	struct iov_iter iter;
-	bool zero, partial;
-	u32 iblock;
-	u64 slot;
+	int ret;
+
+	ret = ploop_rq_iter(req, &iter, GFP_NOIO);
+	if (ret == 0)
+		ret = delta->file->io->rw(delta->file, true, &iter,
+					  ((loff_t)req->iblock << req->dev->cluster_shift) +
+					  ploop_rq_offset(req));
+	if (ret == 0) {
+		new_show(req);
+		return;
+	}
+	/* Its record stays: a part may have been written. */
+	ploop_alloc_free(delta, req->iblock);
+	new_failed(req, ret);
+}
+
+/*
+ * Put a first write into a new cluster, and give @page up.  The transfer is not waited for: that
+ * would hold the lock of the host's file, which all other first writes need, until it is over.
+ */
+static void first_write(struct ploop_request *req, struct ploop_map_page *page)
+{
+	u64 old = atomic64_read(ploop_map_slot(page, req->cluster));
+	struct ploop_device *dev = req->dev;
+	struct ploop_delta *delta = dev->alloc;
+	bool zero;
 	int ret;
 
 	if (!slot_is_mapped(old) && dev->check_zeros && request_is_zero(req)) {
 		ploop_count(dev, zero_writes);
-		return 0;
+		ploop_map_put(page);
+		new_over(req);
+		return;
 	}
-	ret = ploop_alloc(delta, &iblock, &zero);
-	if (ret)
-		return ret;
-	ret = fill_around(req, old, iblock, zero, &partial);
+	req->page = page;
+	ret = ploop_alloc(delta, &req->iblock, &zero);
+	if (ret) {
+		new_failed(req, ret);
+		return;
+	}
+	req->delta = delta;
+	ret = fill_around(req, old, req->iblock, zero, &req->partial);
 	if (ret == 0)
-		ret = ploop_rq_iter(req, &iter, GFP_NOIO);
-	if (ret == 0)
-		ret = delta->file->io->rw(delta->file, true, &iter,
-					  ((loff_t)iblock << dev->cluster_shift) +
-					  ploop_rq_offset(req));
+		ret = ploop_rq_submit(req, new_done, ploop_swap_seen() ? PLOOP_SUBMIT_SYNC : 0);
 	if (ret) {
 		/* Its record stays: a part may have been written. */
-		ploop_alloc_free(delta, iblock);
-		return ret;
+		ploop_alloc_free(delta, req->iblock);
+		new_failed(req, ret);
 	}
-	ploop_count(dev, allocations);
-	ploop_space_found(dev);
-	req->delta = delta;
-	req->iblock = iblock;
-	slot = slot_make(iblock, delta->level) | SLOT_PENDING | (partial ? SLOT_PARTIAL : 0);
-	ploop_track_file(delta, (u64)iblock << dev->cluster_shift, ploop_cluster_bytes(dev));
-	/* Listed first: a commit that begins now has the data to sync. */
-	ploop_map_pin_again(page);
-	ploop_pending_add(dev, page, req->cluster, iblock, PLOOP_IBLOCK_NONE);
-	atomic64_set(ploop_map_slot(page, req->cluster), slot);
-	return 0;
-}
-
-/* Return: true if @req was put into a list. */
-static bool first_write(struct ploop_request *req, struct ploop_map_page *page)
-{
-	struct ploop_device *dev = req->dev;
-	int ret;
-
-	ret = write_new(req, page, atomic64_read(ploop_map_slot(page, req->cluster)));
-	ploop_map_put(page);
-	ploop_written(req);
-	if (ret) {
-		if (ploop_space_wait(req, ret))
-			return true;
-		ploop_abort(dev, ret);
-	} else if (ploop_rq(req)->cmd_flags & REQ_FUA) {
-		ploop_leave(dev, req);
-		ploop_commit_wait(dev, req);
-		return true;
-	}
-	ploop_end_errno(req, ret);
-	return true;
 }
 
 /* What is to be known of a write in place before it starts.  Return: PLOOP_SUBMIT_*. */
@@ -225,19 +282,7 @@ static int submit_mapped(struct ploop_request *req, struct ploop_map_page *page,
 		flags = write_flags(req, page, slot);
 	if (page)
 		ploop_map_put(page);
-	return ploop_rq_submit(req, flags);
-}
-
-/* Nobody knows how much of a write was done. */
-static void submit_failed(struct ploop_request *req, int error)
-{
-	if (op_is_write(req_op(ploop_rq(req)))) {
-		ploop_written(req);
-		if (ploop_space_wait(req, error))
-			return;
-		ploop_abort(req->dev, error);
-	}
-	ploop_end_errno(req, error);
+	return ploop_rq_submit(req, ploop_rw_done, flags);
 }
 
 /* A cluster is to be allocated, and its lock is held.  Return as slow_rw_once(). */
@@ -250,7 +295,8 @@ static bool slow_first(struct ploop_request *req, struct ploop_map_page *page)
 		step_out(req);
 		return ploop_park(&dev->full, req);
 	}
-	return first_write(req, page);
+	first_write(req, page);
+	return true;
 }
 
 /* One attempt.  Return: true if @req ended or waits, false to try again. */
@@ -336,7 +382,9 @@ void ploop_slow_work(struct work_struct *work)
 	if (swap)
 		reserves = memalloc_noreclaim_save();
 
-	if (req_op(ploop_rq(req)) == REQ_OP_DISCARD)
+	if (unlikely(req->page))
+		new_again(req);
+	else if (req_op(ploop_rq(req)) == REQ_OP_DISCARD)
 		ploop_discard(req);
 	else
 		while (!slow_rw_once(req))
