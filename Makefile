@@ -103,7 +103,9 @@ docs-lint:
 kernel_groups = abi+control+module fsx large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
 kernel_groups_quick = abi+control+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
-kernel_groups_debug = kunit+abi+control fsx-quick faults errors
+# On the debug kernel: all of them, fsx in its short form, and those that only it can run; in two lanes that take about as long.
+kernel_groups_debug_1 = kunit+abi+control+module errors faults writelog fio+filesystems
+kernel_groups_debug_2 = fsx-quick memory large+hostile flush+freeze+late+nfs tools powercut
 # The agent on the driver; these need the debug build, and its tests.
 kernel_groups_agent = agent agentmount agentspace agentsuite
 
@@ -129,7 +131,10 @@ check-kernel-quick: packages/kernelquick
 	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
 
 check-kernel-debug: packages/kerneldebug
-	kernel/tests/suite -k debug $(kernel_groups_debug)
+	$(MAKE) --no-print-directory -j2 check-kernel-debug/1 check-kernel-debug/2
+
+check-kernel-debug/%:
+	kernel/tests/suite -k debug $(kernel_groups_debug_$*)
 
 # Power cuts, some 500: the bar of a release. ROUNDS runs are recorded, with so many POINTS to cut at in each; the agent's run
 # has AGENT_POINTS; CUTS are those of a whole machine.

@@ -1,10 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
-/* guest-tests eat MIB ROUNDS: fills so much memory with a pattern and checks it, again and again. */
+/*
+ * guest-tests eat MIB ROUNDS [SPARE]: fills so much memory with a pattern and checks it, again and again. With SPARE, all memory
+ * but so many MiB is held locked meanwhile: that makes a large machine small.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "tap.h"
+
+/* Memory that can be had without swap, in MiB. */
+static size_t available_mib(void)
+{
+	FILE *file = fopen("/proc/meminfo", "r");
+	char line[128];
+	size_t kib = 0;
+
+	if (!file)
+		die("/proc/meminfo");
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "MemAvailable: %zu kB", &kib) == 1)
+			break;
+	fclose(file);
+	return kib >> 10;
+}
+
+static void hold_all_but(size_t spare)
+{
+	size_t available = available_mib();
+	size_t bytes = available > spare ? (available - spare) << 20 : 0;
+
+	if (bytes && mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0) == MAP_FAILED)
+		die("mmap of the memory to hold");
+	printf("# %zu MiB held\n", bytes >> 20);
+}
 
 int eat_main(int argc, char **argv)
 {
@@ -14,6 +44,8 @@ int eat_main(int argc, char **argv)
 
 	if (!words)
 		return 2;
+	if (argc > 3)
+		hold_all_but(strtoull(argv[3], NULL, 0));
 	memory = mmap(NULL, words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		die("mmap");
