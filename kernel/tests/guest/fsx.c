@@ -275,6 +275,8 @@ int fsx_main(int argc, char **argv)
 	       f.done[DID_TRACK], f.done[DID_RESTART], f.done[DID_BITMAP], f.done[DID_COMPACT]);
 	for (int i = 0; i < f.levels; i++)
 		unlink(f.names[i]);
-	ok(same && !f.faults && f.operations > 100, "%s: every byte as written", what);
+	ok(same && !f.faults, "%s: every byte as written", what);
+	/* On the debug kernel, beside another guest, it may be as few as 60 in a second. */
+	ok(f.operations > 10 * f.seconds, "%s: enough of them", what);
 	return tap_failures != 0;
 }
