@@ -51,13 +51,13 @@ static bool attach(int fd, struct resume *r)
 	return ok(r->index >= 0, "%s: a device (%d)", r->name, r->index);
 }
 
-/* Started so slowly that it can be met at work. */
+/* Started so slowly that it can be met at work, even if this thread sleeps for seconds: a cluster in four of them. */
 static bool begin(int fd, struct resume *r, const char *when)
 {
 	uint64_t end = now_ns() + 30000000000ull;
 	struct ploop_job job = {
 		.size = sizeof(job), .index = r->index, .op = PLOOP_JOB_OP_START, .kind = r->kind, .arg = r->argument,
-		.rate = 2 * CLUSTER,
+		.rate = CLUSTER / 4,
 	};
 
 	is(control_call(fd, PLOOP_CTL_JOB, &job), 0, "%s: the job starts, %s", r->name, when);
