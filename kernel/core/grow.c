@@ -216,9 +216,11 @@ static int grow_clear_way(struct ploop_device *dev, struct ploop_job_state *job,
 		if (ret == 0 && iblock < grow->geo.first_iblock)
 			ret = grow_take(grow, cluster, iblock);
 		if (ret == 0 && (since >= PLOOP_PAGE_SLOTS || ploop_batch_full(&grow->batch))) {
+			u64 moved = (u64)grow->batch.count << dev->cluster_shift;
+
 			ret = grow_flush(dev, grow);
 			if (ret == 0)
-				ret = ploop_job_step(job, (u64)since << dev->cluster_shift, 0);
+				ret = ploop_job_step(job, (u64)since << dev->cluster_shift, moved);
 			since = 0;
 		}
 	}
