@@ -37,6 +37,12 @@ struct fsx {
 
 enum { DID_SNAPSHOT, DID_MERGE, DID_GROW, DID_TRACK, DID_RESTART, DID_BITMAP, DID_COMPACT };
 
+/* So many transfers are asked for at least. */
+static inline unsigned long fsx_enough(const struct fsx *f)
+{
+	return 40ul * f->seconds;
+}
+
 void fsx_fault(struct fsx *f, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Compares [offset, offset + size) with the model; true if equal. */
 bool fsx_compare(struct fsx *f, int fd, uint64_t offset, uint32_t size);

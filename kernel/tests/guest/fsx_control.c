@@ -182,6 +182,14 @@ static void track(struct fsx *f)
 	f->done[DID_TRACK]++;
 }
 
+/* For so long, and on a slow kernel until there was enough to look at, but not for ever. */
+static bool goes_on(struct fsx *f, uint64_t begin)
+{
+	uint64_t seconds = (now_ns() - begin) / 1000000000ull;
+
+	return seconds < f->seconds || (f->operations < fsx_enough(f) && seconds < 20 * f->seconds);
+}
+
 void *fsx_control(void *argument)
 {
 	static const struct {
@@ -192,15 +200,15 @@ void *fsx_control(void *argument)
 	};
 	struct fsx *f = argument;
 	struct random r = { f->seed ^ 0x5555 };
-	uint64_t end = now_ns() + f->seconds * 1000000000ull;
+	uint64_t begin = now_ns();
 
-	while (!f->over && now_ns() < end) {
+	while (!f->over && goes_on(f, begin)) {
 		size_t i = random_below(&r, sizeof(kinds) / sizeof(kinds[0]));
 		uint64_t until = f->operations + 50 + random_below(&r, 400);
 
 		if (strchr(f->actions, kinds[i].letter))
 			kinds[i].run(f);
-		while (!f->over && f->operations < until && now_ns() < end)
+		while (!f->over && f->operations < until && goes_on(f, begin))
 			usleep(2000);
 	}
 	f->over = true;
