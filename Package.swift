@@ -122,8 +122,11 @@ for name in [
     "ControlCLI",
 ] {
     guard let tested = package.targets.first(where: { $0.name == name }) else { fatalError("no target \(name)") }
+    // Servers within the test's process: who writes to them can be stopped at any instruction.
+    let beside: [Target.Dependency] = name == "AgentCore" ? ["DeviceServer"] : []
     package.targets.append(
-        .testTarget(name: name + "Tests", dependencies: tested.dependencies + [.byName(name: name), "TestSupport"]))
+        .testTarget(
+            name: name + "Tests", dependencies: tested.dependencies + beside + [.byName(name: name), "TestSupport"]))
 }
 // The whole product against real tools, through the built binary.
 package.targets.append(

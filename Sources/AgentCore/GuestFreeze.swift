@@ -4,10 +4,16 @@ internal import Synchronization
 
 /// What is to be frozen for a snapshot.
 struct FreezeList {
-    /// By the driver, which thaws by itself.
+    /// For disks that have to share one instant: the writes of whoever has them open are held, too.
+    let holdsWrites: Bool
+    /// Whether there is a file system to be frozen.
+    private(set) var hasMounts = false
+    /// By the driver, which lets go by itself.
     private(set) var devices: [DeviceIndex] = []
     /// By a guard process: what does not lie directly on a device of the driver.
     private(set) var mountpoints: [String] = []
+
+    init(holdsWrites: Bool) { self.holdsWrites = holdsWrites }
 
     var isEmpty: Bool { devices.isEmpty && mountpoints.isEmpty }
 
@@ -15,13 +21,14 @@ struct FreezeList {
     mutating func add(_ disk: AttachedDisk) throws(AgentError) -> Bool {
         guard let device = disk.device else { return false }
         let mounts = try DeviceTree.mounts(on: device.path)
-        guard !mounts.isEmpty else { return false }
-        if let index = disk.driverDevice, try !DeviceTree.isStackedOn(device.path) {
-            devices.append(index)
-        } else {
+        if !mounts.isEmpty { hasMounts = true }
+        let isStacked = try DeviceTree.isStackedOn(device.path)
+        if let index = disk.driverDevice, holdsWrites || (!mounts.isEmpty && !isStacked) { devices.append(index) }
+        // The driver freezes what lies directly on its device.
+        if disk.driverDevice == nil || isStacked {
             for mount in mounts where !mountpoints.contains(mount.mountPoint) { mountpoints.append(mount.mountPoint) }
         }
-        return true
+        return !mounts.isEmpty
     }
 }
 
@@ -54,7 +61,8 @@ final class GuestFreeze: Sendable {
         guard !list.devices.isEmpty else { return }
         do throws(DriverError) {
             let frozen = try FrozenDevices(
-                list.devices, deadlineMilliseconds: min(deadlineMilliseconds, Driver.deadlineMillisecondsMax))
+                list.devices, holdingWrites: list.holdsWrites,
+                deadlineMilliseconds: min(deadlineMilliseconds, Driver.deadlineMillisecondsMax))
             devices.withLock { $0 = frozen }
         } catch {
             let code: AgentError.Code =

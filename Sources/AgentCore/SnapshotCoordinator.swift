@@ -1,9 +1,8 @@
-internal import AgentAPI
 public import BlockIO
-internal import DiskImage
+internal import LinuxSystem
 
-/// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, switches
-/// all, thaws.
+/// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, holds the
+/// writes of all, whoever makes them, switches all, and lets go again.
 public struct SnapshotCoordinator: Sendable {
     public let attachments: DeviceAttachments
     public let hooks: HookRunner?
@@ -27,11 +26,15 @@ public struct SnapshotCoordinator: Sendable {
         _ disks: [String], freezeDeadlineMilliseconds: UInt64 = 10_000
     ) throws(AgentError) -> [SnapshotResult] {
         var owners: [any SnapshotOwner] = []
-        var frozen = FreezeList()
+        // One disk switches at one instant by itself.
+        let isGroup = disks.count > 1
+        var frozen = FreezeList(holdsWrites: isGroup)
         for disk in disks {
             if let attached = try attachments.attached(disk) {
                 let mounted = try frozen.add(attached)
-                owners.append(AttachedOwner(control: try attachments.control(disk), isMounted: mounted))
+                owners.append(
+                    AttachedOwner(
+                        control: try attachments.control(disk), backend: attached.backend, isMounted: mounted))
             } else {
                 owners.append(try DirectOwner(disk, in: fs))
             }
@@ -58,24 +61,32 @@ public struct SnapshotCoordinator: Sendable {
     private func switchAll(
         _ disks: [String], _ owners: [any SnapshotOwner], _ list: FreezeList, _ deadline: UInt64
     ) throws(AgentError) -> [SnapshotResult] {
+        // First: a freeze writes, which held writes would stop.
         let freeze = list.isEmpty ? nil : try GuestFreeze(list, deadlineMilliseconds: deadline)
         var committed: [(guid: String, switchNanoseconds: UInt64)] = []
         var failure: AgentError?
+        let start = SystemTime().monotonic()
         do throws(AgentError) {
+            // From the last of these on no disk changes, so what is switched one after the other is of one instant.
+            if list.holdsWrites { for owner in owners { try owner.hold(milliseconds: deadline) } }
             for owner in owners { committed.append(try owner.commit()) }
         } catch {
             failure = error
         }
+        if list.holdsWrites {
+            for owner in owners {
+                do throws(AgentError) { try owner.letGo() } catch {
+                    failure = failure ?? (error.code == .expired ? Self.heldTooLong(deadline) : error)
+                }
+            }
+        }
+        var held = list.holdsWrites ? SystemTime().monotonic() - start : 0
         var nanoseconds: UInt64 = 0
         do throws(AgentError) {
             if let thawed = try freeze?.thaw() {
-                nanoseconds = thawed.nanoseconds
-                if thawed.isExpired {
-                    throw AgentError(
-                        .expired,
-                        "the file systems thawed by themselves after \(deadline) ms, before all disks had switched: "
-                            + "allow a longer freeze")
-                }
+                if list.hasMounts { nanoseconds = thawed.nanoseconds }
+                if list.holdsWrites { held = max(held, thawed.nanoseconds) }
+                if thawed.isExpired { throw Self.heldTooLong(deadline) }
             }
         } catch {
             failure = failure ?? error
@@ -86,9 +97,15 @@ public struct SnapshotCoordinator: Sendable {
         return zip(disks, owners).enumerated().map { index, item in
             SnapshotResult(
                 disk: item.0, guid: committed[index].guid, freezeNanoseconds: nanoseconds,
-                switchNanoseconds: committed[index].switchNanoseconds,
+                switchNanoseconds: max(committed[index].switchNanoseconds, held),
                 consistent: item.1.isConsistentWhenFrozen)
         }
+    }
+
+    private static func heldTooLong(_ deadline: UInt64) -> AgentError {
+        AgentError(
+            .expired,
+            "the freeze ended by itself after \(deadline) ms, before all disks had switched: allow a longer freeze")
     }
 
     /// Merges what was switched back. - Returns: the failure, with what could not be undone.
@@ -113,77 +130,9 @@ public struct SnapshotResult: Codable, Hashable, Sendable {
     public var guid: String
     /// How long the file systems were frozen; 0 when none was mounted here.
     public var freezeNanoseconds: UInt64
-    /// How long the disk's writes stood still for the switch.
+    /// How long the disk's writes stood still: for its switch, or in a group for the switches of all.
     public var switchNanoseconds: UInt64
     /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is
     /// as after a power cut.
     public var consistent: Bool
-}
-
-/// Who can switch a disk to a new top. What was prepared and not committed goes when it is dropped.
-private protocol SnapshotOwner: AnyObject {
-    /// Whether nobody has unwritten data for the disk once the file systems that are mounted here are frozen.
-    var isConsistentWhenFrozen: Bool { get }
-    func prepare() throws(AgentError)
-    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64)
-    func delete(_ guid: String) throws(AgentError)
-}
-
-/// The server of an attached disk.
-private final class AttachedOwner: SnapshotOwner {
-    private let control: ControlClient
-    let isConsistentWhenFrozen: Bool
-
-    init(control: ControlClient, isMounted: Bool) {
-        self.control = control
-        isConsistentWhenFrozen = isMounted
-    }
-
-    func prepare() throws(AgentError) {
-        do throws(ControlError) { try control.perform(.prepareSnapshot) } catch { throw AgentError(error) }
-    }
-
-    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64) {
-        do throws(ControlError) { return try control.commitSnapshot() } catch { throw AgentError(error) }
-    }
-
-    func delete(_ guid: String) throws(AgentError) {
-        do throws(ControlError) { try control.perform(.deleteSnapshot(guid: guid)) } catch { throw AgentError(error) }
-    }
-}
-
-/// This process, for a disk that nobody has attached.
-private final class DirectOwner: SnapshotOwner {
-    private let disk: Disk
-    private var prepared: PreparedSnapshot?
-    let isConsistentWhenFrozen = true
-
-    init(_ path: String, in fs: any FileSystem) throws(AgentError) {
-        do throws(DiskError) { disk = try Disk.open(path, in: fs) } catch { throw AgentError(error) }
-    }
-
-    func prepare() throws(AgentError) {
-        do throws(DiskError) { prepared = try disk.prepareSnapshot() } catch { throw AgentError(error) }
-    }
-
-    func commit() throws(AgentError) -> (guid: String, switchNanoseconds: UInt64) {
-        guard let prepared else { throw AgentError(.invalid, "no snapshot is prepared") }
-        self.prepared = nil
-        do throws(DiskError) {
-            let committed = try disk.commitSnapshot(prepared)
-            return (committed.guid, committed.switchNanoseconds)
-        } catch {
-            throw AgentError(error)
-        }
-    }
-
-    func delete(_ guid: String) throws(AgentError) {
-        do throws(DiskError) { try disk.deleteSnapshot(guid) } catch { throw AgentError(error) }
-    }
-
-    // A disk that could not be closed properly is repaired when it is opened next.
-    deinit {
-        if let prepared { disk.abandonSnapshot(prepared) }
-        try? disk.close()
-    }
 }
