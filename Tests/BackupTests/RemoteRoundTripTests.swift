@@ -24,7 +24,7 @@ private struct Host {
 
     /// - Parameter command: with the agent's in place of `@`.
     func connect(_ command: String = "@") throws -> MessageChannel {
-        let agent = "\(Self.program ?? "") agent --stdio"
+        let agent = "'\(Self.program ?? "")' agent --stdio"
         var options = SSHOptions()
         options.configurationFile = server.configurationFile
         options.command = command.replacingOccurrences(of: "@", with: agent)
