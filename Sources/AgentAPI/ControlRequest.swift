@@ -33,8 +33,11 @@ public enum ControlRequest: Codable, Hashable, Sendable {
     /// While paused: the disk now belongs to another host. All later writes fail, reads too; never resumed.
     /// Answered by `.done` once nothing can be written any more.
     case release
-    /// Flush, mark clean, end the server. Answered by `.done` before the server ends.
+    /// Flush, mark clean, end the server. Answered by `.done` before the server ends; by `.failed` (code `busy`) while
+    /// somebody uses the disk, and then nothing has changed.
     case shutdown
+    /// The same, and NBD clients are cut off.
+    case shutdownForced
 }
 
 /// A run of the disk.
@@ -98,6 +101,8 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var isReleased: Bool = false
     /// The block device of a disk that the driver serves.
     public var device: String?
+    /// Who is connected over NBD. Of the engine only.
+    public var clients: [ClientStatus]?
     /// Writes wait for space on the host. Of the driver only.
     public var isOutOfSpace: Bool?
     /// Writes fail, after an error of the host. Of the driver only.
@@ -108,5 +113,16 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
         self.sizeBytes = sizeBytes
         self.clusterBytes = clusterBytes
         self.deltas = deltas
+    }
+}
+
+/// An NBD client.
+public struct ClientStatus: Codable, Hashable, Sendable {
+    /// Of the process that connected; -1 where nobody knows.
+    public var pid: Int32
+    public var name: String
+    public init(pid: Int32, name: String) {
+        self.pid = pid
+        self.name = name
     }
 }

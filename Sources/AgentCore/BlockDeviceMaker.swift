@@ -12,6 +12,8 @@ struct BlockDeviceMaker {
     private static let fuseStartMilliseconds: UInt64 = 30_000
     private static let fuseEndMilliseconds = 10_000
     private static let mountSeconds = 600
+    private static let glanceNanoseconds: UInt64 = 1_000_000_000
+    private static let glanceStepMilliseconds = 50
 
     private var files: LinuxFileSystem { LinuxFileSystem() }
 
@@ -29,7 +31,7 @@ struct BlockDeviceMaker {
             if let number = options.partition { device.partitionPath = try partition(number, of: device.path) }
             return device
         } catch {
-            try? remove(device, mountpoint: nil, serverIsDead: false)
+            try? remove(device, serverIsDead: false)
             throw error
         }
     }
@@ -170,8 +172,11 @@ struct BlockDeviceMaker {
     // MARK: undoing
 
     /// Unmounts whatever of the device is mounted, then removes it. What is gone already is no error.
-    /// - Parameter serverIsDead: nothing can be saved: what is still in use is detached, and sees I/O errors.
-    func remove(_ device: BlockDevice, mountpoint: String?, serverIsDead: Bool) throws(AgentError) {
+    /// - Parameters:
+    ///   - serverIsDead: nothing can be saved: what is still in use is detached, and sees I/O errors.
+    ///   - isForced: the same is done to a device that works.
+    /// - Throws: `.busy` when somebody has the device open, or mounted where this process can't unmount it.
+    func remove(_ device: BlockDevice, serverIsDead: Bool, isForced: Bool = false) throws(AgentError) {
         let fuse = try device.fuse?.handle()
         let isDead = serverIsDead || (device.way == .fuseLoop && fuse == nil)
         // Requests to a dead server fail at once only when its client is gone, too.
@@ -180,20 +185,56 @@ struct BlockDeviceMaker {
             try endFuse(fuse)
             return
         }
-        // The driver goes on without its owner: nothing is dead then.
-        try unmountAll(device, force: isDead && device.way != .ploop)
+        // The driver goes on without its owner: nothing is dead then. Its device goes when the disk is detached.
+        guard device.way != .ploop else {
+            try unmountAll(device, force: isForced)
+            return
+        }
+        let force = isDead || isForced
+        // Before anything is unmounted: who is refused has changed nothing.
+        if !force { try refuseUsers(of: device, exceptFollowers: true) }
+        try unmountAll(device, force: force)
+        if !force { try refuseUsers(of: device, exceptFollowers: false) }
         switch device.way {
-        // It goes when the disk is detached.
-        case .ploop: return
-        case .nbd: try runCommand("nbd-client", ["-d", device.path])
+        case .ploop, .nbd: try runCommand("nbd-client", ["-d", device.path])
         case .fuseLoop: try runCommand("losetup", ["--detach", device.path])
         }
+        // The kernel keeps a loop device that was opened meanwhile until it is closed.
+        if !force, device.way == .fuseLoop, try isOurs(device) { throw Self.isInUse(device, "open") }
         if let partition = device.partitionPath,
             try Self.attribute("/sys/class/block/\(Self.name(of: partition))/dev") == nil
         {
             try? files.remove(partition)
         }
         try endFuse(fuse)
+    }
+
+    /// - Parameter exceptFollowers: mounts of other namespaces that go with those of this one don't count.
+    private func refuseUsers(of device: BlockDevice, exceptFollowers: Bool) throws(AgentError) {
+        let numbers = try DeviceTree.numbers(Self.name(of: device.path))
+        let groups =
+            exceptFollowers ? Set(try DeviceTree.mounts(on: device.path, all: true).compactMap(\.peerGroup)) : []
+        // The kernel's NBD client of an older kind is a process that has the device open.
+        let client = try Self.attribute("/sys/block/\(Self.name(of: device.path))/pid").flatMap { Int32($0) }
+        let deadline = SystemTime().monotonic() + Self.glanceNanoseconds
+        while true {
+            let users = try withAgentError { () throws(SystemError) in try blockUsers(of: numbers, besides: groups) }
+                .filter { $0.process != client && $0.name != "nbd-client" }
+            guard let first = users.first else { break }
+            // udev and its like open a device for a moment only.
+            guard SystemTime().monotonic() < deadline else { throw Self.isInUse(device, "\(first)") }
+            var none: [PollEntry] = []
+            try withAgentError { () throws(SystemError) in
+                _ = try pollDescriptors(&none, deadlineMilliseconds: Self.glanceStepMilliseconds)
+            }
+        }
+        guard !exceptFollowers else { return }
+        let isHeld = try withAgentError { () throws(SystemError) in try isClaimed(device.path) }
+        if isHeld { throw Self.isInUse(device, "mounted, or held by another block device") }
+    }
+
+    private static func isInUse(_ device: BlockDevice, _ how: String) -> AgentError {
+        AgentError(.busy, "\(device.path) is \(how): end that first, or detach with --force, which takes it away")
     }
 
     private func unmountAll(_ device: BlockDevice, force: Bool) throws(AgentError) {
@@ -274,7 +315,7 @@ enum DeviceTree {
     }
 
     /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md).
-    private static func numbers(_ name: String) throws(AgentError) -> Set<String> {
+    static func numbers(_ name: String) throws(AgentError) -> Set<String> {
         var numbers: Set<String> = []
         var names = [name]
         var visited: Set<String> = []

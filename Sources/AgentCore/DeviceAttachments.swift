@@ -195,7 +195,9 @@ public struct DeviceAttachments: Sendable {
     // MARK: detaching
 
     /// Unmounts, flushes, closes the disk and ends its server. Also clears up after a server that died.
-    public func detach(_ disk: String) throws(AgentError) {
+    /// - Parameter isForced: whoever uses the disk is cut off: NBD clients, and what has its device open or mounted.
+    /// - Throws: `.busy` when somebody uses it; then it is as it was, but for what could be unmounted.
+    public func detach(_ disk: String, isForced: Bool = false) throws(AgentError) {
         let entry = entry(for: disk)
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
@@ -204,17 +206,16 @@ public struct DeviceAttachments: Sendable {
             try clearUp(entry, record)
             return
         }
-        try removeDevice(record, entry)
+        try removeDevice(record, entry, isForced: isForced)
         var closing: AgentError?
         do throws(ControlError) {
-            try ControlClient.connect(record.controlSocket).perform(.shutdown)
+            try ControlClient.connect(record.controlSocket).perform(isForced ? .shutdownForced : .shutdown)
         } catch {
             closing = AgentError(error)
         }
-        // The driver lets nobody's device go: it is as it was.
-        if let closing, closing.code == .busy, record.backend == .kernel { throw closing }
+        // It is as it was.
+        if let closing, closing.code == .busy, !isForced || record.backend == .kernel { throw closing }
         try withAgentError { () throws(SystemError) in
-            // A server that has closed the disk may still wait for idle NBD clients.
             if closing == nil, try server.waitForEnd(deadlineMilliseconds: Self.exitMilliseconds) { return }
             try server.stop(graceMilliseconds: closing == nil ? Self.exitMilliseconds : Self.closeMilliseconds)
         }
@@ -239,7 +240,7 @@ public struct DeviceAttachments: Sendable {
     /// Undoes what a dead server left: mounts and devices on it, its files.
     private func clearUp(_ entry: RunEntry, _ record: AttachedDisk) throws(AgentError) {
         if let device = record.device {
-            try BlockDeviceMaker(entry: entry).remove(device, mountpoint: record.mountpoint, serverIsDead: true)
+            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true)
         }
         if let index = record.driverDevice, try isDeviceLeft(record) {
             do throws(DriverError) { try Driver().detach(index, force: true) } catch {
@@ -319,8 +320,7 @@ public struct DeviceAttachments: Sendable {
             try entry.store(record)
             return record
         } catch {
-            if !hadDevice, let device = record.device {
-                try? maker.remove(device, mountpoint: target, serverIsDead: false)
+            if !hadDevice, let device = record.device, (try? maker.remove(device, serverIsDead: false)) != nil {
                 record.device = nil
                 record.mountpoint = nil
                 try? entry.store(record)
@@ -350,13 +350,13 @@ public struct DeviceAttachments: Sendable {
         guard let record = if let owned { owned } else { try entry.load() }, record.device != nil else {
             throw AgentError(.notAttached, "\(disk) is not mounted, and has no block device")
         }
-        try removeDevice(record, entry)
+        try removeDevice(record, entry, isForced: false)
     }
 
-    private func removeDevice(_ record: AttachedDisk, _ entry: RunEntry) throws(AgentError) {
+    private func removeDevice(_ record: AttachedDisk, _ entry: RunEntry, isForced: Bool) throws(AgentError) {
         guard let device = record.device else { return }
         let isDead = try record.server.handle() == nil
-        try BlockDeviceMaker(entry: entry).remove(device, mountpoint: record.mountpoint, serverIsDead: isDead)
+        try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
         var record = record
         if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
         record.mountpoint = nil

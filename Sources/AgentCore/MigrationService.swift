@@ -63,7 +63,7 @@ public struct MigrationService: Sendable {
         let attachments = self.attachments
         let source = try LiveSource(attached, control: control) { () throws(AgentError) in
             guest.forget()
-            do throws(AgentError) { try attachments.detach(folder) } catch {
+            do throws(AgentError) { try attachments.detach(folder, isForced: true) } catch {
                 // A disk that was released is not closed like others: it is enough that nobody serves it any more.
                 guard try attachments.attached(folder) == nil else { throw error }
             }
@@ -82,7 +82,7 @@ public struct MigrationService: Sendable {
             folder: folder, fs: fs, reach: { name throws(MigrationError) in try reach(name) },
             retire: { () throws(MigrationError) in
                 try agent { () throws(AgentError) in
-                    if try attachments.attached(folder) != nil { try attachments.detach(folder) }
+                    if try attachments.attached(folder) != nil { try attachments.detach(folder, isForced: true) }
                 }
             })
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -15,7 +16,10 @@
 int32_t godwit_plugin_configure(const char *key, const char *value);
 int32_t godwit_plugin_check_configuration(void);
 int32_t godwit_plugin_start(void);
-void godwit_plugin_stop(void);
+int32_t godwit_plugin_stop(void);
+// A client has come, whose process is given or -1: a number for its connection, not 0. And one has gone.
+uint64_t godwit_plugin_connected(int32_t process);
+void godwit_plugin_disconnected(uint64_t client);
 int32_t godwit_plugin_is_read_only(void);
 int64_t godwit_plugin_size(void);
 int32_t godwit_plugin_read(void *buffer, uint64_t count, uint64_t offset);
@@ -34,7 +38,7 @@ int32_t cnbdkit_add_extent(struct cnbdkit_extents *extents, uint64_t offset, uin
 }
 
 void cnbdkit_error(const char *message) { nbdkit_error("%s", message); }
-void cnbdkit_shutdown(void) { nbdkit_shutdown(); }
+void cnbdkit_end(void) { _exit(0); }
 void cnbdkit_outlive_parent(void) { prctl(PR_SET_PDEATHSIG, 0); }
 
 // 0, or -1 with nbdkit told which errno the client gets.
@@ -66,13 +70,23 @@ static int plugin_config_complete(void) { return answer(godwit_plugin_check_conf
 
 // Threads and rings do not survive a fork, so the disk is opened behind it.
 static int plugin_after_fork(void) { return answer(godwit_plugin_start()); }
-static void plugin_cleanup(void) { godwit_plugin_stop(); }
+
+static void plugin_cleanup(void)
+{
+	// nbdkit itself would end with 0.
+	if (godwit_plugin_stop())
+		_exit(1);
+}
 
 static void *plugin_open(int readonly)
 {
+	int64_t process = nbdkit_peer_pid();
+
 	(void)readonly;
-	return NBDKIT_HANDLE_NOT_NEEDED;
+	return (void *)(uintptr_t)godwit_plugin_connected(process > 0 && process <= INT32_MAX ? (int32_t)process : -1);
 }
+
+static void plugin_close(void *handle) { godwit_plugin_disconnected((uint64_t)(uintptr_t)handle); }
 
 static int64_t plugin_get_size(void *handle)
 {
@@ -174,6 +188,7 @@ static struct nbdkit_plugin plugin = {
 	.after_fork = plugin_after_fork,
 	.cleanup = plugin_cleanup,
 	.open = plugin_open,
+	.close = plugin_close,
 	.get_size = plugin_get_size,
 	.block_size = plugin_block_size,
 	.can_write = plugin_can_write,

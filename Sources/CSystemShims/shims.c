@@ -117,6 +117,17 @@ int32_t shim_stat(const char *path, struct shim_stat *result)
 	return fill_stat(stat(path, &st), &st, result);
 }
 
+int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor)
+{
+	struct statx st;
+
+	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+		return -errno;
+	*major = st.stx_rdev_major;
+	*minor = st.stx_rdev_minor;
+	return S_ISBLK(st.stx_mode);
+}
+
 int32_t shim_rename(const char *from, const char *to) { RESULT(rename(from, to)); }
 int32_t shim_rename_exclusive(const char *from, const char *to) { RESULT(renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE)); }
 int32_t shim_unlink(const char *path) { RESULT(unlink(path)); }

@@ -7,11 +7,12 @@ struct DiskDetach: ParsableCommand {
         discussion: "Also clears up after a server that died.")
 
     @Argument(help: .image) var disk: String
+    @Flag(help: "Cut off whoever uses it: NBD clients, and what has its device open or mounted.") var force = false
     @OptionGroup var common: CommonOptions
 
     func run() throws {
         let disk = try DiskArgument(disk, common.configuration())
-        try DeviceAttachments().detach(disk.path)
+        try DeviceAttachments().detach(disk.path, isForced: force)
         try Report(common).result(DoneReport(disk: disk.path), ["\(disk.path) is detached"])
     }
 }

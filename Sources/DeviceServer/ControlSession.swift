@@ -106,11 +106,15 @@ final class ControlSession {
             try whileOpen { () throws(ControlError) in
                 try owner.pause.release(holder: identifier) { () throws(DiskError) in try owner.disk.release() }
             }
-        case .shutdown:
-            do throws(DiskError) { try owner.closeDisk() } catch { throw ControlError(error) }
-            isShutDown = true
+        case .shutdown: try shutDown(isForced: false)
+        case .shutdownForced: try shutDown(isForced: true)
         }
         return .done
+    }
+
+    private func shutDown(isForced: Bool) throws(ControlError) {
+        do throws(DiskError) { try owner.closeDisk(isForced: isForced) } catch { throw ControlError(error) }
+        isShutDown = true
     }
 
     /// Runs `body` unless the disk is closed or belongs to another host.

@@ -31,7 +31,8 @@ protocol ControlledDisk: AnyObject, Sendable {
     func release() throws(DiskError)
 
     /// Does what can be refused before the disk is closed; it stays open when this throws.
-    func prepareToClose() throws(DiskError)
+    /// - Parameter isForced: whoever uses it loses it, where that is possible.
+    func prepareToClose(isForced: Bool) throws(DiskError)
     /// Closes the disk and drops its lock. Nothing may follow.
     func close() throws(DiskError)
 }

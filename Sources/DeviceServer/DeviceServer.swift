@@ -25,11 +25,13 @@ public struct DeviceConfiguration: Hashable, Sendable {
 /// them covers what was written on all.
 public final class DeviceServer: Sendable {
     private let disk: Disk
+    private let clients: NBDClients
     private let configuration: DeviceConfiguration
     private let owner: DiskOwner
 
-    private init(disk: Disk, configuration: DeviceConfiguration, owner: DiskOwner) {
-        self.disk = disk
+    private init(_ engine: EngineDisk, configuration: DeviceConfiguration, owner: DiskOwner) {
+        disk = engine.disk
+        clients = engine.clients
         self.configuration = configuration
         self.owner = owner
     }
@@ -48,11 +50,11 @@ public final class DeviceServer: Sendable {
     static func start(
         _ disk: Disk, _ configuration: DeviceConfiguration, onShutdown: @escaping @Sendable () -> Void = {}
     ) throws(DiskError) -> DeviceServer {
+        let engine = EngineDisk(disk, path: configuration.disk)
         do throws(SystemError) {
             let owner = try DiskOwner.start(
-                EngineDisk(disk, path: configuration.disk), controlSocket: configuration.controlSocket,
-                onShutdown: onShutdown)
-            return DeviceServer(disk: disk, configuration: configuration, owner: owner)
+                engine, controlSocket: configuration.controlSocket, onShutdown: onShutdown)
+            return DeviceServer(engine, configuration: configuration, owner: owner)
         } catch {
             throw DiskError(error, path: configuration.controlSocket ?? configuration.disk)
         }
@@ -60,6 +62,14 @@ public final class DeviceServer: Sendable {
 
     /// Flushes and closes the disk, and ends all control connections. Later requests fail with ESHUTDOWN.
     public func stop() throws(DiskError) { try owner.stop() }
+
+    // MARK: who is connected
+
+    /// A client has connected: from now on the disk is not closed without force.
+    /// - Parameter process: the client's; -1 where nobody knows.
+    /// - Returns: what ``disconnected(_:)`` is to be told.
+    public func connected(_ process: Int32) -> UInt64 { clients.connected(process) }
+    public func disconnected(_ client: UInt64) { clients.disconnected(client) }
 
     // MARK: what the block device asks
 

@@ -10,6 +10,9 @@ final class DiskOwner: Sendable {
     let gate: RequestGate
     private let listener = Mutex<ControlListener?>(nil)
     private let onShutdown: @Sendable () -> Void
+    /// How closing the disk went. Held while it is closed, so that nobody takes a close that has begun for one that is
+    /// done.
+    private let closing = Mutex<Result<Void, DiskError>?>(nil)
 
     private init(_ disk: any ControlledDisk, gate: RequestGate, onShutdown: @escaping @Sendable () -> Void) {
         self.disk = disk
@@ -49,19 +52,34 @@ final class DiskOwner: Sendable {
             return listener
         }
         listener?.stop()
-        try closeDisk()
+        try closeDisk(isForced: true)
     }
 
-    /// The same for a `.shutdown` request, whose own connection lives on until it is answered.
+    /// The same for a request to shut down, whose own connection lives on until it is answered. Who asks again is told
+    /// how the first time went.
     /// - Throws: `.busy` when somebody uses the device; then nothing has changed.
-    func closeDisk() throws(DiskError) {
-        guard !gate.isClosed else { return }
-        try disk.prepareToClose()
-        guard gate.shut() else { return }
+    func closeDisk(isForced: Bool) throws(DiskError) {
+        let result = closing.withLock { outcome -> Result<Void, DiskError> in
+            if let outcome { return outcome }
+            do throws(DiskError) { try disk.prepareToClose(isForced: isForced) } catch { return .failure(error) }
+            let made = closeInTurn()
+            outcome = made
+            return made
+        }
+        try result.get()
+    }
+
+    private func closeInTurn() -> Result<Void, DiskError> {
+        guard gate.shut() else { return .success(()) }
         // Writes that are held back have to go on, or fail, before the last request can leave.
         pause.close()
         gate.awaitEmpty()
-        try disk.close()
+        do throws(DiskError) {
+            try disk.close()
+            return .success(())
+        } catch {
+            return .failure(error)
+        }
     }
 
     func finishShutdown() { onShutdown() }

@@ -6,6 +6,7 @@ internal import LinuxSystem
 /// A disk that the engine in this process serves.
 final class EngineDisk: ControlledDisk {
     let disk: Disk
+    let clients = NBDClients()
     private let path: String
 
     init(_ disk: Disk, path: String) {
@@ -27,6 +28,7 @@ final class EngineDisk: ControlledDisk {
         status.discardedBytes = counters.discardedBytes
         status.allocatedClusters = counters.allocatedClusters
         status.repairedOnOpen = disk.repairedOnOpen
+        status.clients = clients.all
         return status
     }
 
@@ -78,6 +80,8 @@ final class EngineDisk: ControlledDisk {
     func holdWrites(milliseconds: UInt64) throws(DiskError) { try disk.pauseWrites() }
     func letWritesGo() { disk.resumeWrites() }
     func release() throws(DiskError) { disk.release() }
-    func prepareToClose() throws(DiskError) {}
+    func prepareToClose(isForced: Bool) throws(DiskError) {
+        if !isForced { try clients.refuseWhileConnected(path) }
+    }
     func close() throws(DiskError) { try disk.close() }
 }

@@ -76,7 +76,8 @@ final class KernelDisk: ControlledDisk {
     private static let jobEndNanoseconds: UInt64 = 60_000_000_000
 
     /// Stops what is under way, and the device.
-    func prepareToClose() throws(DiskError) {
+    /// The driver takes its device from nobody who has it open, forced or not.
+    func prepareToClose(isForced: Bool) throws(DiskError) {
         let isFirst = state.change { state in
             defer { state.isClosing = true }
             return !state.isClosing

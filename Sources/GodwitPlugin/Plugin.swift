@@ -33,7 +33,7 @@ private final class Plugin: Sendable {
         settings.withLock { $0.report = StartReport() }
         do throws(DiskError) {
             _ = running.storeIfNil(
-                try DeviceServer.start(parameters.configuration, onShutdown: { cnbdkit_shutdown() }))
+                try DeviceServer.start(parameters.configuration, onShutdown: { cnbdkit_end() }))
         } catch {
             report.failed(error)
             throw error
@@ -85,9 +85,24 @@ func start() -> CInt {
 }
 
 @_cdecl("godwit_plugin_stop")
-func stop() {
-    do throws(DiskError) { try plugin.server?.stop() } catch { unsafe cnbdkit_error(error.message) }
+func stop() -> CInt {
+    do throws(DiskError) {
+        try plugin.server?.stop()
+        return 0
+    } catch {
+        unsafe cnbdkit_error(error.message)
+        return DeviceFault(error).number
+    }
 }
+
+@_cdecl("godwit_plugin_connected")
+func connected(_ process: CInt) -> UInt64 {
+    // Counted from 1: the handle that nbdkit keeps must not be NULL.
+    plugin.server?.connected(process) ?? .max
+}
+
+@_cdecl("godwit_plugin_disconnected")
+func disconnected(_ client: UInt64) { plugin.server?.disconnected(client) }
 
 @_cdecl("godwit_plugin_is_read_only")
 func isReadOnly() -> CInt { plugin.server?.isReadOnly == false ? 0 : 1 }

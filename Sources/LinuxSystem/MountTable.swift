@@ -13,6 +13,10 @@ public struct Mount: Hashable, Sendable {
     /// What was mounted: mostly the path of a block device.
     public var source: String
     public var isReadOnly: Bool
+    /// The mounts that share what is mounted and unmounted below them; `nil`: it is private.
+    public var peerGroup: Int?
+    /// The group that this mount follows.
+    public var masterGroup: Int?
 }
 
 /// What is mounted in this process's mount namespace, in the order in which it was mounted.
@@ -50,7 +54,12 @@ public struct MountTable: Hashable, Sendable {
         return Mount(
             identifier: identifier, device: String(fields[2]), root: unescaped(fields[3]),
             mountPoint: unescaped(fields[4]),
-            type: unescaped(fields[dash + 1]), source: unescaped(fields[dash + 2]), isReadOnly: options.contains("ro"))
+            type: unescaped(fields[dash + 1]), source: unescaped(fields[dash + 2]), isReadOnly: options.contains("ro"),
+            peerGroup: group("shared:", in: fields[6..<dash]), masterGroup: group("master:", in: fields[6..<dash]))
+    }
+
+    private static func group(_ tag: String, in fields: ArraySlice<Substring>) -> Int? {
+        fields.first { $0.hasPrefix(tag) }.flatMap { Int($0.dropFirst(tag.count)) }
     }
 
     /// Undoes the kernel's `\040` for bytes that would end a field.

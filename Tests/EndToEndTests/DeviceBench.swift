@@ -106,7 +106,7 @@ final class DeviceBench: Sendable {
     }
 
     deinit {
-        _ = try? run(["disk", "detach", disk])
+        _ = try? run(["disk", "detach", disk, "--force"])
         // Where detach could not help: what still uses our folder, by what the kernel says of it.
         for mount in ((try? MountTable.current().mounts) ?? []).reversed() where mount.mountPoint.hasPrefix(path + "/")
         {

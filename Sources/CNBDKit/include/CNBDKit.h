@@ -17,8 +17,8 @@ int32_t cnbdkit_add_extent(struct cnbdkit_extents *extents, uint64_t offset, uin
 // A message for the operator, to where nbdkit logs.
 void cnbdkit_error(const char *message);
 
-// Asks nbdkit to end: no new connections, then the plugin's cleanup, then exit.
-void cnbdkit_shutdown(void);
+// Ends the process at once, once the disk is closed: nbdkit's own way waits for clients that are connected, be they idle.
+void cnbdkit_end(void);
 
 // From here on the end of who started nbdkit does not end it. Some versions ask the kernel for that on their own, even
 // without --exit-with-parent.

@@ -50,6 +50,8 @@ int64_t shim_seek_data(int32_t fd, uint64_t offset);
 int64_t shim_seek_hole(int32_t fd, uint64_t offset);
 int32_t shim_fstat(int32_t fd, struct shim_stat *result);
 int32_t shim_stat(const char *path, struct shim_stat *result);
+// The number of a block device: 1; 0 = the path leads to something else. Asks no server of a network file system.
+int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor);
 int32_t shim_rename(const char *from, const char *to);
 int32_t shim_rename_exclusive(const char *from, const char *to);
 int32_t shim_unlink(const char *path);
