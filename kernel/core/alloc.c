@@ -6,6 +6,11 @@
  * whole clusters that read as zeros: so a small first write is a small
  * transfer, and the file's size changes seldom.  All of it is given back when
  * the delta is closed.
+ *
+ * Who gets a cluster gets it without a record of earlier, partial writes (partial.c): a
+ * record belongs to one use of a cluster.  The places where a use begins, or
+ * the cluster stops to be one, are here: ploop_alloc(), ploop_alloc_at(), ploop_alloc_cut()
+ * and ploop_alloc_table().
  */
 #include "core.h"
 
@@ -63,34 +68,32 @@ out:
 	return ret;
 }
 
-/**
- * ploop_alloc() - get a cluster of the file
- * @delta: writable
- * @iblock: out
- * @zero: out: all of it reads as zeros; else nobody knows
- *
- * Context: Process context; sleeps.
- * Return: 0, -ENOSPC (the host), -E2BIG (the device's limit), -EFBIG (the
- * format's), or what the host said.
- */
-int ploop_alloc(struct ploop_delta *delta, u32 *iblock, bool *zero)
+/* A freed cluster, if there is one. */
+static bool alloc_freed(struct ploop_delta *delta, u32 *iblock, bool *zero)
+{
+	u32 shift = delta->geo.cluster_shift;
+
+	spin_lock(&delta->alloc_lock);
+	if (delta->nr_free == 0) {
+		spin_unlock(&delta->alloc_lock);
+		return false;
+	}
+	*iblock = delta->free[--delta->nr_free];
+	*zero = delta->can_reserve;
+	spin_unlock(&delta->alloc_lock);
+	if (*zero && delta->file->io->reserve(delta->file, (u64)*iblock << shift,
+					      1ull << shift, PLOOP_RESERVE_ZERO))
+		*zero = false;
+	return true;
+}
+
+static int alloc_end(struct ploop_delta *delta, u32 *iblock, bool *zero)
 {
 	u32 shift = delta->geo.cluster_shift;
 	u64 limit = READ_ONCE(delta->dev->max_delta_bytes);
 	int ret = 0;
 
 	spin_lock(&delta->alloc_lock);
-	if (delta->nr_free > 0) {
-		*iblock = delta->free[--delta->nr_free];
-		*zero = delta->can_reserve;
-		spin_unlock(&delta->alloc_lock);
-		if (*zero && delta->file->io->reserve(delta->file, (u64)*iblock << shift,
-						      1ull << shift, PLOOP_RESERVE_ZERO))
-			*zero = false;
-		/* All of it will be reserved, or written. */
-		ploop_partial_drop(delta, *iblock);
-		return 0;
-	}
 	for (;;) {
 		if (delta->next > delta->fmt->iblock_max(&delta->geo))
 			ret = -EFBIG;
@@ -111,6 +114,44 @@ int ploop_alloc(struct ploop_delta *delta, u32 *iblock, bool *zero)
 }
 
 /**
+ * ploop_alloc() - get a cluster of the file
+ * @delta: writable
+ * @iblock: out; without a record
+ * @zero: out: all of it reads as zeros; else nobody knows
+ *
+ * Context: Process context; sleeps.
+ * Return: 0, -ENOSPC (the host), -E2BIG (the device's limit), -EFBIG (the
+ * format's), -EROFS, or what the host said.
+ */
+int ploop_alloc(struct ploop_delta *delta, u32 *iblock, bool *zero)
+{
+	int ret;
+
+	/* Each merge of a level below the top opens its file for writing first. */
+	if (WARN_ON_ONCE(!delta->file->writable))
+		return -EROFS;
+	if (!alloc_freed(delta, iblock, zero)) {
+		ret = alloc_end(delta, iblock, zero);
+		if (ret)
+			return ret;
+	}
+	ploop_partial_drop(delta, *iblock);
+	return 0;
+}
+
+/**
+ * ploop_alloc_at() - get one particular cluster
+ * @delta: writable
+ * @iblock: of no use to anybody; all of it is about to be written
+ *
+ * Context: Process context.
+ */
+void ploop_alloc_at(struct ploop_delta *delta, u32 iblock)
+{
+	ploop_partial_drop(delta, iblock);
+}
+
+/**
  * ploop_alloc_free() - a cluster may be used again
  * @delta: writable
  * @iblock: nothing on disk and no request under way names it
@@ -125,6 +166,43 @@ void ploop_alloc_free(struct ploop_delta *delta, u32 iblock)
 	if (delta->free && delta->nr_free < PLOOP_FREE_MAX && iblock >= delta->floor)
 		delta->free[delta->nr_free++] = iblock;
 	spin_unlock(&delta->alloc_lock);
+}
+
+/**
+ * ploop_alloc_cut() - shorten the file; its clusters from @end on are nobody's
+ * @delta: writable; the device is quiesced, no freed cluster is listed
+ * @end: no more than delta->next
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno; then the clusters stay, out of use until one of the next cuts.
+ */
+int ploop_alloc_cut(struct ploop_delta *delta, u64 end)
+{
+	int ret = delta->file->io->truncate(delta->file, end << delta->geo.cluster_shift);
+
+	spin_lock(&delta->alloc_lock);
+	/* Also after a failure: how much of the reserve is left is not known. */
+	if (ret == 0)
+		delta->next = end;
+	delta->reserved_end = delta->next;
+	delta->file_clusters = delta->next;
+	spin_unlock(&delta->alloc_lock);
+	if (ret == 0)
+		ploop_partial_drop_range(delta, end, U32_MAX);
+	return ret;
+}
+
+/**
+ * ploop_alloc_table() - the clusters below @first are table now
+ * @delta: writable; the device is quiesced, nothing uses these clusters
+ * @first: as the new header says
+ *
+ * Context: Process context.
+ */
+void ploop_alloc_table(struct ploop_delta *delta, u32 first)
+{
+	if (first > 0)
+		ploop_partial_drop_range(delta, 0, first - 1);
 }
 
 /**

@@ -106,8 +106,14 @@ static int compact_flush(struct ploop_device *dev, struct compact *compact)
 		struct ploop_move *move = &batch->moves[i];
 
 		compact->hole = find_next_zero_bit(compact->used, compact->nbits, compact->hole);
+		/* As many holes as clusters behind the end, or the table changed behind us. */
+		if (compact->hole >= compact->nbits) {
+			ret = -EUCLEAN;
+			break;
+		}
 		move->old = slot_iblock(move->place);
 		move->target = compact->hole++;
+		ploop_alloc_at(compact->delta, move->target);
 	}
 	if (ret == 0)
 		ret = ploop_relocate(batch, compact->delta);
@@ -156,12 +162,8 @@ static int compact_cut(struct ploop_device *dev, struct compact *compact)
 		end = max(end, last + 1);
 	ploop_quiesce(dev);
 	mutex_lock(&dev->commit_lock);
-	if (delta->next == compact->next) {
-		spin_lock(&delta->alloc_lock);
-		delta->next = end;
-		spin_unlock(&delta->alloc_lock);
-		ret = ploop_alloc_close(delta);
-	}
+	if (delta->next == compact->next)
+		ret = ploop_alloc_cut(delta, end);
 	mutex_unlock(&dev->commit_lock);
 	ploop_resume(dev);
 	return ret;

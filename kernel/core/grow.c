@@ -119,9 +119,6 @@ static int grow_flush(struct ploop_device *dev, struct ploop_grow *grow)
 	}
 	if (ret == 0)
 		ret = ploop_relocate(batch, grow->delta);
-	/* The old places become table, which is written in whole. */
-	for (i = 0; i < batch->count && ret == 0; i++)
-		ploop_partial_drop(grow->delta, batch->moves[i].old);
 	ploop_move_release(batch);
 	return ret;
 }
@@ -259,6 +256,7 @@ int ploop_grow_header(struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
 
+	ploop_alloc_table(delta, grow->geo.first_iblock);
 	mutex_lock(&delta->dev->bat_lock);
 	grow->geo.in_use = delta->geo.in_use;
 	grow->geo.flags = delta->geo.flags;

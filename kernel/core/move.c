@@ -75,8 +75,9 @@ void ploop_move_release(struct ploop_batch *batch)
 
 /**
  * ploop_relocate() - move clusters of one file within it
- * @batch: drained; each move->old is where @delta has it, move->target is where to.  All
- *         changes of the table for them are committed
+ * @batch: drained; each move->old is where @delta has it, move->target is where to, of
+ *         ploop_alloc() or ploop_alloc_at().  All changes of the table for them are
+ *         committed
  * @delta: writable
  *
  * Where a higher level hides the cluster, its slot stays as it is.  The old clusters
@@ -96,8 +97,6 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 
 		ret = ploop_copy(delta, move->old, delta, move->target, 0,
 				 ploop_cluster_bytes(dev));
-		/* Of who had the place before. */
-		ploop_partial_drop(delta, move->target);
 		ploop_track_file(delta, (u64)move->target << dev->cluster_shift,
 				 ploop_cluster_bytes(dev));
 	}

@@ -7,6 +7,10 @@
  * so the blocks that were written are recorded while the delta is writable,
  * and the others are filled with zeros before it is closed.  After a crash the
  * record is gone; the repair that such an image needs anyway does it then.
+ *
+ * A record that outlived its cluster's use would have zeros written over whatever is
+ * there now.  So alloc.c drops it where the next use begins; a cluster that
+ * was freed keeps its record until then, as it may be in the file when that is closed.
  */
 #include "core.h"
 
@@ -28,7 +32,7 @@ static size_t partial_size(const struct ploop_delta *delta)
 /**
  * ploop_partial_add() - a reserved cluster is about to be written in part
  * @delta: writable
- * @iblock: not in use before
+ * @iblock: from ploop_alloc()
  *
  * Context: Process context; sleeps.
  * Return: false if there is no room for the record: write the whole cluster.
@@ -37,6 +41,7 @@ bool ploop_partial_add(struct ploop_delta *delta, u32 iblock)
 {
 	size_t size = partial_size(delta);
 	struct ploop_partial *partial;
+	int ret;
 
 	if (READ_ONCE(delta->partial_bytes) + size > PLOOP_PARTIAL_BYTES_MAX)
 		return false;
@@ -44,8 +49,12 @@ bool ploop_partial_add(struct ploop_delta *delta, u32 iblock)
 	if (!partial)
 		return false;
 	partial->left = partial_blocks(delta);
-	if (xa_err(xa_store(&delta->partial, iblock, partial, GFP_NOIO))) {
+	ret = xa_insert(&delta->partial, iblock, partial, GFP_NOIO);
+	if (ret) {
 		kfree(partial);
+		/* Of an earlier use: it knows nothing of this one. */
+		if (WARN_ON_ONCE(ret == -EBUSY))
+			ploop_partial_drop(delta, iblock);
 		return false;
 	}
 	spin_lock(&delta->alloc_lock);
@@ -127,6 +136,23 @@ void ploop_partial_drop(struct ploop_delta *delta, u32 iblock)
 	partial_remove(delta, iblock);
 }
 
+/**
+ * ploop_partial_drop_range() - the same for many
+ * @delta: which
+ * @first: cluster of the file
+ * @last: the last one
+ *
+ * Context: Process context; nobody writes the clusters.
+ */
+void ploop_partial_drop_range(struct ploop_delta *delta, u32 first, u32 last)
+{
+	struct ploop_partial *partial;
+	unsigned long iblock;
+
+	xa_for_each_range(&delta->partial, iblock, partial, first, last)
+		partial_remove(delta, iblock);
+}
+
 static int partial_fill_one(struct ploop_delta *delta, u32 iblock, struct ploop_partial *partial)
 {
 	u32 blocks = partial_blocks(delta), shift = delta->geo.cluster_shift;
@@ -180,9 +206,5 @@ int ploop_partial_fill(struct ploop_delta *delta)
  */
 void ploop_partial_forget(struct ploop_delta *delta)
 {
-	struct ploop_partial *partial;
-	unsigned long iblock;
-
-	xa_for_each(&delta->partial, iblock, partial)
-		partial_remove(delta, iblock);
+	ploop_partial_drop_range(delta, 0, U32_MAX);
 }
