@@ -52,7 +52,7 @@ static inline struct gendisk *ploop_alloc_disk(struct blk_mq_tag_set *set, void 
 #endif
 }
 
-static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_limits_in *in)
+static inline int ploop_set_limits(struct gendisk *disk, const struct ploop_limits_in *in)
 {
 #ifdef PLOOP_KERNEL_6_9
 	struct queue_limits lim = queue_limits_start_update(disk->queue);
@@ -70,8 +70,7 @@ static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_lim
 	lim.max_user_discard_sectors = UINT_MAX;
 	lim.max_discard_segments = 1;
 	lim.discard_granularity = in->cluster_bytes;
-	if (queue_limits_commit_update(disk->queue, &lim))
-		pr_warn("ploop: the limits of %s were refused\n", disk->disk_name);
+	return queue_limits_commit_update(disk->queue, &lim);
 #else
 	struct request_queue *q = disk->queue;
 
@@ -85,6 +84,18 @@ static inline void ploop_set_limits(struct gendisk *disk, const struct ploop_lim
 	blk_queue_max_segment_size(q, UINT_MAX);
 	blk_queue_max_discard_sectors(q, in->discard_bytes >> SECTOR_SHIFT);
 	q->limits.discard_granularity = in->cluster_bytes;
+	return 0;
+#endif
+}
+
+/* Wait until every request that was made is over. */
+static inline void ploop_disk_drain(struct gendisk *disk)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+	blk_mq_unfreeze_queue(disk->queue, blk_mq_freeze_queue(disk->queue));
+#else
+	blk_mq_freeze_queue(disk->queue);
+	blk_mq_unfreeze_queue(disk->queue);
 #endif
 }
 

@@ -17,7 +17,13 @@ struct ploop_bat_page {
 	struct page *page;
 };
 
-static u32 bat_pages(const struct ploop_delta *delta)
+/**
+ * ploop_bat_pages() - how long the table is
+ * @delta: which
+ *
+ * Return: in pages; the first begins with the header.
+ */
+u32 ploop_bat_pages(const struct ploop_delta *delta)
 {
 	return ((u64)delta->geo.clusters + PLOOP_HEADER_SLOTS + PLOOP_PAGE_SLOTS - 1) /
 		PLOOP_PAGE_SLOTS;
@@ -52,7 +58,7 @@ static struct ploop_bat_page *bat_get(struct ploop_delta *delta, u32 index)
 	int ret = -ENOMEM;
 
 	lockdep_assert_held(&delta->dev->bat_lock);
-	if (index >= bat_pages(delta))
+	if (index >= ploop_bat_pages(delta))
 		return ERR_PTR(-EINVAL);
 	bp = xa_load(&delta->bat, index);
 	if (bp) {
@@ -276,4 +282,31 @@ void ploop_bat_drop(struct ploop_delta *delta)
 	lockdep_assert_held(&delta->dev->bat_lock);
 	list_for_each_entry_safe(bp, next, &delta->bat_lru, lru)
 		bat_free(delta, bp);
+}
+
+/**
+ * ploop_bat_check() - read a page from the file, whatever is cached
+ * @delta: which
+ * @index: of the page
+ * @page: out: as the file has it, or as it is about to have it
+ *
+ * Context: Process context; sleeps.  Holds bat_lock.
+ * Return: 0, -EUCLEAN (the cached page is another one), or an errno.
+ */
+int ploop_bat_check(struct ploop_delta *delta, u32 index, struct page *page)
+{
+	struct ploop_bat_page *bp;
+	int ret;
+
+	lockdep_assert_held(&delta->dev->bat_lock);
+	bp = xa_load(&delta->bat, index);
+	if (bp && xa_get_mark(&delta->bat, index, BAT_DIRTY)) {
+		copy_page(page_address(page), page_address(bp->page));
+		return 0;
+	}
+	ret = ploop_file_pages(delta->file, false, (loff_t)index * PLOOP_PAGE_BYTES, page,
+			       PLOOP_PAGE_BYTES);
+	if (ret || !bp)
+		return ret;
+	return memcmp(page_address(page), page_address(bp->page), PLOOP_PAGE_BYTES) ? -EUCLEAN : 0;
 }

@@ -30,10 +30,13 @@
  */
 bool ploop_pending_room(struct ploop_device *dev)
 {
-	u32 count = READ_ONCE(dev->pending_count[READ_ONCE(dev->pending_side)]);
+	u32 side = READ_ONCE(dev->pending_side);
+	u32 count = READ_ONCE(dev->pending_count[side]);
 
 	if (count >= PLOOP_PENDING_KICK)
 		queue_work(dev->commit_wq, &dev->commit_work);
+	/* Of both lists: after a failure they become one. */
+	count += READ_ONCE(dev->pending_count[!side]);
 	if (count < PLOOP_PENDING_MAX - PENDING_MARGIN)
 		return true;
 	ploop_parking_close(&dev->full);
@@ -97,7 +100,8 @@ static int sync_writable(struct ploop_device *dev)
 		if (delta->rdonly)
 			continue;
 		ploop_count(dev, host_syncs);
-		ret = delta->file->io->sync(delta->file);
+		ploop_delta_touch(delta);
+		ret = ploop_delta_sync(delta);
 	}
 	return ret;
 }
@@ -117,7 +121,7 @@ static int apply(struct ploop_device *dev, const struct ploop_pending *entries, 
 	if (ret)
 		return ret;
 	ploop_count(dev, host_syncs);
-	return delta->file->io->sync(delta->file);
+	return ploop_delta_sync(delta);
 }
 
 static void settle(struct ploop_device *dev, const struct ploop_pending *entries, u32 count)
@@ -149,7 +153,7 @@ static void settle(struct ploop_device *dev, const struct ploop_pending *entries
 	}
 }
 
-/* After a failure the changes stay listed, and their pages in memory. */
+/* After a failure the changes stay listed, in their order, and their pages in memory. */
 static void take_back(struct ploop_device *dev, u32 side)
 {
 	struct ploop_pending *entries = dev->pending[side];
@@ -157,7 +161,8 @@ static void take_back(struct ploop_device *dev, u32 side)
 
 	spin_lock_irq(&dev->pending_lock);
 	later = dev->pending_count[!side];
-	if (dev->pending_side != side && dev->pending_count[side] + later <= PLOOP_PENDING_MAX) {
+	if (dev->pending_side != side &&
+	    !WARN_ON_ONCE(dev->pending_count[side] + later > PLOOP_PENDING_MAX)) {
 		memcpy(&entries[dev->pending_count[side]], dev->pending[!side],
 		       later * sizeof(*entries));
 		dev->pending_count[side] += later;
@@ -256,6 +261,8 @@ void ploop_pending_forget(struct ploop_device *dev)
  * @dev: the device
  * @error: why
  *
+ * Until the device is stopped, or somebody writes 0 to pstate/aborted.
+ *
  * Context: Any context.
  */
 void ploop_abort(struct ploop_device *dev, int error)
@@ -267,4 +274,37 @@ void ploop_abort(struct ploop_device *dev, int error)
 	ploop_event(dev, PLOOP_EV_ABORTED, -error);
 	ploop_waiting_open(dev, &dev->nospace);
 	ploop_parking_open(dev, &dev->full);
+}
+
+/**
+ * ploop_fail() - the same for good: nobody knows what is on disk
+ * @delta: in which file
+ * @error: why
+ *
+ * The image stays marked in use, so that it is checked before it is used again.
+ *
+ * Context: Any context.
+ */
+void ploop_fail(struct ploop_delta *delta, int error)
+{
+	WRITE_ONCE(delta->doubtful, true);
+	ploop_abort(delta->dev, error);
+}
+
+/**
+ * ploop_write_failed() - a write got an error that will not pass
+ * @req: the write; counted in
+ * @error: what it got
+ *
+ * Its data are lost, and whoever sent it is told.  With FUA the error may be that of a
+ * sync, which the kernel reports once: what was written before may be lost, too.
+ *
+ * Context: Any context.
+ */
+void ploop_write_failed(struct ploop_request *req, int error)
+{
+	if (req->delta && (ploop_rq(req)->cmd_flags & REQ_FUA))
+		ploop_fail(req->delta, error);
+	else
+		ploop_abort(req->dev, error);
 }

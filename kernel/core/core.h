@@ -234,7 +234,7 @@ struct ploop_device {
  * @lane: in the list of a lane, or of the thread for swap
  * @laned: counted by its lane
  * @commit: a FUA write to a place the table on disk doesn't have yet
- * @cluster: where it is
+ * @cluster: where it is; of ploop_rq_locate()
  * @iblock: where it is in the file of @delta
  * @delta: written to or read from
  * @bvecs: memory for a list of segments, from the pool, or NULL
@@ -266,6 +266,15 @@ struct ploop_request {
 static inline struct request *ploop_rq(struct ploop_request *req)
 {
 	return blk_mq_rq_from_pdu(req);
+}
+
+/*
+ * No write goes through a read-only top, whoever sends it.  The block layer lets those of
+ * stacked drivers pass: device mapper and LVM open a disk before they ask what it is.
+ */
+static inline bool ploop_write_refused(struct ploop_request *req)
+{
+	return op_is_write(req_op(ploop_rq(req))) && READ_ONCE(req->dev->rdonly);
 }
 
 /* Where in its cluster a request begins, in bytes. */

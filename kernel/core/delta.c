@@ -4,10 +4,15 @@
  *
  * The in-use mark is durable before anything else in a writable file changes, and
  * cleared last, when everything is durable and the file has the form of a
- * closed image.  An aborted device never clears it.
+ * closed image.  An aborted device never clears it, and neither does anybody for a level that
+ * is in doubt: the kernel reports a failed sync once, and the next one succeeds
+ * whatever was lost.
  */
 #include <linux/file.h>
 #include "core.h"
+
+/* Backups and make(1) look at the time stamp of a file; each change of it costs a transaction. */
+#define TOUCH_INTERVAL	(60 * HZ)
 
 static int read_first_page(struct ploop_delta *delta, struct page *page, u64 size)
 {
@@ -19,6 +24,64 @@ static int read_first_page(struct ploop_delta *delta, struct page *page, u64 siz
 	if (len < PLOOP_PAGE_BYTES)
 		return -EINVAL;
 	return ploop_file_pages(delta->file, false, 0, page, len);
+}
+
+/**
+ * ploop_doubtful() - is a level that is written to in doubt?
+ * @dev: the device
+ *
+ * Context: Process context.  Holds ctl_lock.
+ * Return: true if an image has to be checked before anything else is written to it.
+ */
+bool ploop_doubtful(const struct ploop_device *dev)
+{
+	u32 level;
+
+	for (level = 0; level < dev->nr_levels; level++)
+		if (!dev->levels[level]->rdonly && READ_ONCE(dev->levels[level]->doubtful))
+			return true;
+	/* A merge of the top that did not come to its end. */
+	return dev->alloc != ploop_top(dev);
+}
+
+/**
+ * ploop_delta_sync() - make durable what was written to a file
+ * @delta: which
+ *
+ * After an error the level is in doubt for good.
+ *
+ * Context: Process context; sleeps.
+ * Return: 0 or an errno.
+ */
+int ploop_delta_sync(struct ploop_delta *delta)
+{
+	int ret = delta->file->io->sync(delta->file);
+
+	if (ret)
+		WRITE_ONCE(delta->doubtful, true);
+	return ret;
+}
+
+/**
+ * ploop_delta_touch() - give the file a new time stamp, if it was written since the last one
+ * @delta: writable
+ *
+ * Once a minute at most.
+ *
+ * Context: Process context; sleeps.  Holds commit_lock.
+ */
+void ploop_delta_touch(struct ploop_delta *delta)
+{
+	u64 writes;
+
+	if (time_before(jiffies, delta->touched + TOUCH_INTERVAL))
+		return;
+	delta->touched = jiffies;
+	writes = ploop_stat(delta->dev, writes) + ploop_stat(delta->dev, discards);
+	if (writes == delta->touched_writes)
+		return;
+	delta->touched_writes = writes;
+	ploop_file_touch(delta->file);
 }
 
 /**
@@ -65,8 +128,12 @@ int ploop_delta_mark(struct ploop_delta *delta)
 	int ret;
 
 	ret = ploop_alloc_open(delta);
-	if (ret || !(delta->fmt->flags & PLOOP_FMTF_TABLE))
+	if (ret)
 		return ret;
+	delta->touched = jiffies;
+	ploop_file_touch(delta->file);
+	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE))
+		return 0;
 	mutex_lock(&delta->dev->bat_lock);
 	delta->geo.in_use = PLOOP_IN_USE;
 	/* What an extension says would not be true for long. */
@@ -75,9 +142,7 @@ int ploop_delta_mark(struct ploop_delta *delta)
 	if (ret == 0)
 		ret = ploop_bat_write(delta);
 	mutex_unlock(&delta->dev->bat_lock);
-	if (ret == 0)
-		ret = delta->file->io->sync(delta->file);
-	return ret;
+	return ret ? ret : ploop_delta_sync(delta);
 }
 
 static void header_flags(struct ploop_delta *delta)
@@ -106,9 +171,7 @@ int ploop_delta_sync_header(struct ploop_delta *delta)
 	if (ret == 0)
 		ret = ploop_bat_write(delta);
 	mutex_unlock(&delta->dev->bat_lock);
-	if (ret == 0)
-		ret = delta->file->io->sync(delta->file);
-	return ret;
+	return ret ? ret : ploop_delta_sync(delta);
 }
 
 /**
@@ -116,19 +179,22 @@ int ploop_delta_sync_header(struct ploop_delta *delta)
  * @delta: nobody writes to it any more, its changes are committed
  *
  * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0 or an errno; then it stays in use.
+ * Return: 0, -EUCLEAN (it is in doubt) or another errno; then it stays in use.
  */
 int ploop_delta_clean(struct ploop_delta *delta)
 {
 	int ret;
 
+	if (READ_ONCE(delta->doubtful))
+		return -EUCLEAN;
+	ploop_file_touch(delta->file);
 	if (!(delta->fmt->flags & PLOOP_FMTF_TABLE))
-		return delta->file->io->sync(delta->file);
+		return ploop_delta_sync(delta);
 	ret = ploop_partial_fill(delta);
 	if (ret == 0)
 		ret = ploop_alloc_close(delta);
 	if (ret == 0)
-		ret = delta->file->io->sync(delta->file);
+		ret = ploop_delta_sync(delta);
 	if (ret)
 		return ret;
 	delta->geo.in_use = 0;

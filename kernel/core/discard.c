@@ -83,7 +83,7 @@ void ploop_discard(struct ploop_request *req)
 		while (!ploop_enter(dev, req))
 			if (ploop_park(&dev->gate, req))
 				return;
-		if (!dev->running || dev->aborted) {
+		if (!dev->running || dev->aborted || ploop_write_refused(req)) {
 			ret = -EIO;
 			break;
 		}

@@ -194,16 +194,18 @@ void ploop_quiesce(struct ploop_device *dev)
 	/* The gate is seen by all that count themselves in after the turn. */
 	smp_mb();
 	ploop_drain(dev);
+	ploop_walk(dev);
 }
 
 /**
  * ploop_resume() - end what ploop_quiesce() began
  * @dev: the device
  *
- * Context: Any context.
+ * Context: Process context; may sleep.  Doesn't hold commit_lock.
  */
 void ploop_resume(struct ploop_device *dev)
 {
+	ploop_walk(dev);
 	ploop_parking_open(dev, &dev->gate);
 	/* Flushes waited, too. */
 	queue_work(dev->commit_wq, &dev->commit_work);

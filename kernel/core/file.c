@@ -118,11 +118,22 @@ static struct file *file_reopen(const struct path *path, bool write)
 	own = dentry_open(path, (write ? O_RDWR : O_RDONLY) | O_LARGEFILE, current_cred());
 	if (!IS_ERR(own)) {
 		spin_lock(&own->f_lock);
-		/* No time stamps: their update would need a transaction. */
+		/* No time stamps: each would need a transaction.  See ploop_file_touch(). */
 		own->f_mode |= FMODE_NOCMTIME;
 		spin_unlock(&own->f_lock);
 	}
 	return own;
+}
+
+static struct ploop_file *file_alloc(struct ploop_device *dev)
+{
+	struct ploop_file *file = kzalloc(sizeof(*file), GFP_KERNEL);
+
+	if (!file)
+		return NULL;
+	mutex_init(&file->edge_lock);
+	file->ios = &dev->stats->ios;
+	return file;
 }
 
 /**
@@ -155,7 +166,7 @@ struct ploop_file *ploop_file_open(struct ploop_device *dev, struct file *source
 	if (ret)
 		return ERR_PTR(ret);
 	ret = -ENOMEM;
-	file = kzalloc(sizeof(*file), GFP_KERNEL);
+	file = file_alloc(dev);
 	if (!file)
 		goto release;
 	file->file = file_reopen(&source->f_path, write);
@@ -164,7 +175,6 @@ struct ploop_file *ploop_file_open(struct ploop_device *dev, struct file *source
 		goto free;
 	}
 	file->writable = write;
-	file->ios = &dev->stats->ios;
 	ret = ploop_io_find(file, io_id);
 	if (ret)
 		goto put;
@@ -202,7 +212,7 @@ struct ploop_file *ploop_file_writable(struct ploop_device *dev, struct ploop_fi
 	struct ploop_file *file;
 	int ret;
 
-	file = kzalloc(sizeof(*file), GFP_KERNEL);
+	file = file_alloc(dev);
 	if (!file)
 		return ERR_PTR(-ENOMEM);
 	file->file = file_reopen(&old->file->f_path, true);
@@ -210,7 +220,6 @@ struct ploop_file *ploop_file_writable(struct ploop_device *dev, struct ploop_fi
 		ret = PTR_ERR(file->file);
 		goto free;
 	}
-	file->ios = &dev->stats->ios;
 	ret = ploop_io_find(file, old->io->id);
 	if (ret)
 		goto put;
@@ -355,6 +364,24 @@ int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len)
 		len -= part;
 	}
 	return 0;
+}
+
+/**
+ * ploop_file_touch() - set the time stamp that writes do not
+ * @file: open for writing
+ *
+ * Not while the host's file system is frozen; whoever froze it wants to see no change.
+ *
+ * Context: Process context; sleeps.
+ */
+void ploop_file_touch(struct ploop_file *file)
+{
+	struct super_block *sb = file_inode(file->file)->i_sb;
+
+	if (!sb_start_write_trylock(sb))
+		return;
+	file_update_time(file->file);
+	sb_end_write(sb);
 }
 
 /**

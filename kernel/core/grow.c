@@ -180,7 +180,7 @@ static int grow_zero(struct ploop_device *dev, struct ploop_job_state *job, stru
 	if (ret == 0)
 		ret = ploop_bat_write(delta);
 	mutex_unlock(&dev->bat_lock);
-	return ret ? ret : delta->file->io->sync(delta->file);
+	return ret ? ret : ploop_delta_sync(delta);
 }
 
 static int grow_take(struct ploop_grow *grow, u32 cluster, u32 iblock)
@@ -250,19 +250,30 @@ int ploop_grow_table(struct ploop_grow *grow, struct ploop_job_state *job)
  * @grow: its table's place is made
  *
  * Context: Process context; sleeps.  Holds ctl_lock and commit_lock; quiesced.
- * Return: 0 or an errno.
+ * Return: 0 or an errno; then it is not, but for what the disk may say if it is in doubt.
  */
 int ploop_grow_header(struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
+	struct ploop_geometry old = delta->geo;
+	int ret;
 
-	ploop_alloc_table(delta, grow->geo.first_iblock);
 	mutex_lock(&delta->dev->bat_lock);
 	grow->geo.in_use = delta->geo.in_use;
 	grow->geo.flags = delta->geo.flags;
 	delta->geo = grow->geo;
 	mutex_unlock(&delta->dev->bat_lock);
-	return ploop_delta_sync_header(delta);
+	ret = ploop_delta_sync_header(delta);
+	if (ret == 0) {
+		ploop_alloc_table(delta, grow->geo.first_iblock);
+		return 0;
+	}
+	/* The next header that is written says again what is the case. */
+	mutex_lock(&delta->dev->bat_lock);
+	delta->geo = old;
+	ploop_bat_set_header(delta);
+	mutex_unlock(&delta->dev->bat_lock);
+	return ret;
 }
 
 /**
@@ -323,7 +334,7 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 	}
 	if (ret == 0)
 		set_capacity_and_notify(dev->disk, dev->sectors);
-	else if (ret == -EIO || ret == -EUCLEAN)
+	else if (ret == -EIO || ret == -EUCLEAN || READ_ONCE(grow->delta->doubtful))
 		ploop_abort(dev, ret);
 	ploop_grow_end(grow, ret);
 	job->done = job->total;

@@ -31,6 +31,7 @@
  *	job.c, move.c, merge.c, grow.c, compact.c	maintenance in the background
  *	track.c, bitmap.c	what was written
  *	event.c			telling
+ *	walk.c			a check of all of the above, for tests
  *
  * How a write gets to the disk
  *
@@ -61,9 +62,9 @@
  *    top still has is written there, new clusters go below, and an entry of the top
  *    is cleared durably before anything can be written to its copy.  The old driver
  *    copied on each write and kept a second map.
- *  - At a snapshot nothing is written between freeze and thaw: the stack is
- *    switched in memory, and allocations wait until the old top is
- *    committed and closed, after the thaw.
+ *  - At a snapshot little is written between freeze and thaw: what was acknowledged is
+ *    committed before the freeze, and what came since then before the switch, which
+ *    is one in memory.  The old top is closed after the thaw.
  *
  * Order of locks: ctl_lock, disk->open_mutex, commit_lock, bat_lock, then spin locks.
  * Freezing and thawing is done without any.

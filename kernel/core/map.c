@@ -170,7 +170,15 @@ bool ploop_map_find(struct ploop_device *dev, u32 cluster, u64 *slot)
 	return found;
 }
 
-static struct ploop_map_page *map_page_pin(struct ploop_device *dev, u32 index)
+/**
+ * ploop_map_peek() - a page of the map, if it is there
+ * @dev: the device
+ * @index: which page
+ *
+ * Context: Any context.
+ * Return: to be given to ploop_map_put(), or NULL.
+ */
+struct ploop_map_page *ploop_map_peek(struct ploop_device *dev, u32 index)
 {
 	struct ploop_map_page *page;
 
@@ -230,12 +238,12 @@ free:
 struct ploop_map_page *ploop_map_get(struct ploop_device *dev, u32 cluster)
 {
 	u32 index = ploop_map_index(cluster);
-	struct ploop_map_page *page = map_page_pin(dev, index);
+	struct ploop_map_page *page = ploop_map_peek(dev, index);
 
 	if (page)
 		return page;
 	mutex_lock(&dev->bat_lock);
-	page = map_page_pin(dev, index);
+	page = ploop_map_peek(dev, index);
 	if (!page)
 		page = map_page_build(dev, index);
 	mutex_unlock(&dev->bat_lock);

@@ -174,7 +174,7 @@ static int merge_grow(struct ploop_device *dev, struct ploop_job_state *job, str
 	}
 	mutex_unlock(&dev->commit_lock);
 	if (ret)
-		ploop_abort(dev, ret);
+		ploop_fail(merge->lower, ret);
 	ploop_resume(dev);
 	mutex_unlock(&dev->ctl_lock);
 	return ret;
@@ -210,7 +210,7 @@ static int merge_tables(struct merge *merge)
 		ret = ploop_bat_write(lower);
 	mutex_unlock(&dev->bat_lock);
 	if (ret == 0)
-		ret = lower->file->io->sync(lower->file);
+		ret = ploop_delta_sync(lower);
 	if (ret || !merge->top)
 		return ret;
 	mutex_lock(&dev->bat_lock);
@@ -219,7 +219,7 @@ static int merge_tables(struct merge *merge)
 	if (ret == 0)
 		ret = ploop_bat_write(upper);
 	mutex_unlock(&dev->bat_lock);
-	return ret ? ret : upper->file->io->sync(upper->file);
+	return ret ? ret : ploop_delta_sync(upper);
 }
 
 /* Copy what the batch has; lower, and for a top merge upper, are durable then. */
@@ -239,12 +239,16 @@ static int merge_copy(struct merge *merge)
 					 move->target, 0, ploop_cluster_bytes(dev));
 	}
 	if (ret == 0)
-		ret = merge->lower->file->io->sync(merge->lower->file);
-	if (ret)
+		ret = ploop_delta_sync(merge->lower);
+	if (ret) {
+		/* It may have lost more than this batch. */
+		if (merge->top && READ_ONCE(merge->lower->doubtful))
+			ploop_abort(dev, ret);
 		return ret;
+	}
 	ret = merge_tables(merge);
 	if (ret && merge->top)
-		ploop_abort(dev, ret);
+		ploop_fail(merge->upper, ret);
 	return ret;
 }
 
@@ -385,12 +389,17 @@ int ploop_merge_finish(struct ploop_device *dev, struct ploop_job_state *job, in
 		err = merge_end(dev, merge, done);
 		mutex_unlock(&dev->commit_lock);
 		if (err) {
-			ploop_abort(dev, err);
+			ploop_fail(merge->lower, err);
 			ret = ret ? ret : err;
 		}
 		ploop_resume(dev);
 		if (done && !err)
 			merge_drop_upper(merge);
+	} else {
+		/* Both are open for writing: not even who takes the abort back can go on so. */
+		if (merge->top && merge->begun)
+			WRITE_ONCE(merge->upper->doubtful, true);
+		WRITE_ONCE(merge->lower->doubtful, true);
 	}
 	if (merge->old_file)
 		ploop_file_drop(dev, merge->old_file);

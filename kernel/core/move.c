@@ -101,9 +101,12 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 				 ploop_cluster_bytes(dev));
 	}
 	if (ret == 0)
-		ret = delta->file->io->sync(delta->file);
-	if (ret)
+		ret = ploop_delta_sync(delta);
+	if (ret) {
+		if (READ_ONCE(delta->doubtful))
+			ploop_abort(dev, ret);
 		return ret;
+	}
 	mutex_lock(&dev->bat_lock);
 	for (i = 0; i < batch->count && ret == 0; i++)
 		ret = ploop_bat_set(delta, batch->moves[i].cluster, batch->moves[i].target);
@@ -111,10 +114,10 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 		ret = ploop_bat_write(delta);
 	mutex_unlock(&dev->bat_lock);
 	if (ret == 0)
-		ret = delta->file->io->sync(delta->file);
+		ret = ploop_delta_sync(delta);
 	if (ret) {
 		/* Which of both is durable is not known. */
-		ploop_abort(dev, ret);
+		ploop_fail(delta, ret);
 		return ret;
 	}
 	for (i = 0; i < batch->count; i++) {

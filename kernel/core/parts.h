@@ -26,6 +26,7 @@ void ploop_file_close(struct ploop_device *dev, struct ploop_file *file);
 int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct page *pages, u32 len);
 int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page);
 int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len);
+void ploop_file_touch(struct ploop_file *file);
 int ploop_truncate_fd(struct ploop_delta *delta, int fd, loff_t size);
 
 /* bat.c */
@@ -36,6 +37,8 @@ int ploop_bat_set(struct ploop_delta *delta, u32 cluster, u32 iblock);
 int ploop_bat_set_header(struct ploop_delta *delta);
 int ploop_bat_write(struct ploop_delta *delta);
 void ploop_bat_drop(struct ploop_delta *delta);
+u32 ploop_bat_pages(const struct ploop_delta *delta);
+int ploop_bat_check(struct ploop_delta *delta, u32 index, struct page *page);
 
 /* map.c */
 int ploop_map_init(void);
@@ -43,6 +46,7 @@ void ploop_map_exit(void);
 unsigned long ploop_map_count(void);
 bool ploop_map_find(struct ploop_device *dev, u32 cluster, u64 *slot);
 struct ploop_map_page *ploop_map_get(struct ploop_device *dev, u32 cluster);
+struct ploop_map_page *ploop_map_peek(struct ploop_device *dev, u32 index);
 void ploop_map_pin_again(struct ploop_map_page *page);
 void ploop_map_put(struct ploop_map_page *page);
 struct ploop_map_page *ploop_map_pinned(struct ploop_device *dev, u32 cluster);
@@ -51,7 +55,10 @@ void ploop_map_drop(struct ploop_device *dev);
 
 /* alloc.c */
 int ploop_alloc(struct ploop_delta *delta, u32 *iblock, bool *zero);
+void ploop_alloc_at(struct ploop_delta *delta, u32 iblock);
 void ploop_alloc_free(struct ploop_delta *delta, u32 iblock);
+int ploop_alloc_cut(struct ploop_delta *delta, u64 end);
+void ploop_alloc_table(struct ploop_delta *delta, u32 first);
 int ploop_alloc_open(struct ploop_delta *delta);
 int ploop_alloc_close(struct ploop_delta *delta);
 
@@ -60,6 +67,7 @@ bool ploop_partial_add(struct ploop_delta *delta, u32 iblock);
 bool ploop_partial_has(struct ploop_delta *delta, u32 iblock);
 bool ploop_partial_mark(struct ploop_delta *delta, u32 iblock, u32 offset, u32 len);
 void ploop_partial_drop(struct ploop_delta *delta, u32 iblock);
+void ploop_partial_drop_range(struct ploop_delta *delta, u32 first, u32 last);
 int ploop_partial_fill(struct ploop_delta *delta);
 void ploop_partial_forget(struct ploop_delta *delta);
 
@@ -72,6 +80,8 @@ int ploop_commit(struct ploop_device *dev);
 void ploop_commit_work(struct work_struct *work);
 void ploop_pending_forget(struct ploop_device *dev);
 void ploop_abort(struct ploop_device *dev, int error);
+void ploop_fail(struct ploop_delta *delta, int error);
+void ploop_write_failed(struct ploop_request *req, int error);
 
 /* epoch.c */
 void ploop_parking_init(struct ploop_parking *parking);
@@ -92,6 +102,7 @@ int ploop_rq_iter(struct ploop_request *req, struct iov_iter *iter, gfp_t gfp);
 void ploop_end(struct ploop_request *req);
 void ploop_end_errno(struct ploop_request *req, int error);
 void ploop_written(struct ploop_request *req);
+bool ploop_rq_locate(struct ploop_request *req);
 int ploop_rq_submit(struct ploop_request *req, void (*done)(struct ploop_iocb *iocb, long res),
 		    u32 flags);
 void ploop_rw_done(struct ploop_iocb *iocb, long res);
@@ -131,7 +142,13 @@ void ploop_space_found(struct ploop_device *dev);
 void ploop_space_work(struct work_struct *work);
 int ploop_space_reserve_ok(struct ploop_device *dev);
 
+/* walk.c */
+void ploop_walk(struct ploop_device *dev);
+
 /* delta.c */
+bool ploop_doubtful(const struct ploop_device *dev);
+int ploop_delta_sync(struct ploop_delta *delta);
+void ploop_delta_touch(struct ploop_delta *delta);
 int ploop_delta_refresh(struct ploop_delta *delta, u32 cluster_shift);
 int ploop_delta_mark(struct ploop_delta *delta);
 int ploop_delta_sync_header(struct ploop_delta *delta);

@@ -154,6 +154,27 @@ void ploop_written(struct ploop_request *req)
 }
 
 /**
+ * ploop_rq_locate() - say which cluster a request is in
+ * @req: counted in: so the stack, and with it the cluster's size, is the one it will meet
+ *
+ * Context: Any context.
+ * Return: false if there is no such place: the device was stopped, or is smaller by now, or
+ * the request is in two clusters, against the limits.
+ */
+bool ploop_rq_locate(struct ploop_request *req)
+{
+	struct ploop_device *dev = req->dev;
+	struct request *rq = ploop_rq(req);
+	u32 shift = dev->cluster_shift - SECTOR_SHIFT;
+	u64 cluster = blk_rq_pos(rq) >> shift;
+
+	if (!READ_ONCE(dev->running) || cluster >= dev->alloc->geo.clusters)
+		return false;
+	req->cluster = cluster;
+	return !WARN_ON_ONCE((blk_rq_pos(rq) + blk_rq_sectors(rq) - 1) >> shift != cluster);
+}
+
+/**
  * ploop_rw_done() - the transfer of a request that stayed in place is over
  * @iocb: of the request
  * @res: bytes, or an errno
@@ -190,7 +211,7 @@ void ploop_rw_done(struct ploop_iocb *iocb, long res)
 	if (iocb->write && ploop_space_wait(req, res))
 		return;
 	if (iocb->write)
-		ploop_abort(dev, res);
+		ploop_write_failed(req, res);
 	ploop_end_errno(req, res);
 }
 
@@ -265,8 +286,8 @@ static bool try_fast(struct ploop_request *req, bool callers, bool *first)
 
 	if ((callers && !caller_is_fit()) || !ploop_enter(dev, req))
 		return false;
-	if (!READ_ONCE(dev->running) || req->cluster >= dev->alloc->geo.clusters ||
-	    !ploop_map_find(dev, req->cluster, &slot) || (slot & SLOT_BUSY))
+	if (!ploop_rq_locate(req) || !ploop_map_find(dev, req->cluster, &slot) ||
+	    (slot & SLOT_BUSY))
 		goto slow;
 	if (!slot_is_mapped(slot)) {
 		*first = write && first_is_sent(dev);
@@ -371,6 +392,8 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 	req->delta = NULL;
 	req->page = NULL;
 	count_request(dev, rq);
+	if (unlikely(ploop_write_refused(req)))
+		return BLK_STS_IOERR;
 
 	switch (req_op(rq)) {
 	case REQ_OP_FLUSH:
@@ -378,8 +401,6 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 		return BLK_STS_OK;
 	case REQ_OP_READ:
 	case REQ_OP_WRITE:
-		/* The cluster size is constant while there are requests. */
-		req->cluster = blk_rq_pos(rq) >> (dev->cluster_shift - SECTOR_SHIFT);
 		if (unlikely(rq->cmd_flags & REQ_SWAP)) {
 			ploop_swap_came(dev);
 			ploop_count(dev, slow);

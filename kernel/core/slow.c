@@ -120,7 +120,7 @@ static void submit_failed(struct ploop_request *req, int error)
 		ploop_written(req);
 		if (ploop_space_wait(req, error))
 			return;
-		ploop_abort(req->dev, error);
+		ploop_write_failed(req, error);
 	}
 	ploop_end_errno(req, error);
 }
@@ -290,6 +290,11 @@ static bool slow_first(struct ploop_request *req, struct ploop_map_page *page)
 {
 	struct ploop_device *dev = req->dev;
 
+	/* A lone raw file has every cluster, and is written in place. */
+	if (WARN_ON_ONCE(!page)) {
+		ploop_end_errno(req, -EIO);
+		return true;
+	}
 	if (!ploop_pending_room(dev)) {
 		ploop_map_put(page);
 		step_out(req);
@@ -310,7 +315,7 @@ static bool slow_rw_once(struct ploop_request *req)
 
 	if (!ploop_enter(dev, req))
 		return ploop_park(&dev->gate, req);
-	if (!dev->running || req->cluster >= dev->alloc->geo.clusters ||
+	if (!ploop_rq_locate(req) || ploop_write_refused(req) ||
 	    (write && READ_ONCE(dev->aborted)))
 		goto end;
 	if (write && READ_ONCE(dev->held.closed)) {

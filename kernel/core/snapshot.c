@@ -23,7 +23,7 @@ static int snapshot_check(struct ploop_device *dev)
 		return -EBUSY;
 	if (!dev->running)
 		return -EINVAL;
-	if (dev->aborted)
+	if (dev->aborted || ploop_doubtful(dev))
 		return -EIO;
 	if (dev->rdonly)
 		return -EROFS;

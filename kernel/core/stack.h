@@ -5,8 +5,8 @@
 
 /* Levels are numbered 0 (base) to 127. */
 #define PLOOP_LEVEL_MAX		(PLOOP_LEVELS_MAX - 1)
-/* Entries of the list of table changes that wait for a flush. */
-#define PLOOP_PENDING_MAX	8192u
+/* Table changes that wait for a flush; each of the two lists has room for all of them. */
+#define PLOOP_PENDING_MAX	16384u
 #define PLOOP_PENDING_KICK	4096u
 /* Free clusters remembered for reuse; more are left to compaction. */
 #define PLOOP_FREE_MAX		65536u
@@ -93,6 +93,7 @@ static inline u32 ploop_map_index(u32 cluster)
  * @geo: as the header has it; guarded by dev->bat_lock
  * @rdonly: no request writes; changes only while no request is under way
  * @transparent: being merged into the level below
+ * @doubtful: what is on disk may not be what was acknowledged: needs a check, for good
  * @kobj: pdelta/N
  * @bat: cached table pages, &struct ploop_bat_page; guarded by dev->bat_lock
  * @bat_lru: the same pages, oldest first
@@ -117,6 +118,7 @@ struct ploop_delta {
 	struct ploop_geometry geo;
 	bool rdonly;
 	bool transparent;
+	bool doubtful;
 	struct kobject kobj;
 
 	struct xarray bat;
@@ -135,6 +137,14 @@ struct ploop_delta {
 
 	struct xarray partial;
 	size_t partial_bytes;
+
+	/* When its time stamp was set, and after how many writes; guarded by dev->commit_lock. */
+	unsigned long touched;
+	u64 touched_writes;
+
+	/* The walker's: entries of the table that were bad from the start. */
+	bool walked;
+	u32 walk_odd;
 };
 
 /**

@@ -110,7 +110,7 @@ int ploop_add_delta(struct ploop_device *dev, const struct ploop_delta_args *arg
 	return 0;
 }
 
-static void set_limits(struct ploop_device *dev)
+static int set_limits(struct ploop_device *dev)
 {
 	struct ploop_limits_in in = {
 		.cluster_bytes = ploop_cluster_bytes(dev),
@@ -119,7 +119,7 @@ static void set_limits(struct ploop_device *dev)
 
 	if (!dev->rdonly && !dev->identity && (dev->alloc->fmt->flags & PLOOP_FMTF_TABLE))
 		in.discard_bytes = round_down(UINT_MAX, in.cluster_bytes);
-	ploop_set_limits(dev->disk, &in);
+	return ploop_set_limits(dev->disk, &in);
 }
 
 /**
@@ -138,6 +138,8 @@ int ploop_start(struct ploop_device *dev)
 		return -EBUSY;
 	if (!top)
 		return -ENOENT;
+	if (ploop_doubtful(dev))
+		return -EUCLEAN;
 	ret = ploop_device_memory(dev);
 	if (ret)
 		return ret;
@@ -151,13 +153,24 @@ int ploop_start(struct ploop_device *dev)
 	dev->nospace_seen = false;
 	dev->event_enospc = false;
 	stack_changed(dev);
-	set_limits(dev);
+	/* With those of another stack requests would cross clusters. */
+	ret = set_limits(dev);
+	if (ret)
+		return ret;
 	set_disk_ro(dev->disk, dev->rdonly);
 	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
 	WRITE_ONCE(dev->running, true);
 	set_capacity_and_notify(dev->disk, dev->sectors);
 	ploop_event(dev, PLOOP_EV_STARTED, 0);
 	return 0;
+}
+
+static bool disk_is_used(struct ploop_device *dev, u32 openers_max)
+{
+	struct gendisk *disk = dev->disk;
+
+	lockdep_assert_held(&disk->open_mutex);
+	return disk->open_partitions || disk->part0->bd_holders || dev->open_count > openers_max;
 }
 
 /* Take the capacity away, unless somebody uses the device. */
@@ -169,7 +182,7 @@ static int close_to_users(struct ploop_device *dev, u32 openers_max)
 	if (!dev->rdonly)
 		sync_blockdev(disk->part0);
 	mutex_lock(&disk->open_mutex);
-	if (disk->open_partitions || disk->part0->bd_holders || dev->open_count > openers_max) {
+	if (disk_is_used(dev, openers_max)) {
 		ret = -EBUSY;
 	} else {
 		invalidate_bdev(disk->part0);
@@ -198,6 +211,9 @@ static int stop_deltas(struct ploop_device *dev)
 			if (ret)
 				ploop_abort(dev, ret);
 		}
+		/* What was acknowledged and not flushed is gone. */
+		if (dev->aborted && !delta->rdonly)
+			WRITE_ONCE(delta->doubtful, true);
 		mutex_lock(&dev->bat_lock);
 		ploop_bat_drop(delta);
 		mutex_unlock(&dev->bat_lock);
@@ -238,6 +254,10 @@ int ploop_stop(struct ploop_device *dev, u32 openers_max)
 	ploop_resume(dev);
 	/* Whoever waits finds the device stopped. */
 	ploop_waiting_open(dev, &dev->nospace);
+	flush_work(&dev->nospace.work);
+	flush_work(&dev->held.work);
+	/* No request of this stack meets the next one. */
+	ploop_disk_drain(dev->disk);
 	wake_up_all(&dev->discard_queue);
 	ploop_event(dev, PLOOP_EV_STOPPED, 0);
 	return ret;
@@ -277,26 +297,12 @@ int ploop_clear(struct ploop_device *dev)
 	return ret;
 }
 
-/**
- * ploop_del_delta() - take a level out; what only it has is lost
- * @dev: the device
- * @level: which
- *
- * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0, -EBUSY, -ENOENT, or what refreshing the level below said.
- */
-int ploop_del_delta(struct ploop_device *dev, u32 level)
+static int del_delta(struct ploop_device *dev, u32 level)
 {
 	struct ploop_delta *delta;
 	bool clean, running = dev->running;
 	int ret = 0;
 
-	if (dev->maintenance != PLOOP_MNTN_OFF)
-		return -EBUSY;
-	if (running && level == 0)
-		return -EBUSY;
-	if (level >= dev->nr_levels)
-		return -ENOENT;
 	if (running)
 		ploop_quiesce(dev);
 	mutex_lock(&dev->commit_lock);
@@ -318,6 +324,36 @@ out:
 	mutex_unlock(&dev->commit_lock);
 	if (running)
 		ploop_resume(dev);
+	return ret;
+}
+
+/**
+ * ploop_del_delta() - take a level out; what only it has is lost
+ * @dev: the device
+ * @level: which
+ *
+ * With the top of a running device what its users see goes back, and it is read-only from
+ * then on.  So there must be no users but the caller.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0, -EBUSY, -ENOENT, or what refreshing the level below said.
+ */
+int ploop_del_delta(struct ploop_device *dev, u32 level)
+{
+	int ret;
+
+	if (dev->maintenance != PLOOP_MNTN_OFF)
+		return -EBUSY;
+	if (dev->running && level == 0)
+		return -EBUSY;
+	if (level >= dev->nr_levels)
+		return -ENOENT;
+	if (!dev->running || level + 1 < dev->nr_levels)
+		return del_delta(dev, level);
+	mutex_lock(&dev->disk->open_mutex);
+	ret = disk_is_used(dev, 1) ? -EBUSY : del_delta(dev, level);
+	invalidate_bdev(dev->disk->part0);
+	mutex_unlock(&dev->disk->open_mutex);
 	return ret;
 }
 

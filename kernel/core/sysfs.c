@@ -79,6 +79,25 @@ static ssize_t aborted_show(struct device *d, struct device_attribute *attr, cha
 	return sysfs_emit(buf, "%u\n", READ_ONCE(to_ploop(d)->aborted) != 0);
 }
 
+/* The changes that the abort kept go with the next flush, unless nobody knows what is on disk. */
+static int abort_undo(struct ploop_device *dev)
+{
+	int ret = mutex_lock_interruptible(&dev->ctl_lock);
+
+	if (ret)
+		return ret;
+	if (dev->snapshotting || dev->maintenance >= PLOOP_MNTN_MERGE) {
+		ret = -EBUSY;
+	} else if (ploop_doubtful(dev)) {
+		ret = -EUCLEAN;
+	} else {
+		WRITE_ONCE(dev->aborted, 0);
+		queue_work(dev->commit_wq, &dev->commit_work);
+	}
+	mutex_unlock(&dev->ctl_lock);
+	return ret;
+}
+
 static ssize_t aborted_store(struct device *d, struct device_attribute *attr, const char *buf,
 			     size_t count)
 {
@@ -89,14 +108,12 @@ static ssize_t aborted_store(struct device *d, struct device_attribute *attr, co
 	ret = kstrtobool(buf, &value);
 	if (ret)
 		return ret;
-	if (value) {
+	/* Without ctl_lock: it is the way out when somebody waits with it held. */
+	if (value)
 		ploop_abort(dev, -EIO);
-	} else {
-		/* The changes that the abort kept go with the next flush. */
-		WRITE_ONCE(dev->aborted, 0);
-		queue_work(dev->commit_wq, &dev->commit_work);
-	}
-	return count;
+	else
+		ret = abort_undo(dev);
+	return ret ? ret : count;
 }
 static DEVICE_ATTR_RW(aborted);
 

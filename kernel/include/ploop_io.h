@@ -10,6 +10,7 @@
 #define _PLOOP_IO_H
 
 #include <linux/fs.h>
+#include <linux/mutex.h>
 #include <linux/uio.h>
 
 /* Transfers bypass the page cache. */
@@ -29,6 +30,7 @@ struct ploop_io;
  * @align_mask: alignment minus one that direct transfers need
  * @block_bytes: unit in which the host's file system has space written or not
  * @writable: opened for writing
+ * @edge_lock: held while a block is read, changed in part, and written back
  * @ios: per-CPU count of calls that reach the file
  */
 struct ploop_file {
@@ -38,6 +40,7 @@ struct ploop_file {
 	u32 align_mask;
 	u32 block_bytes;
 	bool writable;
+	struct mutex edge_lock;	/* of blocks that are written in part */
 	u64 __percpu *ios;
 };
 

@@ -14,6 +14,9 @@
 #include "../compat.h"
 #include "../include/ploop_io.h"
 
+/* Copied in one go where alignment is wanting. */
+#define BOUNCE_BYTES	(64u << 10)
+
 static bool aligned(const struct ploop_file *file, const struct iov_iter *iter, loff_t pos)
 {
 	u64 bits = (u64)pos | iov_iter_count(iter);
@@ -36,6 +39,9 @@ static int kiocb_call(struct kiocb *kiocb, struct iov_iter *iter, bool write)
 {
 	struct file *file = kiocb->ki_filp;
 
+	/* File systems rely on their callers for that. */
+	if (WARN_ON_ONCE(write && !(file->f_mode & FMODE_WRITE)))
+		return -EBADF;
 	return write ? file->f_op->write_iter(kiocb, iter) : file->f_op->read_iter(kiocb, iter);
 }
 
@@ -109,22 +115,10 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_submit);
 
-/**
- * ploop_kiocb_rw() - see &struct ploop_io
- * @pf: the file
- * @write: direction
- * @iter: the memory; is used up
- * @pos: byte offset in the file
- *
- * A transfer the file system does in pieces is gone on with.  What direct I/O cannot
- * do for want of alignment goes through the page cache and is sent on at once.
- *
- * Context: Process context; sleeps.
- * Return: see &struct ploop_io.
- */
-int ploop_kiocb_rw(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos)
+/* Directly or through the page cache; what was written through it is sent on at once. */
+static int transfer(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos,
+		    bool direct)
 {
-	bool direct = (pf->flags & PLOOP_IOF_DIRECT) && aligned(pf, iter, pos);
 	loff_t start = pos;
 	int ret = 0;
 
@@ -156,6 +150,96 @@ int ploop_kiocb_rw(struct ploop_file *pf, bool write, struct iov_iter *iter, lof
 	if (ret == 0 && write && !direct && (pf->flags & PLOOP_IOF_DIRECT))
 		ret = filemap_write_and_wait_range(pf->file->f_mapping, start, pos - 1);
 	return ret;
+}
+
+/* Through our pages: the blocks that [pos, pos + len) touches, @pages have room for them. */
+static int bounce_part(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos,
+		       u32 len, struct page *pages)
+{
+	loff_t start = pos & ~(loff_t)pf->align_mask;
+	u32 bytes = ((pos + len + pf->align_mask) & ~(loff_t)pf->align_mask) - start;
+	bool edges = bytes > len;
+	struct bio_vec bvec = { .bv_page = pages, .bv_len = bytes };
+	void *data = page_address(pages) + (pos - start);
+	struct iov_iter blocks;
+	int ret = 0;
+
+	/* A file need not end with a block, and must not get longer by this. */
+	if (edges && start + bytes > i_size_read(file_inode(pf->file))) {
+		struct iov_iter some = *iter;
+
+		iov_iter_truncate(&some, len);
+		iov_iter_advance(iter, len);
+		return transfer(pf, write, &some, pos, false);
+	}
+	if (write && edges)
+		mutex_lock(&pf->edge_lock);
+	if (!write || edges) {
+		iov_iter_bvec(&blocks, ITER_DEST, &bvec, 1, bytes);
+		ret = transfer(pf, false, &blocks, start, true);
+	}
+	if (ret == 0 && !write && copy_to_iter(data, len, iter) != len)
+		ret = -EIO;
+	if (ret == 0 && write) {
+		if (copy_from_iter(data, len, iter) != len)
+			ret = -EIO;
+		iov_iter_bvec(&blocks, ITER_SOURCE, &bvec, 1, bytes);
+		if (ret == 0)
+			ret = transfer(pf, true, &blocks, start, true);
+	}
+	if (write && edges)
+		mutex_unlock(&pf->edge_lock);
+	return ret;
+}
+
+/*
+ * What direct I/O cannot do for want of alignment, by memory of our own: blocks that are
+ * written in part are read first.  Not by the page cache: it may write back more
+ * than was put into it, over what a direct write did meanwhile.
+ */
+static int bounce(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos)
+{
+	unsigned int order = get_order(max_t(u32, pf->align_mask + 1, BOUNCE_BYTES));
+	struct page *pages;
+	int ret = 0;
+
+	pages = alloc_pages(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN, order);
+	if (!pages) {
+		order = get_order(pf->align_mask + 1);
+		pages = alloc_pages(GFP_NOIO, order);
+	}
+	if (!pages)
+		return -ENOMEM;
+	while (iov_iter_count(iter) > 0 && ret == 0) {
+		u32 room = (PAGE_SIZE << order) - (pos & pf->align_mask);
+		u32 len = min_t(size_t, iov_iter_count(iter), room);
+
+		ret = bounce_part(pf, write, iter, pos, len, pages);
+		pos += len;
+	}
+	__free_pages(pages, order);
+	return ret;
+}
+
+/**
+ * ploop_kiocb_rw() - see &struct ploop_io
+ * @pf: the file
+ * @write: direction
+ * @iter: the memory; is used up
+ * @pos: byte offset in the file
+ *
+ * A transfer the file system does in pieces is gone on with.
+ *
+ * Context: Process context; sleeps.
+ * Return: see &struct ploop_io.
+ */
+int ploop_kiocb_rw(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos)
+{
+	bool direct = pf->flags & PLOOP_IOF_DIRECT;
+
+	if (direct && !aligned(pf, iter, pos))
+		return bounce(pf, write, iter, pos);
+	return transfer(pf, write, iter, pos, direct);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_rw);
 
@@ -218,6 +302,8 @@ EXPORT_SYMBOL_GPL(ploop_kiocb_punch);
  */
 int ploop_kiocb_truncate(struct ploop_file *pf, loff_t size)
 {
+	if (WARN_ON_ONCE(!(pf->file->f_mode & FMODE_WRITE)))
+		return -EBADF;
 	this_cpu_inc(*pf->ios);
 	return vfs_truncate(&pf->file->f_path, size);
 }
