@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* guest-tests control FOLDER: versions, attaching, status, bitmaps. See control_*.c for the rest. */
+/* guest-tests control FOLDER [PART...]: versions, attaching, status, bitmaps. See control_*.c for the rest. */
 #include "control.h"
 
 #include <errno.h>
@@ -82,16 +82,29 @@ void control_device(struct device *d, int index)
 		die("open %s", path);
 }
 
-void control_abort(int index)
+static int write_aborted(int index, const char *value)
 {
 	char path[64];
-	int fd;
+	int fd, result;
 
 	snprintf(path, sizeof(path), "/sys/block/ploop%d/pstate/aborted", index);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
+	if (fd < 0)
 		die("%s", path);
+	result = write(fd, value, 1) == 1 ? 0 : -errno;
 	close(fd);
+	return result;
+}
+
+void control_abort(int index)
+{
+	if (write_aborted(index, "1"))
+		die("pstate/aborted");
+}
+
+int control_unabort(int index)
+{
+	return write_aborted(index, "0");
 }
 
 void control_close(struct device *d)
@@ -362,6 +375,16 @@ void control_bitmaps(int fd)
 	is(control_detach(fd, index), 0, "BITMAP: DETACH");
 }
 
+static const struct {
+	const char *name;
+	void (*run)(int fd);
+} parts[] = {
+	{ "attaching", control_attaching }, { "bitmaps", control_bitmaps }, { "snapshots", control_snapshots },
+	{ "jobs", control_jobs }, { "events", control_events }, { "limits", control_limits }, { "depth", control_depth },
+	{ "resume", control_resume }, { "holding", control_holding }, { "records", control_records },
+	{ "doubt", control_doubt },
+};
+
 int control_main(int argc, char **argv)
 {
 	int fd;
@@ -370,14 +393,13 @@ int control_main(int argc, char **argv)
 		return 2;
 	abi_use(argv[1]);
 	fd = control_open();
-	control_attaching(fd);
-	control_bitmaps(fd);
-	control_snapshots(fd);
-	control_jobs(fd);
-	control_events(fd);
-	control_limits(fd);
-	control_depth(fd);
-	control_resume(fd);
-	control_holding(fd);
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		bool wanted = argc == 2;
+
+		for (int j = 2; j < argc; j++)
+			wanted |= strcmp(argv[j], parts[i].name) == 0;
+		if (wanted)
+			parts[i].run(fd);
+	}
 	return tap_failures != 0;
 }

@@ -19,6 +19,8 @@ void control_device(struct device *d, int index);
 void control_close(struct device *d);
 /* Makes its writes fail from now on. */
 void control_abort(int index);
+/* Lets them succeed again; 0 or -errno. */
+int control_unabort(int index);
 /* The argument of the next event of that type, or -errno. */
 int control_event(int fd, uint32_t index, uint32_t type);
 int control_job(int fd, int index, uint32_t op, uint32_t kind, uint64_t argument, struct ploop_job *job);
@@ -32,5 +34,7 @@ void control_limits(int fd);
 void control_depth(int fd);
 void control_resume(int fd);
 void control_holding(int fd);
+void control_records(int fd);
+void control_doubt(int fd);
 
 #endif

@@ -10,23 +10,29 @@
 #include <string.h>
 #include <unistd.h>
 
-static void snapshot(struct fsx *f)
+bool fsx_snapshot(struct fsx *f)
 {
 	struct image image = { .version = f->version ?: 2, .cluster = f->cluster, .bytes = f->bytes };
 	char *name = f->names[f->levels];
 	int result;
 
 	if (f->levels == FSX_LEVELS)
-		return;
+		return false;
 	snprintf(name, sizeof(f->names[0]), "%s/fsx-%d", f->folder, f->files++);
 	image_create(name, &image);
 	result = device_snapshot(&f->device, name, PLOOP_CTLF_FS_SYNC);
 	if (result) {
 		fsx_fault(f, "SNAPSHOT: %s", strerror(-result));
-		return;
+		return false;
 	}
 	f->levels++;
 	f->done[DID_SNAPSHOT]++;
+	return true;
+}
+
+static void snapshot(struct fsx *f)
+{
+	fsx_snapshot(f);
 }
 
 static void merge(struct fsx *f)
@@ -53,7 +59,7 @@ static void merge(struct fsx *f)
 
 static void grow(struct fsx *f)
 {
-	uint64_t bytes = f->bytes + f->bytes_max / 16;
+	uint64_t bytes = f->bytes + f->bytes_step;
 	int result;
 
 	if (bytes > f->bytes_max || (f->levels == 1 && f->version == 0))
@@ -187,27 +193,50 @@ static bool goes_on(struct fsx *f, uint64_t begin)
 {
 	uint64_t seconds = (now_ns() - begin) / 1000000000ull;
 
-	return seconds < f->seconds || (f->operations < fsx_enough(f) && seconds < 20 * f->seconds);
+	return seconds < f->seconds ||
+	       ((f->operations < fsx_enough(f) || fsx_missing(f)) && seconds < 20 * f->seconds);
+}
+
+static const struct {
+	char letter;
+	int did;
+	void (*run)(struct fsx *f);
+	const char *name;
+} kinds[] = {
+	{ 's', DID_SNAPSHOT, snapshot, "snapshots" }, { 's', DID_SNAPSHOT, snapshot, "snapshots" },
+	{ 'm', DID_MERGE, merge, "merges" }, { 'm', DID_MERGE, merge, "merges" }, { 'g', DID_GROW, grow, "growths" },
+	{ 't', DID_TRACK, track, "tracked copies" }, { 'r', DID_RESTART, restart, "restarts" },
+	{ 'b', DID_BITMAP, fsx_bitmap, "bitmaps" }, { 'c', DID_COMPACT, fsx_compact, "compactions" },
+	{ 'c', DID_COMPACT, fsx_compact, "compactions" }, { 'h', DID_HOLD, fsx_hold, "held writes" },
+	{ 'l', DID_READER, fsx_reader, "readers of lower levels" },
+};
+
+const char *fsx_missing(struct fsx *f)
+{
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (strchr(f->actions, kinds[i].letter) && !f->done[kinds[i].did])
+			return kinds[i].name;
+	return NULL;
 }
 
 void *fsx_control(void *argument)
 {
-	static const struct {
-		char letter;
-		void (*run)(struct fsx *f);
-	} kinds[] = {
-		{ 's', snapshot }, { 's', snapshot }, { 'm', merge }, { 'm', merge }, { 'g', grow }, { 't', track }, { 'r', restart },
-	};
 	struct fsx *f = argument;
 	struct random r = { f->seed ^ 0x5555 };
 	uint64_t begin = now_ns();
 
 	while (!f->over && goes_on(f, begin)) {
-		size_t i = random_below(&r, sizeof(kinds) / sizeof(kinds[0]));
 		uint64_t until = f->operations + 50 + random_below(&r, 400);
+		size_t i;
 
-		if (strchr(f->actions, kinds[i].letter))
-			kinds[i].run(f);
+		/* Some letters are of no kind; a few draws without luck are but a longer pause. */
+		for (int draw = 0; draw < 20; draw++) {
+			i = random_below(&r, sizeof(kinds) / sizeof(kinds[0]));
+			if (strchr(f->actions, kinds[i].letter)) {
+				kinds[i].run(f);
+				break;
+			}
+		}
 		while (!f->over && f->operations < until && goes_on(f, begin))
 			usleep(2000);
 	}

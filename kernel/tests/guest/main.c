@@ -8,18 +8,19 @@
 
 static const struct command commands[] = {
 	{ "image", image_main, "create PATH VERSION CLUSTER BYTES [filled] | sound PATH..." },
-	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= mib= actions=smgtrd]" },
+	{ "fsx", fsx_main, "FOLDER [seed= seconds= threads= version= cluster= stripe=KIB sectors= mib= max= step= window=MIB lengthen= "
+		"actions=smgtrbchld]" },
 	{ "hostile", hostile_main, "FOLDER [SEED]" },
 	{ "fuzz", fuzz_main, "FOLDER [SECONDS [SEED]]" },
 	{ "crash", crash_main, "run FOLDER NOTES [SECONDS] | verify FOLDER NOTES | "
 		"disks FOLDER DISK NOTES COUNT BYTES [SAMPLE [COMMAND...]] | "
 		"app FILE NOTES | app-verify FILE NOTES OFFSET | note NOTES VALUE | noted NOTES OFFSET" },
 	{ "writelog", writelog_main, "LOG count | LOG build SEED TOTAL FIRST COUNT BEFORE IMAGE NOTES" },
-	{ "control", control_main, "FOLDER" },
+	{ "control", control_main, "FOLDER [PART...]" },
 	{ "faults", faults_main, "FOLDER" },
 	{ "faults-load", faults_load_main, "FOLDER" },
 	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
-	{ "stack", stack_main, "attach|detach|snapshot|merge|track|untrack|status ..." },
+	{ "stack", stack_main, "attach|attach-ro|detach|snapshot|merge|track|untrack|status ..." },
 	{ "eat", eat_main, "MIB ROUNDS" },
 	{ "abi", abi_main, "FOLDER [PART...]" },
 };

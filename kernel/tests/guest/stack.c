@@ -2,6 +2,7 @@
 /*
  * For groups that are shell scripts.
  *   stack attach FILE...       base first, the last one writable; prints /dev/ploopN
+ *   stack attach-ro FILE...    all of them read-only
  *   stack detach DEVICE        by the new interface
  *   stack snapshot DEVICE FILE   FILE is made: an empty delta of the right kind
  *   stack merge DEVICE         the top into the one below
@@ -81,8 +82,9 @@ int stack_main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	fd = control_open();
-	if (strcmp(argv[1], "attach") == 0) {
-		result = control_attach(fd, (const char *const *)argv + 2, argc - 2, 0);
+	if (strcmp(argv[1], "attach") == 0 || strcmp(argv[1], "attach-ro") == 0) {
+		result = control_attach(fd, (const char *const *)argv + 2, argc - 2,
+					strcmp(argv[1], "attach") ? PLOOP_ATTACH_RDONLY : 0);
 		if (result >= 0)
 			printf("/dev/ploop%d\n", result);
 		return fail("attach", result);
