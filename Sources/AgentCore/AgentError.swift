@@ -17,6 +17,15 @@ public struct AgentError: Error, Hashable, Sendable, CustomStringConvertible {
         /// This host can't.
         case unsupported
         case outOfSpace
+        case exists
+        /// On a file system that is mounted read-only, or open for reading only.
+        case readOnly
+        /// The host's permissions forbid it.
+        case permission
+        /// Something else lies there.
+        case notADisk
+        /// An image contradicts itself.
+        case corrupt
         case io
         /// A server or a tool did not answer in time.
         case timeout

@@ -395,9 +395,14 @@ extension AgentError {
             case .inUse: .inUse
             case .outOfSpace: .outOfSpace
             case .busy: .busy
-            case .invalid, .notADisk, .exists, .outOfBounds: .invalid
+            case .invalid, .outOfBounds: .invalid
+            case .notADisk: .notADisk
+            case .exists: .exists
             case .unsupported: .unsupported
-            case .corrupt, .io, .readOnly: .io
+            case .corrupt: .corrupt
+            case .readOnly: .readOnly
+            case .permission: .permission
+            case .io: .io
             }
         self.init(code, error.message)
     }

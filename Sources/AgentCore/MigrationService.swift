@@ -143,6 +143,10 @@ public struct MigrationService: Sendable {
                 case .busy: .disk(.busy)
                 case .notFound: .disk(.notFound)
                 case .outOfSpace: .disk(.outOfSpace)
+                case .notADisk: .disk(.notADisk)
+                case .corrupt: .disk(.corrupt)
+                case .readOnly: .disk(.readOnly)
+                case .permission: .disk(.permission)
                 default: nil
                 }
             throw MigrationError(.source, error.message, cause: cause)

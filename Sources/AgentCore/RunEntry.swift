@@ -125,11 +125,15 @@ func withAgentError<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(Ag
 extension AgentError {
     init(_ error: SystemError) {
         let code: Code =
-            switch error.errno {
-            case .noSuchFileOrDirectory: .notFound
-            case .noSpace, .diskQuotaExceeded: .outOfSpace
-            case .resourceBusy: .busy
-            default: .io
+            switch error.kind {
+            case .outOfSpace: .outOfSpace
+            case .notFound: .notFound
+            case .exists: .exists
+            case .readOnly: .readOnly
+            case .permission: .permission
+            case .busy: .busy
+            case .misuse: .invalid
+            case .io: .io
             }
         self.init(code, "\(error)")
     }

@@ -6,7 +6,6 @@ internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
 internal import Migration
-internal import SystemPackage
 internal import Transport
 
 /// Why a command failed: what ends up on standard error and as the exit status.
@@ -34,7 +33,7 @@ struct CommandFailure: Error, Hashable {
         case let error as ControlError: self.init(Self.status(control: error.code), error.message)
         case let error as ConfigurationError: self.init(.configuration, error.description)
         case let error as TransportError: self.init(Self.status(error.code), error.message)
-        case let error as SystemError: self.init(Self.status(error.errno), error.description)
+        case let error as SystemError: self.init(Self.status(error.kind), error.description)
         default: self.init(.failure, "\(error)")
         }
     }
@@ -50,6 +49,11 @@ struct CommandFailure: Error, Hashable {
         case .expired: .expired
         case .unsupported: .unsupported
         case .outOfSpace: .noSpace
+        case .exists: .exists
+        case .readOnly: .readOnly
+        case .permission: .permission
+        case .notADisk: .notADisk
+        case .corrupt: .corrupt
         case .io: .inputOutput
         case .timeout: .timeout
         case .commandFailed: .command
@@ -69,6 +73,7 @@ struct CommandFailure: Error, Hashable {
         case .io: .inputOutput
         case .outOfBounds, .invalid: .usage
         case .readOnly: .readOnly
+        case .permission: .permission
         case .busy: .busy
         }
     }
@@ -78,7 +83,7 @@ struct CommandFailure: Error, Hashable {
         case .job(let error): status(error.code)
         case .agent(let error): status(error.code)
         case .disk(let error): status(error)
-        case .host(let error): status(error.errno)
+        case .host(let error): status(error.kind)
         }
     }
 
@@ -162,14 +167,16 @@ struct CommandFailure: Error, Hashable {
         }
     }
 
-    private static func status(_ errno: Errno) -> ExitStatus {
-        switch errno {
-        case .noSuchFileOrDirectory: .notFound
-        case .fileExists: .exists
-        case .noSpace, .diskQuotaExceeded: .noSpace
-        case .readOnlyFileSystem: .readOnly
-        case .resourceBusy: .busy
-        default: .inputOutput
+    private static func status(_ kind: SystemError.Kind) -> ExitStatus {
+        switch kind {
+        case .outOfSpace: .noSpace
+        case .notFound: .notFound
+        case .exists: .exists
+        case .readOnly: .readOnly
+        case .permission: .permission
+        case .busy: .busy
+        case .misuse: .usage
+        case .io: .inputOutput
         }
     }
 

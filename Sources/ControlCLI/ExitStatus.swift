@@ -21,6 +21,8 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case verification = 13
     case noSpace = 14
     case inputOutput = 15
+    /// The host's permissions forbid it.
+    case permission = 16
     case connection = 20
     case hostKey = 21
     case authentication = 22

@@ -187,7 +187,8 @@ extension DiskError {
             case .busy, .cancelled, .expired: .busy
             case .outOfSpace: .outOfSpace
             case .damaged: .corrupt
-            case .notLoaded, .notPermitted, .unsupported: .unsupported
+            case .notPermitted: .permission
+            case .notLoaded, .unsupported: .unsupported
             case .notFound, .noDevice: .notFound
             case .exists: .exists
             case .invalid, .tooLarge: .invalid

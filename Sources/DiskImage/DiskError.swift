@@ -24,6 +24,8 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
         case outOfBounds
         /// It was opened for reading only, or was released to another host.
         case readOnly
+        /// The host's permissions forbid it: another user may.
+        case permission
         /// Something else runs on this disk that excludes it. A retry can help.
         case busy
         /// The request makes no sense in this state.
@@ -43,12 +45,15 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
 
     public init(_ error: SystemError, path: String) {
         let code: Code =
-            switch error.errno {
-            case .noSpace, .diskQuotaExceeded: .outOfSpace
-            case .noSuchFileOrDirectory: .notFound
-            case .fileExists: .exists
-            case .readOnlyFileSystem, .permissionDenied: .readOnly
-            default: .io
+            switch error.kind {
+            case .outOfSpace: .outOfSpace
+            case .notFound: .notFound
+            case .exists: .exists
+            case .readOnly: .readOnly
+            case .permission: .permission
+            case .busy: .inUse
+            case .misuse: .invalid
+            case .io: .io
             }
         self.init(code, error.description, path: path)
     }

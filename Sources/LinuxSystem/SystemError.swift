@@ -15,7 +15,38 @@ public struct SystemError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 
     public var description: String { "cannot \(operation) \(subject): \(errno.description.lowercased())" }
-    public var isOutOfSpace: Bool { errno == .noSpace || errno == .diskQuotaExceeded }
+    public var isOutOfSpace: Bool { kind == .outOfSpace }
+
+    /// What a user can do about it: the one place that sorts error numbers.
+    public enum Kind: Hashable, Sendable {
+        /// Free some space, or raise the quota.
+        case outOfSpace
+        case notFound
+        case exists
+        /// The file system is mounted read-only.
+        case readOnly
+        /// Another user may.
+        case permission
+        /// Somebody else uses it.
+        case busy
+        /// The path or the value can't be right.
+        case misuse
+        /// The host's medium or kernel failed.
+        case io
+    }
+
+    public var kind: Kind {
+        switch errno {
+        case .noSpace, .diskQuotaExceeded: .outOfSpace
+        case .noSuchFileOrDirectory, .notDirectory: .notFound
+        case .fileExists: .exists
+        case .readOnlyFileSystem: .readOnly
+        case .permissionDenied, .notPermitted: .permission
+        case .resourceBusy, .textFileBusy: .busy
+        case .isDirectory, .tooManySymbolicLinkLevels, .fileNameTooLong: .misuse
+        default: .io
+        }
+    }
 }
 
 /// The value of a shim's result, or the error it stands for.
