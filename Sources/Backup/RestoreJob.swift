@@ -60,6 +60,7 @@ public struct RestoreJob: Sendable {
             case .disk(_, let clusterSize, let version):
                 var options = CreateOptions(byteCount: shape.byteCount, clusterSize: clusterSize)
                 options.version = version
+                options.isRounded = false
                 var outcome: Result<RestoreStatistics, BackupError>?
                 let failure = DiskError(.io, "the restore failed", path: partial)
                 do throws(DiskError) {

@@ -26,6 +26,15 @@ public struct OpenMode: Hashable, Sendable {
     public static let update = OpenMode(writable: true)
 }
 
+/// What a path leads to, links followed.
+public enum FileKind: Hashable, Sendable {
+    case regular
+    case folder
+    case blockDevice
+    /// A pipe, a socket, a terminal: nothing that has places to read and write at.
+    case stream
+}
+
 /// A lock that is held as long as this lives; the kernel drops it when the holder's process dies.
 public protocol HeldLock: AnyObject, Sendable {}
 
@@ -58,6 +67,8 @@ public protocol FileSystem: Sendable {
     func removeFolder(_ path: String) throws(SystemError)
     func exists(_ path: String) throws(SystemError) -> Bool
     func isFolder(_ path: String) throws(SystemError) -> Bool
+    /// What is at `path`, links followed; `nil` for nothing.
+    func kind(of path: String) throws(SystemError) -> FileKind?
     /// Names in a folder, sorted.
     func list(_ path: String) throws(SystemError) -> [String]
     func space(at path: String) throws(SystemError) -> SpaceInfo
@@ -69,6 +80,11 @@ public protocol FileSystem: Sendable {
 }
 
 extension FileSystem {
+    public func kind(of path: String) throws(SystemError) -> FileKind? {
+        guard try exists(path) else { return nil }
+        return try isFolder(path) ? .folder : .regular
+    }
+
     /// Puts `bytes` at `path` so that after a crash there are all of the old bytes or all of the new ones.
     public func replaceContents(of path: String, with bytes: [UInt8]) throws(SystemError) {
         let staging = path + ".tmp"

@@ -35,34 +35,51 @@ public struct LinuxFileSystem: FileSystem {
     public func openLinuxFile(_ path: String, _ mode: OpenMode) throws(SystemError) -> LinuxFile {
         var flags: UInt32 = mode.writable ? SHIM_OPEN_WRITE : 0
         switch mode.creation {
-        case .never: break
-        case .exclusive: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE
-        case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE
-        case .ifMissing: flags |= SHIM_OPEN_CREATE
+        case .never: flags |= SHIM_OPEN_NO_WAIT
+        // A name that we make is never somebody's link to another file.
+        case .exclusive: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE | SHIM_OPEN_NO_LINK
+        case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
+        case .ifMissing: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
         }
         if mode.direct, let file = try openDirect(path, flags) { return file }
-        let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
-        return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
+        return LinuxFile(descriptor: try openPlaces(path, flags), path: path, alignment: 1, batching: batching)
+    }
+
+    /// Opens what has places: a pipe would wait for its other end, and has none.
+    private func openPlaces(_ path: String, _ flags: UInt32) throws(SystemError) -> OwnedDescriptor {
+        let descriptor = OwnedDescriptor(
+            adopting: try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path))
+        var status = shim_stat()
+        _ = try check(unsafe shim_fstat(descriptor.number, &status), "examine", path)
+        guard Self.kind(status) != .stream else {
+            throw SystemError(errno: .illegalSeek, operation: "open", subject: path)
+        }
+        return descriptor
+    }
+
+    private static func kind(_ status: shim_stat) -> FileKind {
+        switch status.mode & 0o170000 {
+        case 0o100000: .regular
+        case 0o040000: .folder
+        case 0o060000: .blockDevice
+        default: .stream
+        }
     }
 
     /// - Returns: `nil` where the host file system has no direct I/O.
     private func openDirect(_ path: String, _ flags: UInt32) throws(SystemError) -> LinuxFile? {
         // Some file systems refuse O_DIRECT only after having created the file: so create first, without it.
-        if flags & SHIM_OPEN_CREATE != 0 {
-            _ = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path))
-        }
+        if flags & SHIM_OPEN_CREATE != 0 { _ = try openPlaces(path, flags) }
         let existing = flags & ~(SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE | SHIM_OPEN_TRUNCATE)
         let result = unsafe shim_open_file(path, existing | SHIM_OPEN_DIRECT, Self.fileMode)
         if result == -Errno.invalidArgument.rawValue {
             guard flags & SHIM_OPEN_CREATE != 0 else { return nil }
-            let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
-            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
+            return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
         let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
         let alignment = shim_direct_alignment(descriptor.number)
         if alignment == 0 {
-            let fd = try check(unsafe shim_open_file(path, existing, Self.fileMode), "open", path)
-            return LinuxFile(descriptor: OwnedDescriptor(adopting: fd), path: path, alignment: 1, batching: batching)
+            return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
         // Where the kernel does not say, a page suits every block size it supports.
         return LinuxFile(
@@ -96,8 +113,10 @@ public struct LinuxFileSystem: FileSystem {
 
     public func isFolder(_ path: String) throws(SystemError) -> Bool {
         guard let status = try status(of: path) else { return false }
-        return status.mode & 0o170000 == 0o040000
+        return Self.kind(status) == .folder
     }
+
+    public func kind(of path: String) throws(SystemError) -> FileKind? { try status(of: path).map(Self.kind) }
 
     private func status(of path: String) throws(SystemError) -> shim_stat? {
         var status = shim_stat()
@@ -135,7 +154,7 @@ public struct LinuxFileSystem: FileSystem {
 
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
         while true {
-            let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE
+            let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
             let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
             let descriptor = OwnedDescriptor(adopting: fd)
             let result = shim_flock(descriptor.number, 1, wait ? 1 : 0)

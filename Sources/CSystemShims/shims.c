@@ -53,6 +53,8 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 	native |= flags & SHIM_OPEN_DIRECT ? O_DIRECT : 0;
 	native |= flags & SHIM_OPEN_FOLDER ? O_DIRECTORY : 0;
 	native |= flags & SHIM_OPEN_APPEND ? O_APPEND : 0;
+	native |= flags & SHIM_OPEN_NO_LINK ? O_NOFOLLOW : 0;
+	native |= flags & SHIM_OPEN_NO_WAIT ? O_NONBLOCK : 0;
 	return shim_open(path, native, mode);
 }
 
@@ -106,8 +108,17 @@ static int32_t fill_stat(int result, const struct stat *st, struct shim_stat *ou
 int32_t shim_fstat(int32_t fd, struct shim_stat *result)
 {
 	struct stat st;
+	int32_t error = fill_stat(fstat(fd, &st), &st, result);
 
-	return fill_stat(fstat(fd, &st), &st, result);
+	// The kernel tells no size of a block device here.
+	if (!error && S_ISBLK(st.st_mode)) {
+		off_t end = lseek(fd, 0, SEEK_END);
+
+		if (end < 0)
+			return -errno;
+		result->size = (uint64_t)end;
+	}
+	return error;
 }
 
 int32_t shim_stat(const char *path, struct shim_stat *result)

@@ -47,6 +47,35 @@ enum ScanFailure<E: Error>: Error {
     case body(E)
 }
 
+/// The clusters of a file that the entries of its table may point to, in windows, one after the other.
+/// However long a file says that it is, there are no more than the entries can count.
+struct FileWindows {
+    /// A bit for each cluster: 64 MiB.
+    private static let clustersMax: UInt64 = 1 << 29
+
+    private let bounds: Range<UInt64>
+
+    init(_ bat: BatGeometry, fileBytes: UInt64) {
+        let end = min(fileBytes / bat.clusterSize.bytes, BatGeometry.fileClustersMax)
+        bounds = bat.firstDataCluster..<max(bat.firstDataCluster, end)
+    }
+
+    /// The first window; it may be empty, and has to be looked at all the same.
+    var first: Range<UInt64> { bounds.prefix(Self.clustersMax) }
+
+    /// - Parameter usedEnd: the first cluster beyond all that an entry points to, known after the first window.
+    func next(after window: Range<UInt64>, usedEnd: UInt64) -> Range<UInt64> {
+        let end = max(window.upperBound, min(bounds.upperBound, usedEnd))
+        return (window.upperBound..<end).prefix(Self.clustersMax)
+    }
+}
+
+extension Range<UInt64> {
+    fileprivate func prefix(_ count: UInt64) -> Range<UInt64> {
+        lowerBound..<Swift.min(upperBound, lowerBound + count)
+    }
+}
+
 /// A set of clusters of a file within a window.
 struct ClusterSet {
     let window: Range<UInt64>
@@ -65,6 +94,12 @@ struct ClusterSet {
         guard words[index] & bit == 0 else { return false }
         words[index] |= bit
         return true
+    }
+
+    func contains(_ cluster: UInt64) -> Bool {
+        guard window.contains(cluster) else { return false }
+        let offset = cluster - window.lowerBound
+        return words[Int(offset / 64)] & UInt64(1) << (offset % 64) != 0
     }
 
     /// How many clusters are in the set.

@@ -3,9 +3,9 @@ internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
-/// Makes an image that was not closed usable: entries that point behind the end of the file are cleared (there are none
-/// unless the host lost what it had synchronised), and the file is cut to what is used. Nothing flushed is touched.
-/// Damage that no crash of ours can make is refused: ``DiskError/Code/corrupt``.
+/// Makes an image that was not closed usable: what other software keeps beside the data is let go, and the file is cut
+/// to what is used. Nothing flushed is touched, and no entry of the block table is changed: damage that no crash of
+/// ours can make is refused as ``DiskError/Code/corrupt``, for a check with repair to show and to put right.
 enum CrashRepair {
     struct Outcome {
         /// The first cluster beyond all that are in use; the file ends there.
@@ -14,23 +14,14 @@ enum CrashRepair {
         var free: [Range<UInt64>]
     }
 
-    /// Clusters that one pass over the table accounts for: a bit each.
-    private static let windowClusters: UInt64 = 1 << 27
     private static let freeRunsMax = 65536
 
     static func run(_ delta: DeltaFile) throws(DiskError) -> Outcome {
-        guard let scanner = BatScanner(delta) else {
-            return Outcome(usedEnd: delta.clusterCount, free: [])
-        }
-        let fileBytes = try delta.attempt { () throws(SystemError) in try delta.file.size() }
-        let fileEnd = fileBytes / delta.clusterSize.bytes
-        var outcome = Outcome(usedEnd: scanner.bat.firstDataCluster, free: [])
-        var window = scanner.bat.firstDataCluster
-        while window < fileEnd {
-            let end = min(window + windowClusters, fileEnd)
-            try account(window..<end, scanner, fileBytes, &outcome)
-            window = end
-        }
+        guard let bat = delta.bat else { return Outcome(usedEnd: delta.clusterCount, free: []) }
+        // Its place is about to be given to data.
+        try delta.dropExtension()
+        var outcome = Outcome(usedEnd: bat.firstDataCluster, free: [])
+        let fileBytes = try account(delta, &outcome)
         outcome.free.removeAll { $0.lowerBound >= outcome.usedEnd }
         let end = delta.clusterSize.offset(of: outcome.usedEnd)
         try delta.attempt { () throws(SystemError) in
@@ -40,42 +31,54 @@ enum CrashRepair {
         return outcome
     }
 
-    /// Finds who uses the clusters of a window of the file.
+    /// Refuses an image in which an entry leads nowhere or two share a cluster: a write through one of them would
+    /// change what the other shows. Changes nothing.
+    static func examine(_ delta: DeltaFile) throws(DiskError) {
+        guard let bat = delta.bat else { return }
+        var outcome = Outcome(usedEnd: bat.firstDataCluster, free: [])
+        _ = try account(delta, &outcome)
+    }
+
+    /// Finds who uses the clusters of the file, in windows of a bit for each. - Returns: the size of the file.
+    private static func account(_ delta: DeltaFile, _ outcome: inout Outcome) throws(DiskError) -> UInt64 {
+        let fileBytes = try delta.attempt { () throws(SystemError) in try delta.file.size() }
+        guard let scanner = BatScanner(delta) else { return fileBytes }
+        let windows = FileWindows(scanner.bat, fileBytes: fileBytes)
+        var window = windows.first
+        repeat {
+            try account(window, scanner, fileBytes, &outcome)
+            window = windows.next(after: window, usedEnd: outcome.usedEnd)
+        } while !window.isEmpty
+        return fileBytes
+    }
+
     private static func account(
         _ window: Range<UInt64>, _ scanner: BatScanner, _ fileBytes: UInt64, _ outcome: inout Outcome
     ) throws(DiskError) {
-        var used = [UInt64](repeating: 0, count: Int((UInt64(window.count) + 63) / 64))
-        var dangling: [UInt64] = []
+        var used = ClusterSet(window)
+        var dangling = DanglingEntries()
         try scanner.forEachEntry { cluster, raw throws(DiskError) in
             switch scanner.bat.decode(raw, fileBytes: fileBytes) {
             case .unallocated: break
-            case .invalid(.beyondFile): dangling.append(cluster)
+            case .invalid(.beyondFile): dangling.add(cluster)
             case .invalid(let fault):
-                throw damage(scanner.delta, "the entry of cluster \(cluster) is \(fault.rawValue)")
+                throw damage(scanner.delta, "the entry of cluster \(cluster) \(fault.words)")
             case .cluster(let place):
-                guard window.contains(place) else { return }
-                let (word, bit) = (place - window.lowerBound).quotientAndRemainder(dividingBy: 64)
-                guard used[Int(word)] & 1 << bit == 0 else {
+                outcome.usedEnd = max(outcome.usedEnd, place + 1)
+                guard used.insert(place) else {
                     throw damage(scanner.delta, "cluster \(place) of the file is used twice")
                 }
-                used[Int(word)] |= 1 << bit
-                outcome.usedEnd = max(outcome.usedEnd, place + 1)
-            }
-            if dangling.count >= 1024 {
-                try clear(dangling, scanner)
-                dangling.removeAll()
             }
         }
-        try clear(dangling, scanner)
+        if let what = dangling.words { throw damage(scanner.delta, what) }
         noteFree(window, used, &outcome)
     }
 
-    private static func noteFree(_ window: Range<UInt64>, _ used: [UInt64], _ outcome: inout Outcome) {
+    private static func noteFree(_ window: Range<UInt64>, _ used: ClusterSet, _ outcome: inout Outcome) {
         let end = min(window.upperBound, outcome.usedEnd)
         var start: UInt64?
-        for place in window where place < end {
-            let (word, bit) = (place - window.lowerBound).quotientAndRemainder(dividingBy: 64)
-            if used[Int(word)] & 1 << bit == 0 {
+        for place in window.lowerBound..<max(end, window.lowerBound) {
+            if !used.contains(place) {
                 start = start ?? place
             } else if let begin = start {
                 if outcome.free.count < freeRunsMax { outcome.free.append(begin..<place) }
@@ -85,22 +88,27 @@ enum CrashRepair {
         if let begin = start, begin < end, outcome.free.count < freeRunsMax { outcome.free.append(begin..<end) }
     }
 
-    private static func clear(_ clusters: [UInt64], _ scanner: BatScanner) throws(DiskError) {
-        guard !clusters.isEmpty else { return }
-        let delta = scanner.delta
-        let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
-        for cluster in clusters {
-            let (page, slot) = DeltaFile.place(of: cluster)
-            let offset = page * UInt64(DeltaFile.pageBytes)
-            try delta.attempt { () throws(SystemError) in
-                try unsafe delta.file.read(at: offset, into: buffer.memory)
-                unsafe buffer.memory.storeBytes(of: 0, toByteOffset: slot * 4, as: UInt32.self)
-                try unsafe delta.file.write(at: offset, from: UnsafeRawBufferPointer(buffer.memory))
-            }
-        }
+    private static func damage(_ delta: DeltaFile, _ what: String) -> DiskError {
+        DiskError(
+            .corrupt, "\(delta.path): \(what); 'godwit disk check' shows the damage, with --repair it puts it right",
+            path: delta.path)
+    }
+}
+
+/// Entries whose data is not in the file. No crash of ours leaves one: the host lost what it had stored.
+private struct DanglingEntries {
+    private static let namedMax = 5
+    private var count: UInt64 = 0
+    private var named: [UInt64] = []
+
+    mutating func add(_ cluster: UInt64) {
+        count += 1
+        if named.count < Self.namedMax { named.append(cluster) }
     }
 
-    private static func damage(_ delta: DeltaFile, _ what: String) -> DiskError {
-        DiskError(.corrupt, "\(delta.path): \(what); check the disk with repair", path: delta.path)
+    var words: String? {
+        guard count > 0 else { return nil }
+        let list = named.map { "\($0)" }.joined(separator: ", ") + (count > UInt64(named.count) ? ", ..." : "")
+        return "the data of \(count) clusters (\(list)) is not in the file, which the host must have lost"
     }
 }

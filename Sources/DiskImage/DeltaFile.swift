@@ -72,7 +72,9 @@ final class DeltaFile: Sendable {
 
     static func readHeader(of file: any StorageFile, path: String) throws(DiskError) -> ImageHeader {
         let size = try withPath(path) { () throws(SystemError) in try file.size() }
-        let bytes = try withPath(path) { () throws(SystemError) in try readPage(0, of: file) }
+        let page = try withPath(path) { () throws(SystemError) in try readPage(0, of: file) }
+        // What a short file lacks was read as zeros.
+        let bytes = [UInt8](page.prefix(Int(clamping: size)))
         return try parsing(path) { () throws(ImageError) in try ImageHeader(parsing: bytes, fileBytes: size) }
     }
 

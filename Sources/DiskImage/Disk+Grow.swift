@@ -58,6 +58,12 @@ extension Disk {
         let (old, new) = (header.firstDataCluster, trial.firstDataCluster)
         if new > old { try clearRoom(old..<new, top) }
         try gate.exclusively { chain throws(DiskError) in
+            // Behind the end of a device of odd size a cluster may hold anything.
+            let odd = clusterSize.remainder(of: chain.byteCount)
+            if odd != 0 {
+                let rest = ByteRange(offset: chain.byteCount, count: clusterSize.bytes - odd)
+                try writer.zero(rest, .zero, chain, top)
+            }
             try flushInside()
             let grown = try BatGrowth.writeHeader(of: top, toSectors: sectors)
             return Chain(deltas: chain.deltas.dropLast() + [grown.delta], writable: grown)
@@ -129,6 +135,7 @@ enum BatGrowth {
     static func writeHeader(of delta: WritableDelta, toSectors sectors: UInt64) throws(DiskError) -> WritableDelta {
         guard var header = delta.header else { return delta }
         let file = delta.delta.file
+        try clearSlots(behind: header.bat, in: delta.delta)
         try parsing(delta.delta.path) { () throws(ImageError) in try header.grow(toSectors: sectors) }
         try delta.delta.attempt { () throws(SystemError) in
             try DeltaFile.writeHeader(header, to: file)
@@ -136,6 +143,30 @@ enum BatGrowth {
         }
         let grown = DeltaFile(path: delta.delta.path, file: file, header: header)
         return WritableDelta(delta: grown, allocator: delta.allocator, isMarked: true, isUntidy: true)
+    }
+
+    /// Fills the slots of the table behind the last entry with zeros, durably: they are to become entries, and an image
+    /// of other software may have anything there.
+    private static func clearSlots(behind bat: BatGeometry, in delta: DeltaFile) throws(DiskError) {
+        let unit = UInt64(DeltaFile.pageBytes)
+        let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
+        var isChanged = false
+        try delta.attempt { () throws(SystemError) in
+            var position = bat.endOffset
+            while let data = try delta.file.nextData(from: position), data.offset < bat.areaBytes {
+                let page = max(position, data.offset) / unit * unit
+                let start = Int(max(position, page) - page)
+                try unsafe delta.file.read(at: page, into: buffer.memory)
+                let slots = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.memory[start...])
+                if !UnsafeRawBufferPointer(slots).isAllZero {
+                    unsafe slots.fillWithZeros()
+                    try unsafe delta.file.write(at: page, from: UnsafeRawBufferPointer(buffer.memory))
+                    isChanged = true
+                }
+                position = page + unit
+            }
+            if isChanged { try delta.file.synchronize() }
+        }
     }
 
     /// Moves the data of an image that is not the top out of the room that its table needs: copies, durably; entries,

@@ -90,13 +90,15 @@ struct ChainOpener {
         guard !options.readOnly, let top = deltas.last else {
             return (Chain(deltas: deltas, writable: nil), false)
         }
-        try refuseNeededExtension(top)
+        try top.refuseNeededExtension()
         var isRepaired = false
         for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
             try repairLower(delta)
             isRepaired = true
         }
         guard let header = top.header, !header.inUse.isClean else {
+            // A closed image may come from anybody.
+            try CrashRepair.examine(top)
             let writable = try WritableDelta.continuing(top, reserveAheadBytes: options.reserveAheadBytes)
             return (Chain(deltas: deltas, writable: writable), isRepaired)
         }
@@ -132,24 +134,5 @@ struct ChainOpener {
         let usedEnd = repaired.allocator?.trimEnd() ?? 0
         try Tidying.run(writable, usedEnd: usedEnd, BufferPool())
         try repaired.markClosed(isEmpty: usedEnd == header.firstDataCluster)
-    }
-
-    /// Other software's additions that must be kept up to date forbid writing.
-    private func refuseNeededExtension(_ delta: DeltaFile) throws(DiskError) {
-        guard let header = delta.header, header.extensionSector != 0 else { return }
-        let fileBytes = try delta.attempt { () throws(SystemError) in try delta.file.size() }
-        let offset = try? FormatExtension.offset(in: header, fileBytes: fileBytes)
-        guard let offset = offset ?? nil else { return }
-        let cluster = AlignedBuffer(byteCount: header.clusterSize.byteCount)
-        try delta.attempt { () throws(SystemError) in try unsafe delta.file.read(at: offset, into: cluster.memory) }
-        // One that is damaged can't be loaded by anybody: it is let go.
-        guard let found = try? FormatExtension(parsing: unsafe [UInt8](cluster.memory)), !found.allowsWritingWithout
-        else {
-            return
-        }
-        throw DiskError(
-            .unsupported,
-            "\(delta.path) carries data of other software that forbids changing it; open it for reading only",
-            path: delta.path)
     }
 }

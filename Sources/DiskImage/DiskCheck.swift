@@ -139,9 +139,8 @@ private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ re
 {
     let names = try withPath(folder.path) { () throws(SystemError) in try folder.fs.list(folder.path) }
     let known = Set(descriptor.images.map { folder.path(of: $0) })
-    for name in names where !known.contains(folder.path(ofFile: name)) {
-        let suffix = name.utf8.count > 39 ? String(name.suffix(38)) : ""
-        let isDelta = GUID(suffix) != nil && name.dropLast(38).hasSuffix(".")
+    for name in names where !known.contains("\(folder.path)/\(name)") {
+        let isDelta = DiskDescriptor.isDeltaName(name)
         let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp")
         if isDelta || isStaging {
             report.findings.append(

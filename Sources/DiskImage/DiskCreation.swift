@@ -6,8 +6,11 @@ internal import SystemPackage
 
 /// What a new disk is like.
 public struct CreateOptions: Hashable, Sendable {
-    /// Size of the device in bytes; rounded up to whole clusters.
+    /// Size of the device in bytes; rounded up to whole sectors.
     public var byteCount: UInt64
+    /// It is rounded up to whole clusters, which the driver and the original tools want. A copy has the size of what it
+    /// is of.
+    public var isRounded = true
     public var clusterSize: ClusterSize
     public var version: ImageVersion
     /// All clusters are allocated, and their space is reserved, from the start.
@@ -67,7 +70,8 @@ extension DiskDescriptor {
 
 /// The header of a disk that is to be made.
 func newHeader(_ options: CreateOptions, path: String) throws(DiskError) -> ImageHeader {
-    let sectors = options.byteCount.dividedRoundingUp(by: sectorBytes)
+    var sectors = options.byteCount.dividedRoundingUp(by: sectorBytes)
+    if options.isRounded { sectors = sectors.roundedUp(toMultipleOf: UInt64(options.clusterSize.sectors)) }
     return try parsing(path) { () throws(ImageError) in
         try ImageHeader(version: options.version, sectorCount: sectors, clusterSize: options.clusterSize)
     }

@@ -68,12 +68,41 @@ public struct DiskFolder: Sendable {
     public func path(ofFile file: String) -> String { file.hasPrefix("/") ? file : "\(path)/\(file)" }
 
     /// Reads the descriptor.
+    /// - Throws: `.unsupported` for one that leads out of the folder.
     public func load() throws(DiskError) -> DiskDescriptor {
         let limit = DiskDescriptor.byteCountMax
         let bytes = try withPath(descriptorPath) { () throws(SystemError) in
             try fs.contents(of: descriptorPath, limit: limit)
         }
-        return try parsing(descriptorPath) { () throws(ImageError) in try DiskDescriptor(parsing: bytes) }
+        let descriptor = try parsing(descriptorPath) { () throws(ImageError) in try DiskDescriptor(parsing: bytes) }
+        for image in descriptor.images { try requireInside(image) }
+        return descriptor
+    }
+
+    /// In the environment: images may be kept elsewhere, by name or by symbolic link.
+    private static let outsideVariable = "GODWIT_OUTSIDE_IMAGES"
+    private static let allowsOutside = environmentVariable(outsideVariable) == "1"
+
+    /// A disk may come from somebody else: what its descriptor names is read, written and removed, so it has to lie in
+    /// the folder, unless whoever runs this trusts the descriptor.
+    private func requireInside(_ image: DiskDescriptor.Image) throws(DiskError) {
+        guard !Self.allowsOutside else { return }
+        let file = image.file
+        let path = path(ofFile: file)
+        let name = file.hasPrefix(self.path + "/") ? String(file.dropFirst(self.path.utf8.count + 1)) : file
+        if DiskDescriptor.isPlainName(name) {
+            let resolved: String
+            do throws(SystemError) { resolved = try fs.resolve(path) } catch {
+                // It is missed when it is opened.
+                guard error.kind != .notFound else { return }
+                throw DiskError(error, path: path)
+            }
+            if resolved == path { return }
+        }
+        throw DiskError(
+            .unsupported,
+            "\(self.path): the file of image \(image.guid) is not one of the disk's folder; "
+                + "move it there, or set \(Self.outsideVariable)=1 if you trust the descriptor", path: self.path)
     }
 
     /// Replaces the descriptor; durable when this returns. After a crash there is the old one or the new one, whole.

@@ -8,9 +8,6 @@ internal import SystemPackage
 /// Checks one image file, in memory that does not grow with it: file clusters are looked at in windows, with a walk
 /// over the block table for each.
 struct ImageCheck {
-    /// Clusters of the file in a window: 64 MiB of bits.
-    static let windowClusters: UInt64 = 1 << 29
-
     let path: String
     let file: any StorageFile
     let header: ImageHeader
@@ -51,14 +48,13 @@ struct ImageCheck {
     mutating func run() throws(DiskError) {
         if !header.inUse.isClean { report.add(.inUse, "the image was not closed") }
         try checkExtension()
-        let fileClusters = fileBytes / cluster.bytes
-        var start = header.firstDataCluster
+        let windows = FileWindows(bat, fileBytes: fileBytes)
+        var window = windows.first
         var inUse: UInt64 = 0
         repeat {
-            let end = min(start + Self.windowClusters, max(fileClusters, start))
-            inUse += try scan(start..<end, isFirst: start == header.firstDataCluster)
-            start = end
-        } while start < fileClusters
+            inUse += try scan(window, isFirst: window.lowerBound == header.firstDataCluster)
+            window = windows.next(after: window, usedEnd: usedEnd)
+        } while !window.isEmpty
         let holes = usedEnd - header.firstDataCluster - inUse
         if holes > 0 {
             report.add(.leak, count: holes, "\(holes) clusters of the file are not used by any part of the device")

@@ -17,6 +17,7 @@ struct ImageRepair {
     private let checked: ImageCheck
     private var usedEnd: UInt64
     private var counts: [CheckFinding.Kind: UInt64] = [:]
+    private var lost = LostClusters()
 
     private var bat: BatGeometry { header.bat }
     private var cluster: ClusterSize { header.clusterSize }
@@ -42,20 +43,23 @@ struct ImageRepair {
         var done: [String] = []
         let wasOpen = !header.inUse.isClean
         header.inUse = .open
+        // Before its clusters are cut off or used.
+        let hadExtension = header.extensionSector != 0
+        header.extensionSector = 0
         try writeHeader()
         if hasTableFaults {
-            var start = header.firstDataCluster
-            let fileClusters = fileBytes / cluster.bytes
+            let windows = FileWindows(bat, fileBytes: fileBytes)
+            var window = windows.first
             repeat {
-                let end = min(start + ImageCheck.windowClusters, max(fileClusters, start))
-                try repairTable(start..<end, isFirst: start == header.firstDataCluster)
-                start = end
-            } while start < fileClusters
+                try repairTable(window, isFirst: window.lowerBound == header.firstDataCluster)
+                window = windows.next(after: window, usedEnd: checked.usedEnd)
+            } while !window.isEmpty
             for (kind, count) in counts.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
                 done.append(
                     kind == .duplicate
                         ? "copied \(count) shared clusters" : "cleared \(count) entries: \(kind.rawValue)")
             }
+            done += lost.words(cluster)
         }
         let end = cluster.offset(of: usedEnd)
         let size = try withPath(path) { () throws(SystemError) in try file.size() }
@@ -72,8 +76,7 @@ struct ImageRepair {
             let filled = try withPath(path) { () throws(SystemError) in try sparseness.settle(below: end) }
             if filled > 0 { done.append("filled \(filled) bytes of holes") }
         }
-        if header.extensionSector != 0 {
-            header.extensionSector = 0
+        if hadExtension {
             done.append("removed the format extension, which a change would leave out of date")
         }
         let isEmpty = checked.report.allocatedClusters == 0
@@ -134,6 +137,7 @@ struct ImageRepair {
                 guard isFirst else { continue }
                 changes.append((number, 0))
                 counts[fault.kind, default: 0] += 1
+                lost.add(number)
             case .cluster(let place):
                 guard !set.insert(place) else { continue }
                 guard let copy = bat.encode(usedEnd) else {
@@ -166,5 +170,32 @@ struct ImageRepair {
                     at: cluster.offset(of: target) + start, from: UnsafeRawBufferPointer(memory.memory))
             }
         }
+    }
+}
+
+/// Clusters of the device whose entries led nowhere and were cleared, as runs, for the report.
+private struct LostClusters {
+    private static let runsMax = 100
+    private var runs: [Range<UInt64>] = []
+    private var more: UInt64 = 0
+
+    /// In ascending order.
+    mutating func add(_ cluster: UInt64) {
+        if let last = runs.last, last.upperBound == cluster {
+            runs[runs.count - 1] = last.lowerBound..<cluster + 1
+        } else if runs.count < Self.runsMax {
+            runs.append(cluster..<cluster + 1)
+        } else {
+            more += 1
+        }
+    }
+
+    func words(_ size: ClusterSize) -> [String] {
+        var lines = runs.map {
+            "bytes \(size.offset(of: $0.lowerBound)) to \(size.offset(of: $0.upperBound) - 1) of the device "
+                + "show what is below this image now, or zeros"
+        }
+        if more > 0 { lines.append("so do \(more) more clusters") }
+        return lines
     }
 }

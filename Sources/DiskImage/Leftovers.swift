@@ -3,13 +3,16 @@ internal import ImageFormat
 internal import LinuxSystem
 
 /// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
-/// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing.
+/// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing. The list may be
+/// somebody else's: only files of the folder that are named as ours are go.
 extension DiskFolder {
     private static let listName = "godwit.leftovers"
     private static let listBytesMax = 1 << 20
 
     /// Puts a file of the disk on the list, durably.
     func noteLeftover(_ file: String) throws(DiskError) {
+        // Another name is not taken from a list; what is left of it then is only in the way.
+        guard DiskDescriptor.isDeltaName(file) else { return }
         var names = try leftovers()
         guard !names.contains(file) else { return }
         names.append(file)
@@ -44,10 +47,12 @@ extension DiskFolder {
         // only the one before it names is removed.
         try synchronizeNames()
         let kept = Set(descriptor.images.map(\.file))
-        for name in names where !kept.contains(name) {
+        for name in names where DiskDescriptor.isDeltaName(name) && !kept.contains(name) {
             let path = path(ofFile: name)
-            let isThere = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
-            if isThere { try withPath(path) { () throws(SystemError) in try fs.remove(path) } }
+            do throws(SystemError) { try fs.remove(path) } catch {
+                // A folder of that name is nobody's leftover.
+                guard [.notFound, .misuse].contains(error.kind) else { throw DiskError(error, path: path) }
+            }
         }
         try synchronizeNames()
         try withPath(list) { () throws(SystemError) in try fs.remove(list) }

@@ -30,17 +30,22 @@ final class WritableDelta: Sendable {
         self.delta = delta
         self.allocator = allocator
         marked = Atomic(isMarked || delta.isRaw)
-        state = Monitor(State(header: delta.header, isMarked: isMarked || delta.isRaw, isUntidy: isUntidy))
+        var header = delta.header
+        // Bitmaps of other software are out of date from the first change on: no header that is written here has any.
+        header?.extensionSector = 0
+        state = Monitor(State(header: header, isMarked: isMarked || delta.isRaw, isUntidy: isUntidy))
     }
 
-    /// Opens what `delta` describes for writing, with everything in its file up to the end in use.
+    /// Opens what `delta` describes for writing, with everything in its file up to the end in use: also the rest of a
+    /// cluster that is there in part, whose bytes are not those of a new one.
     static func continuing(_ delta: DeltaFile, reserveAheadBytes: UInt64) throws(DiskError) -> WritableDelta {
         guard let bat = delta.bat, let header = delta.header else {
             return WritableDelta(delta: delta, allocator: nil, isMarked: true, isUntidy: false)
         }
         let size = try withPath(delta.path) { () throws(SystemError) in try delta.file.size() }
+        let end = size.dividedRoundingUp(by: delta.clusterSize.bytes)
         let allocator = ClusterAllocator(
-            delta: delta, bat: bat, next: max(size / delta.clusterSize.bytes, bat.firstDataCluster), free: [],
+            delta: delta, bat: bat, next: max(end, bat.firstDataCluster), free: [],
             reserveAheadBytes: reserveAheadBytes)
         return WritableDelta(
             delta: delta, allocator: allocator, isMarked: header.inUse == .open, isUntidy: !header.inUse.isClean)
@@ -58,14 +63,12 @@ final class WritableDelta: Sendable {
     /// Something may have been changed since it was opened.
     var isMarkedInUse: Bool { marked.load(ordering: .acquiring) }
 
-    /// Makes the in-use mark durable before the first change. Bitmaps of other software would be out of date from now
-    /// on: they are let go.
+    /// Makes the in-use mark durable before the first change.
     func markInUse() throws(DiskError) {
         if marked.load(ordering: .acquiring) { return }
         try state.withLock { state throws(DiskError) in
             guard !state.isMarked, var header = state.header else { return }
             header.inUse = .open
-            header.extensionSector = 0
             header.flags.remove(.empty)
             do throws(SystemError) {
                 try DeltaFile.writeHeader(header, to: delta.file)

@@ -25,6 +25,12 @@ public struct ClusterSize: Hashable, Sendable {
     public var byteCount: Int { 1 << Int(shift) }
     public var sectors: UInt32 { 1 << (shift - 9) }
 
+    /// This size, or the largest smaller one of which `byteCount` is a multiple; this one where there is none.
+    public func fitting(_ byteCount: UInt64) -> ClusterSize {
+        let shift = UInt32(min(UInt64(byteCount.trailingZeroBitCount), UInt64(shift)))
+        return ClusterSize(bytes: 1 << UInt64(shift)) ?? self
+    }
+
     /// Number of the cluster that holds byte `offset`.
     public func cluster(at offset: UInt64) -> UInt64 { offset >> UInt64(shift) }
     /// Position of byte `offset` inside its cluster.

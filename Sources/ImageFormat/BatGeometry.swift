@@ -22,6 +22,8 @@ public enum BatEntry: Hashable, Sendable {
 /// little-endian 32-bit number at byte `64 + 4 * c` of the file.
 public struct BatGeometry: Hashable, Sendable {
     public static let entryBytes: UInt64 = 4
+    /// So many clusters of a file can be pointed to at most, whatever its size.
+    public static let fileClustersMax: UInt64 = 1 << 32
 
     public let version: ImageVersion
     public let clusterSize: ClusterSize

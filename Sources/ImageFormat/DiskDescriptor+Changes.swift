@@ -7,6 +7,7 @@ extension DiskDescriptor {
         guard guid != .top, guid != .none, shot(guid) == nil else {
             throw ImageError(.invalid, "the disk has a snapshot \(guid) already")
         }
+        try refuseTaken(file)
         guard try chain(to: top).count < Self.chainLengthMax else {
             throw ImageError(.invalid, "the disk has \(Self.chainLengthMax) deltas in a row; merge snapshots first")
         }
@@ -73,6 +74,7 @@ extension DiskDescriptor {
         guard guid != top else { throw ImageError(.invalid, "\(guid) is the top already") }
         guard !shot.isTemporary else { throw ImageError(.invalid, "snapshot \(guid) is being removed") }
         guard let old = image(top) else { throw ImageError(.invalid, "the disk has no top") }
+        try refuseTaken(file)
         remove(top)
         append(
             Image(guid: .top, kind: imageKindForNewDeltas, file: file),
@@ -87,8 +89,15 @@ extension DiskDescriptor {
         updateStorage { $0.updateFirst("End") { $0.text = "\(count)" } }
     }
 
+    private func refuseTaken(_ file: String) throws(ImageError) {
+        guard !images.contains(where: { $0.file == file }) else {
+            throw ImageError(.invalid, "the disk has a file of that name already")
+        }
+    }
+
     /// Puts another file under a state.
     public mutating func setFile(_ file: String, of guid: GUID) throws(ImageError) {
+        if image(guid)?.file != file { try refuseTaken(file) }
         guard let index = images.firstIndex(where: { $0.guid == guid }) else {
             throw ImageError(.invalid, "the disk has no snapshot \(guid)")
         }

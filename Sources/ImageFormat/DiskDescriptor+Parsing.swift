@@ -63,6 +63,7 @@ extension DiskDescriptor {
         self.shots = shots
         self.top = top ?? .top
         self.document = document
+        try checkNames(at: storage.offset)
         try checkTree(at: snapshots.offset)
     }
 
@@ -159,11 +160,6 @@ extension DiskDescriptor {
             }
             rooted.formUnion(path)
         }
-    }
-
-    /// Text from the document for a message: short and printable.
-    private static func quoted(_ text: String) -> String {
-        String(text.unicodeScalars.prefix(40).map { $0.value < 32 || $0.value == 127 ? "?" : Character($0) })
     }
 }
 

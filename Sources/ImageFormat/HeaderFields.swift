@@ -53,6 +53,9 @@ public struct HeaderFields: Hashable, Sendable {
     public init(parsing bytes: RawSpan) throws(ImageError) {
         do {
             var fields = FieldReader(bytes)
+            guard fields.remaining >= 16 else {
+                throw ImageError(.notAnImage, "no ploop image: the file has \(fields.remaining) bytes", at: 0)
+            }
             let magic = try fields.bytes("magic", count: 16)
             guard let version = ImageVersion(magic: magic) else {
                 throw ImageError(.notAnImage, "no ploop image: the file does not start with a ploop magic", at: 0)

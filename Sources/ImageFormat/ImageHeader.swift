@@ -92,15 +92,16 @@ public struct ImageHeader: Hashable, Sendable {
         self.clusterSize = clusterSize
     }
 
-    /// The header of a new, empty image; `sectorCount` is rounded up to whole clusters.
+    /// The header of a new, empty image. A device whose size is no multiple of the cluster has part of its last one.
     /// - Throws: `.invalid` when the version can't describe a device of that size.
     public init(version: ImageVersion, sectorCount: UInt64, clusterSize: ClusterSize) throws(ImageError) {
-        let sectors = try Self.roundedSize(sectorCount, version: version, clusterSize: clusterSize)
-        let clusterCount = UInt32(truncatingIfNeeded: sectors / UInt64(clusterSize.sectors))
-        let (cylinders, heads) = Self.cylindersAndHeads(sectors: sectors)
+        _ = try Self.roundedSize(sectorCount, version: version, clusterSize: clusterSize)
+        let clusterCount = UInt32(
+            truncatingIfNeeded: sectorCount.dividedRoundingUp(by: UInt64(clusterSize.sectors)))
+        let (cylinders, heads) = Self.cylindersAndHeads(sectors: sectorCount)
         fields = HeaderFields(
             version: version, heads: heads, cylinders: cylinders, clusterSectors: clusterSize.sectors,
-            clusterCount: clusterCount, sectorCount: sectors,
+            clusterCount: clusterCount, sectorCount: sectorCount,
             firstDataSector: Self.firstDataSector(clusterCount: clusterCount, clusterSize: clusterSize), flags: .empty)
         self.clusterSize = clusterSize
     }

@@ -43,7 +43,7 @@ public struct SystemError: Error, Hashable, Sendable, CustomStringConvertible {
         case .readOnlyFileSystem: .readOnly
         case .permissionDenied, .notPermitted: .permission
         case .resourceBusy, .textFileBusy: .busy
-        case .isDirectory, .tooManySymbolicLinkLevels, .fileNameTooLong: .misuse
+        case .isDirectory, .tooManySymbolicLinkLevels, .fileNameTooLong, .illegalSeek: .misuse
         default: .io
         }
     }

@@ -20,9 +20,7 @@ public struct DiskFolders: TargetDisks {
 
     public func objection(to shape: TargetDiskShape) -> String? {
         createOptions(shape) == nil
-            ? "a disk of \(shape.sizeBytes) bytes has no place in an image of version \(shape.imageVersion); "
-                + "grow it to a multiple of \(SizeText.format(ClusterSize.smallest.bytes)) first"
-            : nil
+            ? "images of version \(shape.imageVersion) can't be made here" : nil
     }
 
     public func create(_ shape: TargetDiskShape, in folder: String) throws(DiskError) {
@@ -36,16 +34,13 @@ public struct DiskFolders: TargetDisks {
         try Disk.open(path, in: fs, options: options)
     }
 
-    /// Like the source's, with the largest cluster size up to the source's that the disk's size is a multiple of: a
-    /// copy has exactly the source's size.
+    /// Like the source's, with the largest cluster size up to the source's that the disk's size is a multiple of, if
+    /// there is one: a copy has exactly the source's size.
     private func createOptions(_ shape: TargetDiskShape) -> CreateOptions? {
-        guard var size = Optional(ClusterSize(bytes: shape.clusterBytes) ?? .standard),
-            let version = ImageVersion(rawValue: shape.imageVersion)
-        else { return nil }
-        while shape.sizeBytes % size.bytes != 0 {
-            guard let smaller = ClusterSize(bytes: size.bytes / 2) else { return nil }
-            size = smaller
-        }
-        return CreateOptions(byteCount: shape.sizeBytes, clusterSize: size, version: version)
+        guard let version = ImageVersion(rawValue: shape.imageVersion) else { return nil }
+        let size = (ClusterSize(bytes: shape.clusterBytes) ?? .standard).fitting(shape.sizeBytes)
+        var options = CreateOptions(byteCount: shape.sizeBytes, clusterSize: size, version: version)
+        options.isRounded = false
+        return options
     }
 }

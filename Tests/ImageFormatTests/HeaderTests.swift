@@ -48,7 +48,7 @@ func bytes(_ hex: String) -> [UInt8] {
             let error = #expect(throws: ImageError.self) {
                 try ImageHeader(parsing: Array(Self.goldenV2[..<count]), fileBytes: 1 << 20)
             }
-            #expect(error?.code == .truncated)
+            #expect(error?.code == (count < 16 ? .notAnImage : .truncated))
         }
         #expect(throws: ImageError.self) { try ImageHeader(parsing: Self.goldenV2, fileBytes: 64) }
         #expect(throws: ImageError.self) { try ImageHeader(parsing: Self.goldenV2, fileBytes: (1 << 20) - 1) }
@@ -133,8 +133,8 @@ func bytes(_ hex: String) -> [UInt8] {
             return
         }
         let header = try ImageHeader(version: version, sectorCount: sectors, clusterSize: clusterSize)
-        #expect(header.sectorCount >= sectors && header.sectorCount - sectors < UInt64(cluster))
-        #expect(UInt64(header.clusterCount) * UInt64(cluster) == header.sectorCount)
+        #expect(header.sectorCount == sectors)
+        #expect(UInt64(header.clusterCount) == (sectors + UInt64(cluster) - 1) / UInt64(cluster))
         #expect(header.bat.endOffset <= header.bat.areaBytes)
         #expect(header.bat.areaBytes - header.bat.endOffset < clusterSize.bytes)
         #expect(try ImageHeader(parsing: header.encode(), fileBytes: header.bat.areaBytes) == header)

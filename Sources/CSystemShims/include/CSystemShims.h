@@ -28,6 +28,10 @@ int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
 #define SHIM_OPEN_DIRECT 16u
 #define SHIM_OPEN_FOLDER 32u
 #define SHIM_OPEN_APPEND 64u
+// A symbolic link at the end of the path is an error.
+#define SHIM_OPEN_NO_LINK 128u
+// A pipe is opened at once, whoever is at its other end.
+#define SHIM_OPEN_NO_WAIT 256u
 int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
 // Do the flags of an open file, as /proc has them, let it write through the page cache?
 int32_t shim_flags_write_cached(uint64_t flags);
