@@ -147,6 +147,8 @@ public struct BackupService: Sendable {
             disk: disk.marks.disk, name: name, snapshot: frozen.guid, time: now,
             freezeNanoseconds: frozen.freezeNanoseconds, base: disk.base, options: options.job)
         let result = try job.run(source: FrozenSource(state), store: store, clock: time) { progress(.reading, $0, $1) }
+        // Before states below it are merged.
+        state.close()
         disk.marks.finished(
             DiskMarks.Mark(point: result.point.id, snapshot: frozen.guid, time: now), store: store.info.uuid)
         try disk.marks.store(folder: disk.folder, in: fs)

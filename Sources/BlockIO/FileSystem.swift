@@ -75,6 +75,12 @@ public protocol FileSystem: Sendable {
     /// Takes the exclusive lock of the file at `path` (created when missing).
     /// - Returns: `nil` when another holds it and `wait` is false.
     func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)?
+    /// Takes a lease of an existing file, without waiting: a lock of the kernel's, through an open file of its own, so
+    /// that two leases exclude each other within one process, too. It shares the kernel's lock with
+    /// ``lock(_:wait:)``, which is an exclusive one.
+    func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer
+    /// Which file the path leads to; `nil` when there is none.
+    func identity(of path: String) throws(SystemError) -> FileIdentity?
     /// The absolute path with symbolic links resolved.
     func resolve(_ path: String) throws(SystemError) -> String
 }

@@ -20,6 +20,7 @@ public final class LinuxFile: StorageFile {
         self.batching = batching
     }
 
+    public func identity() throws(SystemError) -> FileIdentity { FileIdentity(try status()) }
     public func size() throws(SystemError) -> UInt64 { try status().size }
     public func allocatedBytes() throws(SystemError) -> UInt64 { try status().allocated_bytes }
 

@@ -160,13 +160,50 @@ public struct LinuxFileSystem: FileSystem {
             let result = shim_flock(descriptor.number, 1, wait ? 1 : 0)
             if result == -Errno.wouldBlock.rawValue { return nil }
             _ = try check(result, "lock", path)
+            let file = try Self.identity(of: descriptor, path)
             // Whoever waited may now hold the lock of a file that was removed or replaced meanwhile.
-            var held = shim_stat()
-            _ = try check(unsafe shim_fstat(descriptor.number, &held), "examine", path)
-            if let named = try status(of: path), named.device == held.device, named.inode == held.inode {
-                return LinuxLock(descriptor: descriptor)
+            if try identity(of: path) == file { return LinuxLock(descriptor: descriptor, file: file) }
+        }
+    }
+
+    public func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer {
+        while true {
+            let descriptor = try openForLease(path, kind)
+            let file = try Self.identity(of: descriptor, path)
+            let result = shim_flock(descriptor.number, kind == .exclusive ? 1 : 0, 0)
+            if result == -Errno.wouldBlock.rawValue {
+                let holders = (try? LockTable.current())?.holders(device: file.device, inode: file.inode) ?? []
+                var processes: [Int32] = []
+                for holder in holders where !processes.contains(holder.process) { processes.append(holder.process) }
+                return .refused(processes.map { NamedProcess($0) })
+            }
+            _ = try check(result, "lock", path)
+            if try identity(of: path) == file { return .held(LinuxLock(descriptor: descriptor, file: file)) }
+        }
+    }
+
+    /// An exclusive lock over NFS needs a file that is open for writing; elsewhere one for reading does.
+    private func openForLease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> OwnedDescriptor {
+        if kind == .exclusive {
+            let result = unsafe shim_open_file(path, SHIM_OPEN_WRITE, 0)
+            let refusals = [Errno.readOnlyFileSystem, .permissionDenied, .notPermitted, .textFileBusy]
+            if !refusals.contains(where: { result == -$0.rawValue }) {
+                return OwnedDescriptor(adopting: try check(result, "open", path))
             }
         }
+        return OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, 0, 0), "open", path))
+    }
+
+    public func identity(of path: String) throws(SystemError) -> FileIdentity? {
+        try status(of: path).map { FileIdentity($0) }
+    }
+
+    private static func identity(of descriptor: borrowing OwnedDescriptor, _ path: String) throws(SystemError)
+        -> FileIdentity
+    {
+        var status = shim_stat()
+        _ = try check(unsafe shim_fstat(descriptor.number, &status), "examine", path)
+        return FileIdentity(status)
     }
 
     public func resolve(_ path: String) throws(SystemError) -> String {
@@ -179,10 +216,18 @@ public struct LinuxFileSystem: FileSystem {
     }
 }
 
+extension FileIdentity {
+    init(_ status: shim_stat) { self.init(device: status.device, inode: status.inode) }
+}
+
 /// A lock held through an open file description.
-private final class LinuxLock: HeldLock {
+private final class LinuxLock: HeldLease {
     private let descriptor: OwnedDescriptor
-    init(descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+    let file: FileIdentity
+    init(descriptor: consuming OwnedDescriptor, file: FileIdentity) {
+        self.descriptor = descriptor
+        self.file = file
+    }
 
     // Closing would leave it held by a child that another thread is just starting, until that has become its program.
     deinit { _ = shim_unflock(descriptor.number) }

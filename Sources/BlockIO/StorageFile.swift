@@ -31,6 +31,8 @@ public protocol StorageFile: AnyObject, Sendable {
     /// What offset, count and memory address of a transfer must be multiples of; 1 for buffered files.
     var alignment: Int { get }
 
+    /// Which file this is, whatever its name leads to by now.
+    func identity() throws(SystemError) -> FileIdentity
     /// Size in bytes.
     func size() throws(SystemError) -> UInt64
     /// Bytes of the host's disk that the file takes up.

@@ -79,9 +79,9 @@ extension KernelDisk {
             try awaitTurn()
             switch try held.beginDeletion(of: current) {
             case .done(let survivor): next = survivor
-            case .merge(let child, let parent, let childState):
-                switch try merge(child, into: parent, progress) {
-                case .done: next = try held.finishDeletion(childState: childState)
+            case .merge(let pending):
+                switch try merge(pending, progress) {
+                case .done: next = try held.finishDeletion(pending)
                 // What is above the state may be another file by now.
                 case .yielded: continue
                 case .stopped: return false
@@ -103,10 +103,10 @@ extension KernelDisk {
     private enum MergeEnd { case done, yielded, stopped }
 
     private func merge(
-        _ child: String, into parent: String, _ progress: (UInt64, UInt64) -> Bool
+        _ pending: borrowing HeldDisk.PendingMerge, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> MergeEnd {
         let files = try stackFiles()
-        guard let level = files.firstIndex(of: child), level > 0, files[level - 1] == parent else {
+        guard let level = files.firstIndex(of: pending.child), level > 0, files[level - 1] == pending.parent else {
             throw DiskError(
                 .invalid, "\(held.path): the driver has other files than the descriptor names; detach the disk",
                 path: held.path)

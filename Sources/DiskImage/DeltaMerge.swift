@@ -19,10 +19,13 @@ struct DeltaMerge {
     private var size: ClusterSize { child.clusterSize }
 
     /// - Parameters:
-    ///   - page: the page of the child's table to start with; on return, where to go on after a stop.
+    ///   - lease: of the parent.
     ///   - progress: gets clusters done and in all; `false` stops.
-    /// - Returns: whether all was copied.
-    func run(from page: inout UInt64, _ progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
+    /// - Returns: how much was copied, durably.
+    func run(
+        _ lease: borrowing ExclusiveLease, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> End {
+        precondition(lease.path == parent.delta.path, "the right to change another file")
         guard let scanner = BatScanner(child) else {
             throw DiskError(
                 .unsupported, "\(child.path) is raw, and a raw image has nothing below it", path: child.path)
@@ -32,6 +35,7 @@ struct DeltaMerge {
         let fileBytes = try child.attempt { () throws(SystemError) in try child.file.size() }
         var limiter = RateLimiter(bytesPerSecond: bytesPerSecond)
         var done: UInt64 = 0
+        var page: UInt64 = 0
         while let found = try scanner.nextPage(from: page) {
             var table = try ParentPage(found, parent, below, pool)
             var isStopped = false
@@ -52,12 +56,41 @@ struct DeltaMerge {
             try table.write(to: parent)
             if isStopped {
                 try synchronize()
-                return false
+                return .stopped(beforePage: found)
             }
             page = found + 1
         }
         try synchronize()
-        return true
+        return .all
+    }
+
+    enum End: Equatable {
+        case all
+        /// Everything on the pages of the child's table below that one.
+        case stopped(beforePage: UInt64)
+    }
+
+    /// Takes what the parent has by now out of the child's table, so that whoever goes on with the merge finds in the
+    /// child's file what is left to do, whatever happened in between. The chain reads the same with and without it. The
+    /// clusters in the child's file are left alone: who looks them up in a map from before still finds them.
+    /// - Parameter lease: of the child, which is open for writing.
+    func letGo(beforePage end: UInt64, _ lease: borrowing ExclusiveLease) throws(DiskError) {
+        precondition(lease.path == child.path, "the right to change another file")
+        // A bitmap of other software would be out of date: its image stays as it is.
+        guard let scanner = BatScanner(child), child.header?.extensionSector == 0 else { return }
+        let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
+        var page: UInt64 = 0
+        while let found = try scanner.nextPage(from: page), found < end {
+            let kept = found == 0 ? DeltaFile.headerSlots * 4 : 0
+            try child.attempt { () throws(SystemError) in
+                let offset = found * UInt64(DeltaFile.pageBytes)
+                if kept > 0 { try unsafe child.file.read(at: offset, into: buffer.memory) }
+                unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.memory[kept...]).fillWithZeros()
+                try unsafe child.file.write(at: offset, from: UnsafeRawBufferPointer(buffer.memory))
+            }
+            page = found + 1
+        }
+        if page > 0 { try child.attempt { () throws(SystemError) in try child.file.synchronize() } }
     }
 
     private func synchronize() throws(DiskError) {

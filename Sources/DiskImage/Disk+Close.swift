@@ -33,7 +33,8 @@ extension Disk {
         try flushInside()
         guard !top.delta.isRaw else { return }
         try compact()
-        try finish(top)
+        var lease = ExclusiveLease.ofTop(top.delta.path, in: fs)
+        _ = try finish(top, &lease)
     }
 
     /// Compacts until nothing is left to move; requests may run.

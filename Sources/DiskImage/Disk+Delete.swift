@@ -65,8 +65,12 @@ extension Disk {
             try removeLeaf(name, folder)
             return .done(shot.parent == .none ? nil : shot.parent)
         case 1:
-            if children[0] != descriptor.top { return try mergeFrozen(children[0], into: name, folder, progress) }
-            return try mergeTop(into: name, folder, follows: &follows, progress)
+            // Before anything is marked or frozen for it: who reads the state may go on.
+            let lease = try leaseBelow(try imagePath(of: name, descriptor, folder))
+            if children[0] != descriptor.top {
+                return try mergeFrozen(children[0], into: name, folder, lease, progress)
+            }
+            return try mergeTop(into: name, folder, lease, follows: &follows, progress)
         default:
             try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
             return .done(nil)
@@ -81,36 +85,64 @@ extension Disk {
         return name
     }
 
+    private func imagePath(
+        of name: GUID, _ descriptor: DiskDescriptor, _ folder: DiskFolder
+    ) throws(DiskError) -> String {
+        guard let image = descriptor.image(name) else {
+            throw DiskError(.corrupt, "\(path): the descriptor names no image of snapshot \(name)", path: path)
+        }
+        return folder.path(of: image)
+    }
+
     /// The descriptor first, then the file.
     private func removeLeaf(_ name: GUID, _ folder: DiskFolder) throws(DiskError) {
         let descriptor = try folder.load()
+        let lease = try leaseBelow(try imagePath(of: name, descriptor, folder))
         if let file = descriptor.image(name)?.file { try folder.noteLeftover(file) }
         let file = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
+        forget(lease)
         folder.removeFile(file)
+    }
+
+    /// The file of a lease is finished by somebody else, or goes: the finisher need not.
+    private func forget(_ lease: borrowing ExclusiveLease) {
+        let path = lease.path
+        maintenance.change { $0.unfinished.removeAll { $0.delta.path == path } }
     }
 
     // MARK: A child that is frozen
 
     private func mergeFrozen(
-        _ childName: GUID, into parentName: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
+        _ childName: GUID, into parentName: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease,
+        _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
+        var lease = lease
+        let childLease = try leaseBelow(try imagePath(of: childName, try folder.load(), folder))
         let descriptor = try markTemporary(parentName, folder)
         let pair = try openPair(descriptor, childName, folder)
-        let parent = try beginMerge(pair)
+        forget(lease)
+        let parent = try beginMerge(pair, lease)
         let merge = DeltaMerge(
             child: pair.child, parent: parent, below: pair.below, pool: pool,
             bytesPerSecond: options.mergeBytesPerSecond)
-        let mark = MergeMark(child: pair.child.path, parent: parent.delta.path)
-        var page = maintenance.withLock { $0.mergeMarks[mark] ?? 0 }
-        let isDone = try merge.run(from: &page, progress)
-        maintenance.withLock { $0.mergeMarks[mark] = isDone ? nil : page }
-        try finish(parent)
-        guard isDone else { return .stopped }
+        let end = try merge.run(lease, progress)
+        _ = try finish(parent, &lease)
+        if case .stopped(let page) = end {
+            try merge.letGo(beforePage: page, childLease)
+            // Clusters of the child that no entry names any more are free for the next one who writes there.
+            try gate.exclusively { chain throws(DiskError) in
+                try flushInside()
+                map.invalidate()
+                return chain
+            }
+            return .stopped
+        }
         if let file = descriptor.image(childName)?.file { try folder.noteLeftover(file) }
         let file = try folder.updateDescriptor { descriptor throws(ImageError) in
             try descriptor.mergeIntoParent(childName)
         }
         try drop(pair, merged: parent.delta)
+        forget(childLease)
         folder.removeFile(file)
         return .done(childName)
     }
@@ -128,7 +160,7 @@ extension Disk {
 
     private struct Pair {
         var below: [DeltaFile]
-        /// Opened for writing.
+        /// Both opened for writing.
         var parent: DeltaFile
         var child: DeltaFile
     }
@@ -144,13 +176,13 @@ extension Disk {
         for place in places { below.append(try opener.open(place, writable: false)) }
         let pair = Pair(
             below: below, parent: try opener.open(parentPlace, writable: true),
-            child: try opener.open(childPlace, writable: false))
+            child: try opener.open(childPlace, writable: true))
         try Chain.check(below + [pair.parent, pair.child], path: path)
         return pair
     }
 
     /// The parent, marked in use, with its free clusters known, and as large as the child.
-    private func beginMerge(_ pair: Pair) throws(DiskError) -> WritableDelta {
+    private func beginMerge(_ pair: Pair, _ lease: borrowing ExclusiveLease) throws(DiskError) -> WritableDelta {
         guard let bat = pair.parent.bat, let header = pair.parent.header else {
             return try growRaw(pair.parent, to: pair.child.byteCount)
         }
@@ -162,7 +194,7 @@ extension Disk {
             delta: pair.parent, allocator: allocator, isMarked: header.inUse == .open, isUntidy: !header.inUse.isClean)
         try parent.markInUse()
         guard pair.child.byteCount > pair.parent.byteCount else { return parent }
-        return try growBelow(parent, toSectors: pair.child.byteCount / sectorBytes)
+        return try growBelow(parent, toSectors: pair.child.byteCount / sectorBytes, lease)
     }
 
     private func growRaw(_ delta: DeltaFile, to bytes: UInt64) throws(DiskError) -> WritableDelta {
@@ -203,14 +235,15 @@ extension Disk {
     /// Merges the top into the state below it: at once when it is small, otherwise by freezing it under a temporary
     /// name, merging that, and going on with what was written meanwhile.
     private func mergeTop(
-        into parent: GUID, _ folder: DiskFolder, follows: inout Int, _ progress: (UInt64, UInt64) -> Bool
+        into parent: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease, follows: inout Int,
+        _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
         guard let top = gate.chain.writable, let allocator = top.allocator, let bat = top.delta.bat else {
             throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
         }
         let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
         if used * clusterSize.bytes <= Self.heldMergeBytes || used <= 16 {
-            return try mergeTopHeld(into: parent, folder, progress)
+            return try mergeTopHeld(into: parent, folder, lease, progress)
         }
         // What was asked for is done by now: the state that was to go is gone.
         guard follows < Self.followsMax else { return .done(nil) }
@@ -220,15 +253,17 @@ extension Disk {
         try finishFrozen()
         var brake = WriteBrake(gate, strength: follows - Self.freeFollows)
         defer { brake.release() }
-        return try mergeFrozen(prepared.name, into: parent, folder) { done, total in
+        return try mergeFrozen(prepared.name, into: parent, folder, lease) { done, total in
             brake.step()
             return progress(done, total)
         }
     }
 
     private func mergeTopHeld(
-        into parentName: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
+        into parentName: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease,
+        _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
+        var lease = lease
         // A delta that waits to become the top was made for this one.
         try beginMaintenance { state in
             guard !state.isPreparing else { return nil }
@@ -238,15 +273,15 @@ extension Disk {
         defer { endMaintenance { $0.isPreparing = false } }
         let descriptor = try markTemporary(parentName, folder)
         let pair = try openPair(descriptor, descriptor.top, folder)
-        let parent = try beginMerge(pair)
+        forget(lease)
+        let parent = try beginMerge(pair, lease)
         return try whileSwitching { () throws(DiskError) in
             try gate.pauseWrites()
             defer { gate.resumeWrites() }
             try flush()
             let merge = DeltaMerge(child: pair.child, parent: parent, below: pair.below, pool: pool, bytesPerSecond: 0)
-            var page: UInt64 = 0
-            guard try merge.run(from: &page, progress) else {
-                try finish(parent)
+            guard try merge.run(lease, progress) == .all else {
+                _ = try finish(parent, &lease)
                 return .stopped
             }
             if let file = descriptor.image(descriptor.top)?.file { try folder.noteLeftover(file) }
@@ -272,10 +307,4 @@ extension Disk {
             return file
         }
     }
-}
-
-/// How far a merge that was stopped had come.
-struct MergeMark: Hashable {
-    var child: String
-    var parent: String
 }

@@ -94,8 +94,12 @@ extension Disk {
         try BatGrowth.fillRoom(room, top)
     }
 
-    /// Makes a delta below the top larger, for a merge. Its clusters move under everybody's feet, so requests are held.
-    func growBelow(_ delta: WritableDelta, toSectors sectors: UInt64) throws(DiskError) -> WritableDelta {
+    /// Makes a delta below the top larger, for a merge. Its clusters move under everybody's feet, so requests are held,
+    /// and nobody else reads it.
+    func growBelow(
+        _ delta: WritableDelta, toSectors sectors: UInt64, _ lease: borrowing ExclusiveLease
+    ) throws(DiskError) -> WritableDelta {
+        precondition(lease.path == delta.delta.path, "the right to change another file")
         var grown = delta
         try whileSwitching { () throws(DiskError) in
             try flush()

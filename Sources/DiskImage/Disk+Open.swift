@@ -11,8 +11,13 @@ extension Disk {
     ) throws(DiskError) -> Disk {
         switch try DiskLocation.find(path, in: fs) {
         case .folder(let folder):
-            var locks: [any HeldLock] = []
-            if !options.readOnly { locks.append(try folder.lockOwner()) }
+            guard !options.readOnly else {
+                let leased = try LeasedChain.open(folder, state: nil, options: options)
+                return Disk(
+                    path: folder.path, fs: fs, options: options, folder: folder, locks: leased.leases,
+                    chain: leased.chain, isRepaired: false)
+            }
+            let locks: [any HeldLock] = [try folder.lockOwner()]
             let descriptor = try folder.load()
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open(
@@ -20,13 +25,11 @@ extension Disk {
             let disk = Disk(
                 path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
                 isRepaired: chain.isRepaired)
-            if !options.readOnly {
-                try folder.removeLeftovers(descriptor)
-                let sectors = disk.byteCount / sectorBytes
-                // A grow was cut off after the image's header.
-                if descriptor.sectorCount != sectors {
-                    try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
-                }
+            try folder.removeLeftovers(descriptor)
+            let sectors = disk.byteCount / sectorBytes
+            // A grow was cut off after the image's header.
+            if descriptor.sectorCount != sectors {
+                try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
             }
             return disk
         case .image(let image):
@@ -38,6 +41,8 @@ extension Disk {
                 if hasDescriptor { locks.append(try folder.lockOwner()) }
                 locks.append(try lockBareImage(image, in: fs))
                 try refuseIfAttached(to: image, in: fs)
+            } else {
+                locks += try SharedLeases.take([image], in: fs).held
             }
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open([ChainOpener.Place(path: image, rawClusterSize: nil)], path: image)
@@ -93,7 +98,9 @@ struct ChainOpener {
         try top.refuseNeededExtension()
         var isRepaired = false
         for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
-            try repairLower(delta)
+            // Who reads it reads the same before and after: it can wait until the next time.
+            guard let lease = try ExclusiveLease.takeIfFree(delta.path, in: fs) else { continue }
+            try repairLower(delta, lease)
             isRepaired = true
         }
         guard let header = top.header, !header.inUse.isClean else {
@@ -127,12 +134,13 @@ struct ChainOpener {
 
     /// A crash in a merge, or soon after a snapshot, leaves marks below the top, too. Nothing writes there now, so
     /// these are closed at once.
-    private func repairLower(_ delta: DeltaFile) throws(DiskError) {
+    private func repairLower(_ delta: DeltaFile, _ lease: consuming ExclusiveLease) throws(DiskError) {
+        var lease = lease
         let writable = try open(Place(path: delta.path, rawClusterSize: nil), writable: true)
         guard let header = writable.header else { return }
         let repaired = try repairTop(writable, header.inUse)
         let usedEnd = repaired.allocator?.trimEnd() ?? 0
-        try Tidying.run(writable, usedEnd: usedEnd, BufferPool())
+        _ = try Tidying.run(writable, usedEnd: usedEnd, BufferPool(), &lease)
         try repaired.markClosed(isEmpty: usedEnd == header.firstDataCluster)
     }
 }

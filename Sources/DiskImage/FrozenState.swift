@@ -2,26 +2,33 @@ public import BlockIO
 public import Geometry
 internal import ImageFormat
 internal import LinuxSystem
+internal import Synchronization
 
-/// A snapshot of a disk, read while another process owns the disk, writes its top, and merges.
+/// A snapshot of a disk, read while another process owns the disk and writes its top.
 ///
-/// It is not to be deleted meanwhile. Its files are open: a merge of older states, which overwrites only what newer
-/// deltas hide, does not change what is read here.
+/// What is read does not change: it holds shared leases of its files, from opening to ``close()`` or the end of the
+/// process, and nobody of ours merges into them, moves, shortens or removes them meanwhile. Programs that don't know
+/// leases are found out by ``checkUnchanged()``.
 public final class FrozenState: Sendable {
     private static let mapBytes = 8 << 20
 
     public let byteCount: UInt64
     public let clusterSize: ClusterSize
     private let path: String
+    private let name: GUID
     private let chain: Chain
     /// The names of the chain's states, base first.
     private let states: [GUID]
     private let reader: ChainReader
+    /// `nil` once it is closed.
+    private let leased: Mutex<LeasedChain?>
 
-    private init(path: String, chain: Chain, states: [GUID]) {
-        self.path = path
-        self.chain = chain
-        self.states = states
+    private init(_ name: GUID, _ leased: LeasedChain) {
+        path = leased.folder.path
+        self.name = name
+        chain = leased.chain
+        states = leased.images.map(\.guid)
+        self.leased = Mutex(leased)
         byteCount = chain.byteCount
         clusterSize = chain.clusterSize
         let pool = BufferPool()
@@ -32,8 +39,11 @@ public final class FrozenState: Sendable {
     /// - Parameters:
     ///   - folder: the disk's folder.
     ///   - guid: the snapshot.
+    ///   - waitNanoseconds: how long to wait for who is just changing one of its files.
+    /// - Throws: `.busy`, with who it is, when that takes longer.
     public static func open(
-        _ folder: String, snapshot guid: String, in fs: any FileSystem, direct: Bool = true
+        _ folder: String, snapshot guid: String, in fs: any FileSystem, direct: Bool = true,
+        waitNanoseconds: UInt64? = nil
     ) throws(DiskError) -> FrozenState {
         guard case .folder(let disk) = try DiskLocation.find(folder, in: fs) else {
             throw DiskError(
@@ -44,26 +54,36 @@ public final class FrozenState: Sendable {
         }
         var options = DiskOptions.readOnly
         options.direct = direct
-        let opener = ChainOpener(fs: fs, options: options)
-        // The owner may put another descriptor in place and remove a file between our looks.
-        var attempts = 8
-        while true {
-            let descriptor = try disk.load()
-            guard descriptor.image(name) != nil else {
-                throw DiskError(.notFound, "\(folder): there is no snapshot \(guid)", path: folder)
-            }
-            guard descriptor.shot(name)?.isTemporary == false else {
-                throw DiskError(.notFound, "\(folder): snapshot \(guid) is being removed", path: folder)
-            }
-            let states = try parsing(disk.path) { () throws(ImageError) in try descriptor.chain(to: name).map(\.guid) }
-            do throws(DiskError) {
-                let chain = try opener.open(try ChainOpener.places(descriptor, to: name, in: disk), path: disk.path)
-                return FrozenState(path: disk.path, chain: chain.chain, states: states)
-            } catch {
-                attempts -= 1
-                guard error.code == .notFound, attempts > 0 else { throw error }
+        return FrozenState(
+            name,
+            try LeasedChain.open(
+                disk, state: name, options: options, waitNanoseconds: waitNanoseconds ?? SharedLeases.waitNanoseconds))
+    }
+
+    /// Lets others change the files; nothing is read any more. Dropping it does the same.
+    public func close() { leased.withLock { $0 = nil } }
+
+    /// Whether all that was read up to now is of the state that was opened; to be asked before it is called that.
+    /// - Throws: `.busy` when it was changed or removed meanwhile.
+    public func checkUnchanged() throws(DiskError) {
+        let result: Result<Void, DiskError> = leased.withLock { leased in
+            do throws(DiskError) { return .success(try Self.required(leased, path).checkUnchanged(name)) } catch {
+                return .failure(error)
             }
         }
+        try result.get()
+    }
+
+    private static func required(_ leased: LeasedChain?, _ path: String) throws(DiskError) -> LeasedChain {
+        guard let leased else {
+            throw DiskError(.invalid, "\(path): the snapshot was closed and can't be read", path: path)
+        }
+        return leased
+    }
+
+    private func requireOpen() throws(DiskError) {
+        let isOpen = leased.withLock { $0 != nil }
+        if !isOpen { _ = try Self.required(nil, path) }
     }
 
     /// Fills `memory` from byte `offset` of the device. Page-aligned memory and offsets are read without a copy.
@@ -73,6 +93,7 @@ public final class FrozenState: Sendable {
                 .outOfBounds, "\(path): \(memory.count) bytes at \(offset) are beyond the device of \(byteCount) bytes",
                 path: path)
         }
+        try requireOpen()
         guard !range.isEmpty else { return }
         try unsafe reader.read(at: offset, into: memory, chain: chain)
     }
@@ -88,7 +109,10 @@ public final class FrozenState: Sendable {
         since base: String?, from cluster: UInt64 = 0, _ body: (Range<UInt64>) throws(E) -> Bool
     ) throws(ScanError<E>) {
         let deltas: [DeltaFile]
-        do throws(DiskError) { deltas = try self.deltas(above: base) } catch { throw .disk(error) }
+        do throws(DiskError) {
+            try requireOpen()
+            deltas = try self.deltas(above: base)
+        } catch { throw .disk(error) }
         var scan = ChangeScan(deltas, clusterCount: byteCount.dividedRoundingUp(by: clusterSize.bytes), from: cluster)
         while true {
             let run: Range<UInt64>?

@@ -28,13 +28,15 @@ public final class HeldDisk: Sendable {
         self.locks = Mutex(locks)
     }
 
-    /// Takes the disk's lock, unless it is only to be read.
+    /// Takes the disk's lock; if it is only to be read, leases of its files.
     /// - Throws: `.inUse` when another process has it.
     public static func take(_ path: String, in fs: any FileSystem, readOnly: Bool) throws(DiskError) -> HeldDisk {
         switch try DiskLocation.find(path, in: fs) {
         case .folder(let folder):
-            var locks: [any HeldLock] = []
-            if !readOnly { locks.append(try folder.lockOwner(mayBeAttached: true)) }
+            let locks: [any HeldLock] =
+                readOnly
+                ? try LeasedChain.open(folder, state: nil, options: .readOnly).leases
+                : [try folder.lockOwner(mayBeAttached: true)]
             return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: locks)
         case .image(let image):
             var locks: [any HeldLock] = []
@@ -44,6 +46,8 @@ public final class HeldDisk: Sendable {
                 }
                 if hasDescriptor { locks.append(try folder.lockOwner(mayBeAttached: true)) }
                 locks.append(try lockBareImage(image, in: fs))
+            } else {
+                locks += try SharedLeases.take([image], in: fs).held
             }
             return HeldDisk(path: image, fs: fs, folder: nil, locks: locks)
         }
@@ -163,14 +167,34 @@ public final class HeldDisk: Sendable {
     // MARK: deleting a state
 
     /// What there is to do for a state that is to go.
-    public enum Deletion: Hashable, Sendable {
+    public enum Deletion: ~Copyable, Sendable {
         /// Nothing with its data. The state that has its place now may wait to be removed, too.
         case done(next: String?)
-        /// The file `child` is to be merged into `parent`, the level below it.
-        case merge(child: String, parent: String, childState: String)
+        case merge(PendingMerge)
+    }
+
+    /// The file `child` is to be merged into `parent`, the level below it. As long as this lives nobody reads either
+    /// who relies on what it holds.
+    public struct PendingMerge: ~Copyable, Sendable {
+        public let child: String
+        public let parent: String
+        fileprivate let childState: GUID
+        private let parentLease: ExclusiveLease
+        private let childLease: ExclusiveLease
+
+        fileprivate init(
+            child: consuming ExclusiveLease, _ childState: GUID, into parent: consuming ExclusiveLease
+        ) {
+            self.child = child.path
+            self.parent = parent.path
+            self.childState = childState
+            parentLease = parent
+            childLease = child
+        }
     }
 
     /// Begins to remove the state: from here on nobody takes it for what was frozen.
+    /// - Throws: `.busy`, naming who reads it, with nothing changed.
     public func beginDeletion(of guid: String) throws(DiskError) -> Deletion {
         let folder = try folderWithTree()
         guard let name = GUID(typed: guid) else {
@@ -184,10 +208,13 @@ public final class HeldDisk: Sendable {
             throw DiskError(.invalid, "\(path): \(name) is the writable state, no snapshot", path: path)
         }
         let children = descriptor.children(of: name)
+        let ownTop = descriptor.image(descriptor.top).map { folder.path(of: $0) }
         if children.isEmpty {
+            let lease = try ExclusiveLease.take(folder.path(of: image), in: fs, ownTop: ownTop)
             try folder.noteLeftover(image.file)
             folder.removeFile(
                 try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) })
+            _ = consume lease
             return .done(next: temporary(shot.parent, try folder.load()))
         }
         guard let child = children.first, children.count == 1, let upper = descriptor.image(child) else {
@@ -200,20 +227,20 @@ public final class HeldDisk: Sendable {
                 .unsupported, "\(path): \(name) is not below the state in use; detach the disk to delete it", path: path
             )
         }
+        let parentLease = try ExclusiveLease.take(folder.path(of: image), in: fs, ownTop: ownTop)
+        let childLease = try ExclusiveLease.take(folder.path(of: upper), in: fs, ownTop: ownTop)
         if !shot.isTemporary {
             try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
         }
-        return .merge(
-            child: folder.path(of: upper), parent: folder.path(of: image), childState: child.description)
+        return .merge(PendingMerge(child: childLease, child, into: parentLease))
     }
 
     /// The merge of that child is done: the descriptor lets go of its file, durably, then the file goes.
     /// - Returns: a state that waits to be removed as well.
-    public func finishDeletion(childState: String) throws(DiskError) -> String? {
+    public func finishDeletion(_ merge: consuming PendingMerge) throws(DiskError) -> String? {
         let folder = try folderWithTree()
-        guard let child = GUID(typed: childState) else { return nil }
-        try finishMerge(of: child, folder)
-        return temporary(child, try folder.load())
+        try finishMerge(of: merge.childState, folder)
+        return temporary(merge.childState, try folder.load())
     }
 
     private func finishMerge(of child: GUID, _ folder: DiskFolder) throws(DiskError) {

@@ -12,8 +12,6 @@ struct MaintenanceState: Sendable {
     /// A delta is being made, or waits to become the top.
     var isPreparing = false
     var prepared: PreparedSnapshot?
-    /// Page of the child's table with which a stopped merge goes on.
-    var mergeMarks: [MergeMark: UInt64] = [:]
     var trackers = 0
     /// Deltas that were frozen and are still to be brought into the form of a closed image.
     var unfinished: [WritableDelta] = []
@@ -60,36 +58,63 @@ extension Disk {
         }
         guard options.finishInBackground else { return }
         // Without a thread it is done by the next operation on snapshots.
-        let thread = try? OwnThread(name: "finish delta") { [self] in try? finishFrozen() }
+        let thread = try? OwnThread(name: "finish delta") { [self] in try? finishFrozen(yields: true) }
         maintenance.withLock { $0.finisher = thread }
     }
 
-    /// Finishes all deltas that were frozen; returns when that is done, whoever does it.
-    func finishFrozen() throws(DiskError) {
+    /// Finishes all deltas that were frozen, but those that somebody reads: they stay for the next time. Returns when
+    /// that is done, whoever does it.
+    /// - Parameter yields: readers who want one are let in.
+    func finishFrozen(yields: Bool = false) throws(DiskError) {
+        var left: [WritableDelta] = []
         while true {
             let next: WritableDelta? = maintenance.await { state -> WritableDelta?? in
                 guard !state.isFinishing else { return nil }
-                guard let next = state.unfinished.first else { return .some(nil) }
+                guard let next = state.unfinished.first(where: { one in !left.contains { $0 === one } }) else {
+                    return .some(nil)
+                }
                 state.isFinishing = true
                 return next
             }
             guard let delta = next else { return }
             var failure: DiskError?
-            do throws(DiskError) { try finish(delta) } catch { failure = error }
+            var isFinished = true
+            do throws(DiskError) { isFinished = try finishIfFree(delta, yields) } catch { failure = error }
             maintenance.change { state in
                 state.isFinishing = false
                 // One that failed keeps its mark, and is repaired when the disk is opened next.
-                state.unfinished.removeAll { $0 === delta }
+                if isFinished { state.unfinished.removeAll { $0 === delta } } else { left.append(delta) }
             }
             if let failure { throw failure }
         }
     }
 
+    private func finishIfFree(_ delta: WritableDelta, _ yields: Bool) throws(DiskError) -> Bool {
+        guard var lease = try ExclusiveLease.takeIfFree(delta.delta.path, in: fs) else { return false }
+        return try finish(delta, &lease, yields: yields)
+    }
+
+    /// Takes the right to change a file below the top, which the finisher then leaves alone.
+    /// - Throws: `.busy`, naming who reads it.
+    func leaseBelow(_ path: String) throws(DiskError) -> ExclusiveLease {
+        maintenance.await { state -> Void? in
+            guard !state.isFinishing else { return nil }
+            state.isFinishing = true
+            return ()
+        }
+        defer { endMaintenance { $0.isFinishing = false } }
+        return try ExclusiveLease.take(path, in: fs)
+    }
+
     /// Brings a delta that is not written to any more into the form of a closed image.
-    func finish(_ delta: WritableDelta) throws(DiskError) {
-        guard delta.isMarkedInUse, let allocator = delta.allocator, let bat = delta.delta.bat else { return }
+    /// - Returns: whether it was finished, and not left to a reader.
+    func finish(_ delta: WritableDelta, _ lease: inout ExclusiveLease, yields: Bool = false) throws(DiskError) -> Bool {
+        guard delta.isMarkedInUse, let allocator = delta.allocator, let bat = delta.delta.bat else { return true }
         let usedEnd = allocator.trimEnd()
-        if delta.isUntidy { try Tidying.run(delta.delta, usedEnd: usedEnd, pool) }
+        if delta.isUntidy {
+            guard try Tidying.run(delta.delta, usedEnd: usedEnd, pool, &lease, yields: yields) else { return false }
+        }
         try delta.markClosed(isEmpty: usedEnd == bat.firstDataCluster)
+        return true
     }
 }

@@ -23,6 +23,8 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
             throw DiskError(.notFound, "\(path): the disk has no snapshot \(target)", path: path)
         }
         let header = try emptyHeader(like: image, of: descriptor, in: folder)
+        let oldPath = folder.path(ofFile: descriptor.image(descriptor.top)?.file ?? "")
+        let lease = try ExclusiveLease.take(oldPath, in: fs)
         let newFile = descriptor.newDeltaFile(unique)
         let oldFile = try parsing(path) { () throws(ImageError) in
             try descriptor.switchTop(to: target, newTopFile: newFile)
@@ -45,6 +47,7 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
         try? fs.remove("\(folder.path)/.statfs")
         try? fs.remove(folder.path(ofFile: oldFile))
         try? folder.synchronizeNames(besides: [oldFile])
+        _ = consume lease
     }
 }
 

@@ -8,18 +8,24 @@ enum Tidying {
     /// How much of a file one look at its extents covers; a multiple of every cluster size.
     private static let windowBytes: UInt64 = 1 << 30
 
-    /// - Parameter usedEnd: the first cluster beyond all that are in use.
-    static func run(_ delta: DeltaFile, usedEnd: UInt64, _ pool: BufferPool) throws(DiskError) {
+    /// - Parameters:
+    ///   - usedEnd: the first cluster beyond all that are in use.
+    ///   - yields: readers who want the file are let in, and it is left as it is then.
+    /// - Returns: whether it was finished.
+    static func run(
+        _ delta: DeltaFile, usedEnd: UInt64, _ pool: BufferPool, _ lease: inout ExclusiveLease, yields: Bool = false
+    ) throws(DiskError) -> Bool {
+        precondition(lease.path == delta.path, "the right to change another file")
         do throws(SystemError) {
             let end = delta.clusterSize.offset(of: usedEnd)
             if try delta.file.size() != end { try delta.file.truncate(to: end) }
-            guard try delta.file.unwrittenRanges(in: ByteRange(offset: 0, count: delta.clusterSize.bytes)) != nil else {
-                // No ext4: nobody asks.
-                return try delta.file.synchronize()
+            // Elsewhere than on ext4 nobody asks.
+            if try delta.file.unwrittenRanges(in: ByteRange(offset: 0, count: delta.clusterSize.bytes)) != nil {
+                try fillHoles(of: delta, end)
+                guard try fillParts(of: delta, end, pool, &lease, yields) else { return false }
             }
-            try fillHoles(of: delta, end)
-            try fillParts(of: delta, end, pool)
             try delta.file.synchronize()
+            return true
         } catch { throw delta.failure(error) }
     }
 
@@ -43,7 +49,10 @@ enum Tidying {
         }
     }
 
-    private static func fillParts(of delta: DeltaFile, _ end: UInt64, _ pool: BufferPool) throws(SystemError) {
+    /// - Returns: whether all parts are filled, and none is left to a reader.
+    private static func fillParts(
+        of delta: DeltaFile, _ end: UInt64, _ pool: BufferPool, _ lease: inout ExclusiveLease, _ yields: Bool
+    ) throws(SystemError) -> Bool {
         let size = delta.clusterSize
         var window: UInt64 = 0
         while window < end {
@@ -60,8 +69,10 @@ enum Tidying {
                 if tailStart < part.end {
                     try rewrite(ByteRange(offset: tailStart, count: part.end - tailStart), of: delta, pool)
                 }
+                if yields, try !lease.letReadersIn() { return false }
             }
         }
+        return true
     }
 
     /// Reads a part of a file and writes the same bytes back. Nobody else may be writing there.

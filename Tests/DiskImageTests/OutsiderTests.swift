@@ -115,6 +115,7 @@ import Testing
         var byte: [UInt8] = [9]
         try byte.withUnsafeMutableBytes { try frozen.read(at: (1 << 20) + 4096, into: $0) }
         #expect(byte == [1])
+        frozen.close()
         #expect(try above.deleteSnapshot(guid))
         #expect(above.deltaCount == 1)
         #expect(try above.bytes(at: (1 << 20) + 4096, count: 1) == [2])
@@ -232,6 +233,7 @@ import Testing
         }
         #expect(later == [size >> 20 - 1..<size >> 20])
         #expect(clock.monotonic() - start < 2_000_000_000)
+        frozen.close()
         #expect(try disk.deleteSnapshot(committed.guid))
         #expect(try disk.bytes(at: size - 4096, count: 1) == [2])
         try disk.close()

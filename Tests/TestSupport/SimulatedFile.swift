@@ -27,6 +27,13 @@ final class SimulatedFile: StorageFile {
         }
     }
 
+    func identity() throws(SystemError) -> FileIdentity {
+        try owner.world.withLock { world throws(SystemError) in
+            try world.requirePower("examine", path)
+            return FileIdentity(device: 0, inode: UInt64(node))
+        }
+    }
+
     func size() throws(SystemError) -> UInt64 {
         try owner.world.withLock { world throws(SystemError) in
             try world.requirePower("examine", path)

@@ -184,14 +184,28 @@ public final class SimulatedFileSystem: FileSystem {
 
     /// Never waits: a test that would wait for a lock hangs, so it fails with EDEADLK instead.
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
-        let name = "/" + SimulatedWorld.components(path).joined(separator: "/")
-        let isTaken = try world.withLock { world throws(SystemError) in
-            _ = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
-            return !world.locks.insert(name).inserted
+        let lease = try world.withLock { world throws(SystemError) in
+            let node = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
+            return world.takeLease(of: node, .exclusive) ? node : nil
         }
-        guard isTaken else { return SimulatedLock(self, name: name) }
+        if let lease { return SimulatedLease(self, node: lease, .exclusive) }
         if wait { throw SystemError(errno: .deadlock, operation: "lock", subject: path) }
         return nil
+    }
+
+    public func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer {
+        let node = try world.withLock { world throws(SystemError) in
+            let node = try world.require(path, "lease")
+            return world.takeLease(of: node, kind) ? node : nil
+        }
+        if let node { return .held(SimulatedLease(self, node: node, kind)) }
+        return .refused([NamedProcess(process: 1, name: "simulated")])
+    }
+
+    public func identity(of path: String) throws(SystemError) -> FileIdentity? {
+        try world.withLock { world throws(SystemError) in
+            try world.find(path, "examine").map { FileIdentity(device: 0, inode: UInt64($0)) }
+        }
     }
 
     public func resolve(_ path: String) throws(SystemError) -> String {
@@ -200,14 +214,17 @@ public final class SimulatedFileSystem: FileSystem {
     }
 }
 
-private final class SimulatedLock: HeldLock {
+private final class SimulatedLease: HeldLease {
     private let owner: SimulatedFileSystem
-    private let name: String
-    init(_ owner: SimulatedFileSystem, name: String) {
+    private let node: Int
+    private let kind: LeaseKind
+    var file: FileIdentity { FileIdentity(device: 0, inode: UInt64(node)) }
+    init(_ owner: SimulatedFileSystem, node: Int, _ kind: LeaseKind) {
         self.owner = owner
-        self.name = name
+        self.node = node
+        self.kind = kind
     }
-    deinit { owner.world.withLock { world in _ = world.locks.remove(name) } }
+    deinit { owner.world.withLock { world in world.endLease(of: node, kind) } }
 }
 
 extension SimulatedWorld {

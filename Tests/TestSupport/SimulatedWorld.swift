@@ -1,3 +1,4 @@
+import BlockIO
 import Geometry
 import LinuxSystem
 import SystemPackage
@@ -52,7 +53,8 @@ struct SimulatedWorld: Sendable {
     var nextNode = 1
     var nextSequence = 0
     var pendingNames: [PendingNames] = []
-    var locks: Set<String> = []
+    /// Leases by node: how many read it, or -1 for one that may change it.
+    var leases: [Int: Int] = [:]
 
     var plan: FaultPlan?
     var planCount = 0
@@ -150,6 +152,21 @@ struct SimulatedWorld: Sendable {
             for change in file.pending { file.durable.take(change.kind.pages, from: file.live) }
             file.pending = []
         }
+    }
+
+    // MARK: Leases
+
+    /// - Returns: whether it was to be had.
+    mutating func takeLease(of node: Int, _ kind: LeaseKind) -> Bool {
+        let held = leases[node, default: 0]
+        guard kind == .shared ? held >= 0 : held == 0 else { return false }
+        leases[node] = kind == .shared ? held + 1 : -1
+        return true
+    }
+
+    mutating func endLease(of node: Int, _ kind: LeaseKind) {
+        let left = kind == .shared ? leases[node, default: 1] - 1 : 0
+        leases[node] = left == 0 ? nil : left
     }
 
     // MARK: Names
