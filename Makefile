@@ -100,11 +100,11 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+module fsx blocks readonly+large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
-kernel_groups_quick = abi+control+fsx-quick
+kernel_groups = abi+control+records+module fsx blocks readonly+large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
+kernel_groups_quick = abi+control+records+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 # On the debug kernel: all of them, fsx in its short form, and those that only it can run; in two lanes that take about as long.
-kernel_groups_debug_1 = kunit+abi+control+module errors faults writelog fio+filesystems
+kernel_groups_debug_1 = kunit+abi+control+records+module errors faults writelog fio+filesystems
 kernel_groups_debug_2 = fsx-quick blocks memory readonly+large+hostile flush+freeze+late+nfs tools powercut
 # The agent on the driver; these need the debug build, and its tests.
 kernel_groups_agent = agent agentmount agentspace agentsuite

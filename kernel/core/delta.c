@@ -199,8 +199,13 @@ int ploop_delta_clean(struct ploop_delta *delta)
 		return ret;
 	delta->geo.in_use = 0;
 	ret = ploop_delta_sync_header(delta);
-	if (ret)
+	if (ret) {
+		/* So that no later commit writes a header that says otherwise. */
+		mutex_lock(&delta->dev->bat_lock);
 		delta->geo.in_use = PLOOP_IN_USE;
+		ploop_bat_set_header(delta);
+		mutex_unlock(&delta->dev->bat_lock);
+	}
 	return ret;
 }
 

@@ -127,6 +127,9 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 		return -EINVAL;
 	if (job->arg >= dev->nr_levels)
 		return -ENOENT;
+	/* Whoever attached it so wants its files to stay as they are. */
+	if (dev->rdonly)
+		return -EROFS;
 	ploop_delta_retire_again(dev);
 	merge = kzalloc(sizeof(*merge), GFP_KERNEL);
 	if (!merge)

@@ -12,8 +12,8 @@
  *  - A cluster of a file has one use at most: an entry of the table (with what
  *    is pending), one about to be free, or a place in the list of free ones; and it lies between
  *    the table and the end.
- *  - A record of partial writes is of a cluster between table and end; a slot of the
- *    map is partial if and only if its cluster has one.
+ *  - A record of partial writes is of a cluster between table and end; the slot of a
+ *    cluster with a record is partial, so that each write is recorded.
  *  - The map has what the highest level with an entry says, and a slot with a place is
  *    pending if and only if its change is listed.
  *  - The file has all clusters that are in use.
@@ -283,9 +283,8 @@ static int walk_slot(struct walk *w, u32 cluster, u64 slot)
 	delta = w->dev->levels[slot_level(slot)];
 	if (delta->rdonly)
 		return 0;
-	if (!!(slot & SLOT_PARTIAL) != ploop_partial_has(delta, slot_iblock(slot)))
-		fault(w, "cluster %u: the map has %#llx, there is %s record", cluster, slot,
-		      slot & SLOT_PARTIAL ? "no" : "a");
+	if (!(slot & SLOT_PARTIAL) && ploop_partial_has(delta, slot_iblock(slot)))
+		fault(w, "cluster %u: the map has %#llx, there is a record", cluster, slot);
 	return 0;
 }
 

@@ -121,15 +121,32 @@ static void top_goes(void)
 	ok(image_sound(base) && image_sound(top), "the top goes: both images are sound");
 }
 
+/* A merge would write to files that somebody wants to stay as they are. */
+static void merge_read_only(int fd)
+{
+	const char *paths[2] = { abi_image("q8.hdd", 2), abi_image("q9.hdd", 2) };
+	struct ploop_job job;
+	int index = control_attach(fd, paths, 2, PLOOP_ATTACH_RDONLY);
+
+	if (!ok(index >= 0, "read-only: two levels"))
+		return;
+	is(control_job(fd, index, PLOOP_JOB_OP_START, PLOOP_JOB_MERGE, 1, &job), -EROFS, "read-only: no merge");
+	is(control_detach(fd, index), 0, "read-only: DETACH");
+	is(image_read32(paths[0], IMAGE_IN_USE), 0, "read-only: the lower image is as it was");
+}
+
 /* Whoever looks for files that changed finds an image that was written. */
 static void time_stamp(int fd)
 {
-	const char *path = abi_image("q7.hdd", 2);
+	/* Of which no cluster is new, so that nothing but the data changes. */
+	struct image image = { .version = 2, .cluster = CLUSTER, .bytes = DISK, .filled = true };
+	const char *path = abi_path("q7.hdd");
 	struct timespec old[2] = { { .tv_sec = 1000000000 }, { .tv_sec = 1000000000 } };
 	struct stat st;
 	struct device d;
 	int index;
 
+	image_create(path, &image);
 	utimensat(AT_FDCWD, path, old, 0);
 	index = control_attach(fd, &path, 1, 0);
 	if (!ok(index >= 0, "time stamp: a device"))
@@ -150,5 +167,6 @@ void control_doubt(int fd)
 	taken_back(fd);
 	half_merged(fd);
 	top_goes();
+	merge_read_only(fd);
 	time_stamp(fd);
 }

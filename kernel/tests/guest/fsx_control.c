@@ -39,11 +39,8 @@ static void merge(struct fsx *f)
 {
 	int result;
 
+	/* Into a smaller one, too, which grows first. */
 	if (f->levels == 1)
-		return;
-	/* A grown top does not fit into a smaller one; libploop grows that first. The tester starts anew with a snapshot. */
-	if (f->names[f->levels - 2][0] && f->version &&
-	    image_read32(f->names[f->levels - 2], IMAGE_CLUSTERS) != f->bytes / f->cluster)
 		return;
 	result = device_ioctl(&f->device, PLOOP_IOC_MERGE, NULL);
 	if (result) {
@@ -188,15 +185,6 @@ static void track(struct fsx *f)
 	f->done[DID_TRACK]++;
 }
 
-/* For so long, and on a slow kernel until there was enough to look at, but not for ever. */
-static bool goes_on(struct fsx *f, uint64_t begin)
-{
-	uint64_t seconds = (now_ns() - begin) / 1000000000ull;
-
-	return seconds < f->seconds ||
-	       ((f->operations < fsx_enough(f) || fsx_missing(f)) && seconds < 20 * f->seconds);
-}
-
 static const struct {
 	char letter;
 	int did;
@@ -210,6 +198,31 @@ static const struct {
 	{ 'c', DID_COMPACT, fsx_compact, "compactions" }, { 'h', DID_HOLD, fsx_hold, "held writes" },
 	{ 'l', DID_READER, fsx_reader, "readers of lower levels" },
 };
+
+/* For so long, and on a slow kernel until there was enough to look at, but not for ever. */
+static bool goes_on(struct fsx *f, uint64_t begin)
+{
+	uint64_t seconds = (now_ns() - begin) / 1000000000ull;
+
+	return seconds < f->seconds ||
+	       ((f->operations < fsx_enough(f) || fsx_missing(f)) && seconds < 20 * f->seconds);
+}
+
+/* What is done next, an index of kinds; -1: nothing, it is a pause. */
+static int choose(struct fsx *f, struct random *r, bool in_time)
+{
+	/* Some letters are of no kind; a few draws without luck are but a longer pause. */
+	for (int draw = 0; draw < 40; draw++) {
+		int i = random_below(r, sizeof(kinds) / sizeof(kinds[0]));
+
+		if (!strchr(f->actions, kinds[i].letter))
+			continue;
+		/* The time is over: what has not happened, and snapshots, which others need. */
+		if (in_time || !f->done[kinds[i].did] || kinds[i].did == DID_SNAPSHOT)
+			return i;
+	}
+	return -1;
+}
 
 const char *fsx_missing(struct fsx *f)
 {
@@ -227,16 +240,13 @@ void *fsx_control(void *argument)
 
 	while (!f->over && goes_on(f, begin)) {
 		uint64_t until = f->operations + 50 + random_below(&r, 400);
-		size_t i;
+		bool in_time = now_ns() - begin < f->seconds * 1000000000ull;
+		int i = choose(f, &r, in_time);
 
-		/* Some letters are of no kind; a few draws without luck are but a longer pause. */
-		for (int draw = 0; draw < 20; draw++) {
-			i = random_below(&r, sizeof(kinds) / sizeof(kinds[0]));
-			if (strchr(f->actions, kinds[i].letter)) {
-				kinds[i].run(f);
-				break;
-			}
-		}
+		if (i >= 0)
+			kinds[i].run(f);
+		if (!in_time)
+			until = f->operations;
 		while (!f->over && f->operations < until && goes_on(f, begin))
 			usleep(2000);
 	}
