@@ -16,6 +16,8 @@ public struct OpenMode: Hashable, Sendable {
     public var creation: Creation
     /// Bypass the page cache where the host file system allows it; the file then has an ``StorageFile/alignment``.
     public var direct: Bool
+    /// A block device is to be nobody else's: EBUSY when it is mounted or part of another device.
+    public var isClaimed = false
 
     public init(writable: Bool, creation: Creation = .never, direct: Bool = false) {
         self.writable = writable
@@ -59,6 +61,8 @@ public protocol FileSystem: Sendable {
     func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile
     /// Moves `source` over `target`, atomically; they must be on one file system.
     func rename(_ source: String, to target: String) throws(SystemError)
+    /// Like `rename`, but fails with EEXIST when there is something of that name.
+    func renameExclusively(_ source: String, to target: String) throws(SystemError)
     func remove(_ path: String) throws(SystemError)
     /// Makes the names in the folder durable.
     func synchronizeFolder(_ path: String) throws(SystemError)
@@ -67,6 +71,8 @@ public protocol FileSystem: Sendable {
     func removeFolder(_ path: String) throws(SystemError)
     func exists(_ path: String) throws(SystemError) -> Bool
     func isFolder(_ path: String) throws(SystemError) -> Bool
+    /// Whether the name is in use, also by a link that leads nowhere.
+    func isTaken(_ path: String) throws(SystemError) -> Bool
     /// What is at `path`, links followed; `nil` for nothing.
     func kind(of path: String) throws(SystemError) -> FileKind?
     /// Names in a folder, sorted.
@@ -86,6 +92,15 @@ public protocol FileSystem: Sendable {
 }
 
 extension FileSystem {
+    public func isTaken(_ path: String) throws(SystemError) -> Bool { try exists(path) }
+
+    public func renameExclusively(_ source: String, to target: String) throws(SystemError) {
+        guard try !isTaken(target) else {
+            throw SystemError(errno: .fileExists, operation: "rename", subject: "\(source) to \(target)")
+        }
+        try rename(source, to: target)
+    }
+
     public func kind(of path: String) throws(SystemError) -> FileKind? {
         guard try exists(path) else { return nil }
         return try isFolder(path) ? .folder : .regular
@@ -95,6 +110,7 @@ extension FileSystem {
     public func replaceContents(of path: String, with bytes: [UInt8]) throws(SystemError) {
         let staging = path + ".tmp"
         let file = try open(staging, OpenMode(writable: true, creation: .replace))
+        file.takeAttributes(of: path)
         try file.writeBytes(bytes, at: 0)
         try file.synchronize()
         try rename(staging, to: path)

@@ -83,6 +83,9 @@ public final class LinuxFile: StorageFile {
         _ = try check(shim_fdatasync(descriptor.number), "synchronize", path)
     }
 
+    // Without them it is as private as it was made.
+    public func takeAttributes(of path: String) { _ = unsafe shim_take_attributes(descriptor.number, path) }
+
     public func truncate(to size: UInt64) throws(SystemError) {
         _ = try check(shim_ftruncate(descriptor.number, size), "set the size of", path)
     }

@@ -34,6 +34,8 @@ public struct LinuxFileSystem: FileSystem {
     /// Like `open`, for who needs the descriptor or the type.
     public func openLinuxFile(_ path: String, _ mode: OpenMode) throws(SystemError) -> LinuxFile {
         var flags: UInt32 = mode.writable ? SHIM_OPEN_WRITE : 0
+        // Without creation the flag claims a device, and means nothing for a file.
+        if mode.isClaimed { flags |= SHIM_OPEN_EXCLUSIVE }
         switch mode.creation {
         case .never: flags |= SHIM_OPEN_NO_WAIT
         // A name that we make is never somebody's link to another file.
@@ -91,6 +93,26 @@ public struct LinuxFileSystem: FileSystem {
         _ = try check(unsafe shim_rename(source, target), "rename", "\(source) to \(target)")
     }
 
+    public func renameExclusively(_ source: String, to target: String) throws(SystemError) {
+        let result = unsafe shim_rename_exclusive(source, target)
+        if result == -Errno.invalidArgument.rawValue || result == -Errno.noFunction.rawValue {
+            // The file system can't: then as well as it goes.
+            guard try !isTaken(target) else {
+                throw SystemError(errno: .fileExists, operation: "rename", subject: "\(source) to \(target)")
+            }
+            return try rename(source, to: target)
+        }
+        _ = try check(result, "rename", "\(source) to \(target)")
+    }
+
+    public func isTaken(_ path: String) throws(SystemError) -> Bool {
+        var status = shim_stat()
+        let result = unsafe shim_lstat(path, &status)
+        if result == -Errno.noSuchFileOrDirectory.rawValue || result == -Errno.notDirectory.rawValue { return false }
+        _ = try check(result, "examine", path)
+        return true
+    }
+
     public func remove(_ path: String) throws(SystemError) {
         _ = try check(unsafe shim_unlink(path), "remove", path)
     }
@@ -98,7 +120,13 @@ public struct LinuxFileSystem: FileSystem {
     public func synchronizeFolder(_ path: String) throws(SystemError) {
         let fd = try check(unsafe shim_open_file(path, SHIM_OPEN_FOLDER, 0), "open", path)
         let descriptor = OwnedDescriptor(adopting: fd)
-        _ = try check(shim_fsync(descriptor.number), "synchronize folder", path)
+        let result = shim_fsync(descriptor.number)
+        if result == -Errno.invalidArgument.rawValue || result == -Errno.notSupported.rawValue {
+            // A file system without this for folders: then all of it.
+            _ = try check(shim_syncfs(descriptor.number), "synchronize the file system of", path)
+            return
+        }
+        _ = try check(result, "synchronize folder", path)
     }
 
     public func createFolder(_ path: String) throws(SystemError) {

@@ -46,6 +46,9 @@ public protocol StorageFile: AnyObject, Sendable {
     func synchronize() throws(SystemError)
 
     func truncate(to size: UInt64) throws(SystemError)
+    /// Takes over owner, group and permissions of what is at `path`, as far as that is allowed: for a file that is to
+    /// be read by whoever reads that one.
+    func takeAttributes(of path: String)
     /// Reserves the range as allocated and reading as zeros where it held no data, extending the size when it ends
     /// beyond it. - Returns: `false`, with nothing done, where the host file system can't.
     func reserve(offset: UInt64, count: UInt64) throws(SystemError) -> Bool
@@ -66,6 +69,8 @@ public protocol StorageFile: AnyObject, Sendable {
 }
 
 extension StorageFile {
+    public func takeAttributes(of path: String) {}
+
     /// Fills `memory`; bytes beyond the end of the file read as zeros.
     public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(SystemError) {
         try unsafe perform([Transfer(.read, at: offset, memory: memory)])

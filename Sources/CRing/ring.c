@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "CRing.h"
 
+#include <poll.h>
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
@@ -108,9 +109,13 @@ static int32_t give_up(struct cring *ring, uint32_t under_way, int32_t error)
 	return error;
 }
 
+// Milliseconds between two attempts at most.
+#define AGAIN_PAUSE_MAX 64
+
 int32_t cring_perform(struct cring *ring, int32_t fd, uint32_t alignment, struct cring_transfer *transfers, uint32_t count)
 {
 	uint32_t next = 0, under_way = 0, ended = 0;
+	int pause = 0;
 
 	ring->redo_count = 0;
 	for (uint32_t i = 0; i < count; i++)
@@ -118,6 +123,7 @@ int32_t cring_perform(struct cring *ring, int32_t fd, uint32_t alignment, struct
 	while (ended < count) {
 		struct io_uring_cqe *done;
 		unsigned head, seen = 0;
+		int progressed = 0;
 
 		while (under_way < ring->entries && (ring->redo_count || next < count)) {
 			uint32_t index = ring->redo_count ? ring->redo[--ring->redo_count] : next++;
@@ -131,6 +137,7 @@ int32_t cring_perform(struct cring *ring, int32_t fd, uint32_t alignment, struct
 		io_uring_for_each_cqe(&ring->native, head, done) {
 			uint64_t index = io_uring_cqe_get_data64(done);
 			seen++;
+			progressed |= done->res != -EAGAIN && done->res != -EINTR;
 			if (account(&transfers[index], done->res, alignment))
 				ended++;
 			else
@@ -138,6 +145,10 @@ int32_t cring_perform(struct cring *ring, int32_t fd, uint32_t alignment, struct
 		}
 		io_uring_cq_advance(&ring->native, seen);
 		under_way -= seen;
+		// A device that can't take anything now is asked again, but not all the time.
+		pause = progressed ? 0 : pause < AGAIN_PAUSE_MAX / 2 ? 2 * pause + 1 : AGAIN_PAUSE_MAX;
+		if (seen && pause)
+			poll(NULL, 0, pause);
 	}
 	return 0;
 }

@@ -139,6 +139,27 @@ int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor)
 	return S_ISBLK(st.stx_mode);
 }
 
+int32_t shim_take_attributes(int32_t fd, const char *path)
+{
+	struct stat st;
+	mode_t mode;
+
+	if (stat(path, &st) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	mode = st.st_mode & 0777;
+	// What was for that group is not for another one.
+	if (fchown(fd, st.st_uid, st.st_gid) < 0 && fchown(fd, (uid_t)-1, st.st_gid) < 0)
+		mode &= ~070u;
+	RESULT(fchmod(fd, mode));
+}
+
+int32_t shim_lstat(const char *path, struct shim_stat *result)
+{
+	struct stat st;
+
+	return fill_stat(lstat(path, &st), &st, result);
+}
+
 int32_t shim_rename(const char *from, const char *to) { RESULT(rename(from, to)); }
 int32_t shim_rename_exclusive(const char *from, const char *to) { RESULT(renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE)); }
 int32_t shim_unlink(const char *path) { RESULT(unlink(path)); }

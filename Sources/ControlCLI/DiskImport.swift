@@ -17,11 +17,14 @@ struct DiskImport: ParsableCommand {
     var cluster: ClusterArgument?
     @Option(help: ArgumentHelp("Image format, 1 or 2; 2 if not given.", valueName: "version"))
     var imageVersion: ImageVersionArgument?
+    @Flag(help: "Take the file for the plain content of a disk, whatever it looks like.") var raw = false
     @OptionGroup var common: CommonOptions
 
     func run() throws {
+        try Transfer.refuseStandardStream(file)
         var options = ImportOptions(clusterSize: cluster?.size)
         if let imageVersion { options.version = imageVersion.version }
+        options.isRaw = raw
         let report = try Transfer.run("importing", common) { progress throws(DiskError) in
             try importImage(from: file, to: folder, options: options, in: LinuxFileSystem(), progress: progress)
         }
@@ -39,18 +42,35 @@ enum Transfer {
         return try translated { try Interruption.withCleanEnd { try body(display.update) } }
     }
 
+    static func refuseStandardStream(_ file: String) throws(CommandFailure) {
+        guard file == "-" else { return }
+        throw CommandFailure(
+            .usage, "- is no file: standard input and output have no places to look up; use a file (./- if it is one)")
+    }
+
     static func tell(
         _ report: TransferReport, from source: String, to target: String, _ common: CommonOptions
     ) throws(CommandFailure) {
         var lines = [
             "\(target): \(SizeText.format(report.byteCount)), of which \(SizeText.format(report.dataBytes)) are data"
         ]
+        if report.byteCount != report.sourceBytes {
+            lines.append(
+                "\(source) has \(report.sourceBytes) bytes: the disk is rounded up to whole sectors, "
+                    + "\(report.byteCount - report.sourceBytes) bytes more")
+        }
+        if report.clusterBytes > 0, report.byteCount % report.clusterBytes != 0 {
+            lines.append(
+                "\(report.byteCount) bytes are no whole clusters: the ploop driver does not take such a disk, "
+                    + "the user backend does")
+        }
         if report.danglingEntries > 0 {
             lines.append("\(source) was not closed: \(report.danglingEntries) clusters without data were read as zeros")
         }
         try Report(common).result(
             TransferResult(
-                source: source, target: target, sizeBytes: report.byteCount, readBytes: report.readBytes,
+                source: source, target: target, sizeBytes: report.byteCount, sourceBytes: report.sourceBytes,
+                readBytes: report.readBytes,
                 dataBytes: report.dataBytes, danglingEntries: report.danglingEntries), lines)
     }
 }
@@ -59,6 +79,7 @@ private struct TransferResult: Encodable {
     var source: String
     var target: String
     var sizeBytes: UInt64
+    var sourceBytes: UInt64
     var readBytes: UInt64
     var dataBytes: UInt64
     var danglingEntries: Int

@@ -181,6 +181,6 @@ final class ClusterAllocator: Sendable {
     }
 
     /// Clusters between others that nobody uses.
-    var freeRuns: [Range<UInt64>] { state.withLock { $0.free.runs } }
+    var freeRuns: [Range<UInt64>] { state.withLock { Array($0.free.runs) } }
     var freeCount: UInt64 { state.withLock { $0.free.count } }
 }

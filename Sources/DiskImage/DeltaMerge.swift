@@ -275,7 +275,9 @@ private struct RateLimiter {
         guard bytesPerSecond > 0 else { return }
         bytes += count
         let (seconds, rest) = bytes.quotientAndRemainder(dividingBy: bytesPerSecond)
-        let due = start + seconds * 1_000_000_000 + rest * 1_000 / max(1, bytesPerSecond / 1_000_000)
+        // Less than a second, for the rest is less than what a second moves.
+        let part = bytesPerSecond.dividingFullWidth(rest.multipliedFullWidth(by: 1_000_000_000)).quotient
+        let due = start + seconds * 1_000_000_000 + part
         let _: Void? = never.wait(until: due) { _ in nil }
     }
 }

@@ -31,7 +31,9 @@ final class DeltaReader {
     {
         self.path = path
         let (file, size) = try withPath(path) { () throws(SystemError) in
-            let file = try fs.open(path, .read)
+            var mode = OpenMode.read
+            mode.isClaimed = true
+            let file = try fs.open(path, mode)
             return (file, try file.size())
         }
         self.file = file

@@ -78,6 +78,9 @@ extension Disk {
         let current = try gate.enterRead()
         defer { gate.leaveRead() }
         guard let now = current.writable, now === top else { return }
-        try writer.settle(cluster, current, now)
+        do throws(DiskError) { try writer.settle(cluster, current, now) } catch {
+            now.notePartial(cluster)
+            throw error
+        }
     }
 }

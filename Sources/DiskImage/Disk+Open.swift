@@ -35,12 +35,7 @@ extension Disk {
         case .image(let image):
             var locks: [any HeldLock] = []
             if !options.readOnly {
-                let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
-                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath)
-                }
-                if hasDescriptor { locks.append(try folder.lockOwner()) }
-                locks.append(try lockBareImage(image, in: fs))
-                try refuseIfAttached(to: image, in: fs)
+                locks = try lockForWriting(image, in: fs)
             } else {
                 locks += try SharedLeases.take([image], in: fs).held
             }

@@ -118,6 +118,7 @@ extension Disk {
                 try fs.open(path, OpenMode(writable: true, creation: .exclusive))
             }
             try withPath(path) { () throws(SystemError) in
+                if let top = gate.chain.top { file.takeAttributes(of: top.path) }
                 try NewImage.writeEmpty(header, to: file)
                 try file.synchronize()
             }

@@ -39,17 +39,14 @@ public final class DiskBuilder: Sendable {
     }
 }
 
-/// Makes a disk at `folder` with what `fill` places and writes. After a failure or a crash there is no disk.
+/// Makes a disk at `folder` with what `fill` places and writes. After a failure or a crash there is no disk; the caller
+/// gives the folder its name when it is whole.
 /// - Throws: what ``createDisk(at:options:in:)`` throws, and what `fill` throws.
 public func buildDisk(
     at folder: String, options: CreateOptions, in fs: any FileSystem, _ fill: (DiskBuilder) throws(DiskError) -> Void
 ) throws(DiskError) {
     let header = try newHeader(options, path: folder)
-    try withNewDisk(at: folder, in: fs) { (disk) throws(DiskError) in
-        let path = disk.path(ofFile: baseImageName)
-        let file = try withPath(path) { () throws(SystemError) in
-            try fs.open(path, OpenMode(writable: true, creation: .exclusive))
-        }
+    try fillFolder(folder, in: fs) { (file, path) throws(DiskError) in
         let builder = DiskBuilder(
             try SequentialImageWriter(header, file: file, path: path), file: file, path: path,
             clusterBytes: header.clusterSize.bytes)

@@ -13,28 +13,15 @@ internal import SystemPackage
 public func checkDisk(at path: String, repair: Bool = false, in fs: any FileSystem) throws(DiskError) -> CheckReport {
     switch try DiskLocation.find(path, in: fs) {
     case .image(let file):
-        let lock: (any HeldLock)? = repair ? try lockBareImage(file, in: fs) : nil
-        // An image that belongs to a disk has the disk's owner as well.
-        let folder = DiskFolder(resolvedPath: folderPart(of: file), fs: fs)
-        let belongs =
-            repair ? try withPath(file) { () throws(SystemError) in try fs.exists(folder.descriptorPath) } : false
-        let ownerLock: (any HeldLock)? = belongs ? try folder.lockOwner() : nil
-        defer { withExtendedLifetime((lock, ownerLock)) {} }
+        let locks = try repair ? lockForWriting(file, in: fs) : lockForReading(file, in: fs)
+        defer { withExtendedLifetime(locks) {} }
         var report = CheckReport(path: file)
         report.images = [try checkImage(file, name: file, guid: "", repair: repair, report: &report, in: fs)]
         return report
     case .folder(let folder):
-        let lock = try ownerLock(of: folder, isNeeded: repair)
+        let lock = repair ? try folder.lockOwner() : try folder.lockForReading()
         defer { withExtendedLifetime(lock) {} }
         return try checkFolder(folder, repair: repair)
-    }
-}
-
-/// Where nothing can be written, nobody else owns the disk for writing either.
-private func ownerLock(of folder: DiskFolder, isNeeded: Bool) throws(DiskError) -> (any HeldLock)? {
-    do throws(DiskError) { return try folder.lockOwner() } catch {
-        guard error.code == .readOnly, !isNeeded else { throw error }
-        return nil
     }
 }
 
@@ -50,7 +37,9 @@ private func checkImage(
     guard repair, !reasons.isEmpty else { return check.report }
     report.repaired.merge(reasons) { $0 + $1 }
     var work = ImageRepair(check)
-    let done = try work.run()
+    // An image by itself is locked by whoever repairs it; one of a disk may be read as part of a frozen state.
+    let lease = guid.isEmpty ? ExclusiveLease.ofTop(path, in: fs) : try ExclusiveLease.take(path, in: fs)
+    let done = try work.run(lease)
     var after = try ImageCheck(path, file: file, guid: guid, name: name, checksSparseness: sparse)
     try after.run()
     var result = after.report

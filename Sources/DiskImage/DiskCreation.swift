@@ -15,6 +15,8 @@ public struct CreateOptions: Hashable, Sendable {
     public var version: ImageVersion
     /// All clusters are allocated, and their space is reserved, from the start.
     public var isPreallocated = false
+    /// The folder gets its name from the caller once the disk is whole: it is made right where it is said.
+    public var isPlacedByCaller = false
     /// The base is the plain content of the device, without a header.
     public var isRaw = false
 
@@ -31,16 +33,11 @@ public let baseImageName = "root.hds"
 /// Makes a disk: `folder/DiskDescriptor.xml` and `folder/root.hds`. The folder may be there already if it holds
 /// neither.
 ///
-/// The descriptor comes last: after a crash there is either no disk at `folder` or a whole one. After a failure nothing
-/// is left.
+/// After a crash there is either no disk at `folder` or a whole one. After a failure nothing is left.
 /// - Throws: `.exists`, `.invalid` for a size that the version can't describe, `.outOfSpace`, `.io`.
 public func createDisk(at folder: String, options: CreateOptions, in fs: any FileSystem) throws(DiskError) {
     let header = try newHeader(options, path: folder)
-    try withNewDisk(at: folder, in: fs) { (disk) throws(DiskError) in
-        let path = disk.path(ofFile: baseImageName)
-        let file = try withPath(path) { () throws(SystemError) in
-            try fs.open(path, OpenMode(writable: true, creation: .exclusive))
-        }
+    let make = { (file: any StorageFile, path: String) throws(DiskError) -> DiskDescriptor in
         try withPath(path) { () throws(SystemError) in
             if options.isRaw {
                 try file.truncate(to: header.byteCount)
@@ -56,6 +53,11 @@ public func createDisk(at folder: String, options: CreateOptions, in fs: any Fil
             header: header, file: baseImageName, kind: options.isRaw ? .raw : .expandable,
             // ploop's tools hold preallocated and raw for a contradiction.
             isPreallocated: options.isPreallocated && !options.isRaw)
+    }
+    if options.isPlacedByCaller {
+        try fillFolder(folder, in: fs, make)
+    } else {
+        try withNewDisk(at: folder, in: fs, make)
     }
 }
 
@@ -74,57 +76,6 @@ func newHeader(_ options: CreateOptions, path: String) throws(DiskError) -> Imag
     if options.isRounded { sectors = sectors.roundedUp(toMultipleOf: UInt64(options.clusterSize.sectors)) }
     return try parsing(path) { () throws(ImageError) in
         try ImageHeader(version: options.version, sectorCount: sectors, clusterSize: options.clusterSize)
-    }
-}
-
-/// Lets `fill` make the base image of a new disk, then stores the descriptor that `fill` returned. Removes all after a
-/// failure.
-func withNewDisk(
-    at folder: String, in fs: any FileSystem, _ fill: (DiskFolder) throws(DiskError) -> DiskDescriptor
-) throws(DiskError) {
-    let isNew = try makeFolder(folder, in: fs)
-    var resolved = folder
-    do throws(SystemError) { resolved = try fs.resolve(folder) } catch {
-        if isNew { try? fs.removeFolder(folder) }
-        throw DiskError(error, path: folder)
-    }
-    let disk = DiskFolder(resolvedPath: resolved, fs: fs)
-    let imagePath = disk.path(ofFile: baseImageName)
-    for name in [disk.descriptorPath, imagePath] {
-        let isTaken = try withPath(name) { () throws(SystemError) in try fs.exists(name) }
-        guard !isTaken else {
-            throw DiskError(.exists, "\(name) exists already; choose another folder or remove it", path: name)
-        }
-    }
-    do throws(DiskError) {
-        let descriptor = try fill(disk)
-        // The image's name first: a descriptor must never name what isn't there.
-        try disk.synchronizeNames()
-        try disk.store(descriptor)
-        if isNew {
-            let parent = folderPart(of: resolved)
-            try withPath(parent) { () throws(SystemError) in try fs.synchronizeFolder(parent) }
-        }
-    } catch {
-        // The first failure is the one to report; what can't be removed now is in the way of the next attempt, which
-        // says so.
-        for name in [disk.descriptorPath, disk.descriptorPath + ".tmp", imagePath] { try? fs.remove(name) }
-        try? fs.synchronizeFolder(resolved)
-        if isNew { try? fs.removeFolder(resolved) }
-        throw error
-    }
-}
-
-/// - Returns: whether the folder had to be made.
-private func makeFolder(_ path: String, in fs: any FileSystem) throws(DiskError) -> Bool {
-    do throws(SystemError) {
-        try fs.createFolder(path)
-        return true
-    } catch {
-        guard error.errno == .fileExists else { throw DiskError(error, path: path) }
-        let isFolder = try withPath(path) { () throws(SystemError) in try fs.isFolder(path) }
-        guard isFolder else { throw DiskError(.exists, "\(path) exists and is not a folder", path: path) }
-        return false
     }
 }
 

@@ -12,6 +12,7 @@ extension DiskFolder {
         let bytes = descriptor.encode()
         try withPath(stagingPath) { () throws(SystemError) in
             let file = try fs.open(stagingPath, OpenMode(writable: true, creation: .replace))
+            file.takeAttributes(of: descriptorPath)
             try file.writeBytes(bytes, at: 0)
             try file.synchronize()
         }

@@ -14,11 +14,16 @@ public enum DiskLocation: Sendable {
     /// - Parameter path: a folder with a descriptor, the descriptor, or any other file.
     /// - Throws: `.notFound` for nothing, `.notADisk` for a folder without a descriptor.
     public static func find(_ path: String, in fs: any FileSystem) throws(DiskError) -> DiskLocation {
-        let there = try withPath(path) { () throws(SystemError) in try fs.exists(path) }
-        guard there else { throw DiskError(.notFound, "\(path): there is no such disk", path: path) }
+        let kind = try withPath(path) { () throws(SystemError) in try fs.kind(of: path) }
+        guard let kind else { throw DiskError(.notFound, "\(path): there is no such disk", path: path) }
+        guard kind != .stream else {
+            throw DiskError(
+                .invalid,
+                "\(path) is a pipe, a socket or a terminal, in which nothing can be looked up: put its content into a "
+                    + "file first", path: path)
+        }
         let resolved = try withPath(path) { () throws(SystemError) in try fs.resolve(path) }
-        let isFolder = try withPath(path) { () throws(SystemError) in try fs.isFolder(resolved) }
-        if isFolder {
+        if kind == .folder {
             let folder = DiskFolder(resolvedPath: resolved, fs: fs)
             let hasDescriptor = try withPath(path) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
             guard hasDescriptor else {
@@ -176,6 +181,17 @@ func lockBareImage(_ path: String, in fs: any FileSystem) throws(DiskError) -> a
     let lock = try withPath(path) { () throws(SystemError) in try fs.lock(path, wait: false) }
     guard let lock else { throw DiskError(.inUse, "\(path): another process uses the image", path: path) }
     return lock
+}
+
+/// Takes an image by itself as its owner: with the disk that it belongs to, if it does.
+func lockForWriting(_ image: String, in fs: any FileSystem) throws(DiskError) -> [any HeldLock] {
+    var locks: [any HeldLock] = []
+    let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
+    let belongs = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
+    if belongs { locks.append(try folder.lockOwner()) }
+    locks.append(try lockBareImage(image, in: fs))
+    try refuseIfAttached(to: image, in: fs)
+    return locks
 }
 
 /// A device of the driver outlives the process that made it: no lock tells of it, and its images look as if they had

@@ -57,12 +57,26 @@ public final class HeldDisk: Sendable {
     public func release() { locks.withLock { $0.removeAll() } }
 
     /// The files that make up the disk, base first.
+    /// - Throws: `.unsupported` for a disk that the driver does not take.
     public func stack() throws(DiskError) -> [StackImage] {
-        guard let folder else { return [StackImage(path: path, rawClusterBytes: nil)] }
-        let descriptor = try folder.load()
-        return try ChainOpener.places(descriptor, to: descriptor.top, in: folder).map {
-            StackImage(path: $0.path, rawClusterBytes: $0.rawClusterSize?.bytes)
+        guard let folder else {
+            try refuseOddSize(of: path)
+            return [StackImage(path: path, rawClusterBytes: nil)]
         }
+        let descriptor = try folder.load()
+        let places = try ChainOpener.places(descriptor, to: descriptor.top, in: folder)
+        if let top = places.last, top.rawClusterSize == nil { try refuseOddSize(of: top.path) }
+        return places.map { StackImage(path: $0.path, rawClusterBytes: $0.rawClusterSize?.bytes) }
+    }
+
+    private func refuseOddSize(of image: String) throws(DiskError) {
+        let file = try withPath(image) { () throws(SystemError) in try fs.open(image, .read) }
+        let header = try DeltaFile.readHeader(of: file, path: image)
+        guard header.clusterSize.remainder(of: header.byteCount) != 0 else { return }
+        throw DiskError(
+            .unsupported,
+            "\(path): the driver takes whole clusters only, and \(header.byteCount) bytes are none: "
+                + "use --backend user, or resize the disk", path: path)
     }
 
     /// Brings the descriptor in step with the stack that the driver has, after whoever changed both died in between: a
@@ -124,6 +138,7 @@ public final class HeldDisk: Sendable {
         do throws(DiskError) {
             try withPath(top.path) { () throws(SystemError) in
                 let file = try fs.open(top.path, OpenMode(writable: true, creation: .exclusive))
+                file.takeAttributes(of: folder.path(of: image))
                 try NewImage.writeEmpty(header, to: file)
                 try file.synchronize()
             }

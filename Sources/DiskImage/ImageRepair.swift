@@ -33,7 +33,8 @@ struct ImageRepair {
     }
 
     /// - Returns: what was done, in words.
-    mutating func run() throws(DiskError) -> [String] {
+    mutating func run(_ lease: borrowing ExclusiveLease) throws(DiskError) -> [String] {
+        precondition(lease.path == path, "the right to change another file")
         guard !checked.extensionForbidsChanges else {
             throw DiskError(
                 .unsupported,

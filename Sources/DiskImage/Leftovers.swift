@@ -32,9 +32,14 @@ extension DiskFolder {
 
     /// Removes what is on the list and not named by the descriptor, and the list.
     func removeLeftovers(_ descriptor: DiskDescriptor) throws(DiskError) {
+        try removeLeftovers(keeping: Set(descriptor.images.map(\.file)))
+    }
+
+    /// - Parameter kept: the files that the descriptor names.
+    func removeLeftovers(keeping kept: Set<String>) throws(DiskError) {
         let list = "\(path)/\(Self.listName)"
         for staging in [descriptorPath + ".tmp", list + ".tmp"] {
-            let isThere = try withPath(staging) { () throws(SystemError) in try fs.exists(staging) }
+            let isThere = try withPath(staging) { () throws(SystemError) in try fs.isTaken(staging) }
             guard isThere else { continue }
             // Locked, it can't be a change that ploop's tools are just making.
             try withDescriptorLock { () throws(DiskError) in
@@ -46,7 +51,6 @@ extension DiskFolder {
         // Whoever put the descriptor in place may have been cut off before it was durable; it must be so before what
         // only the one before it names is removed.
         try synchronizeNames()
-        let kept = Set(descriptor.images.map(\.file))
         for name in names where DiskDescriptor.isDeltaName(name) && !kept.contains(name) {
             let path = path(ofFile: name)
             do throws(SystemError) { try fs.remove(path) } catch {

@@ -33,6 +33,7 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
         do throws(DiskError) {
             try withPath(newPath) { () throws(SystemError) in
                 let file = try fs.open(newPath, OpenMode(writable: true, creation: .exclusive))
+                file.takeAttributes(of: folder.path(of: image))
                 try NewImage.writeEmpty(header, to: file)
                 try file.synchronize()
             }

@@ -100,7 +100,15 @@ final class WritableDelta: Sendable {
 
     // MARK: Clusters written in part
 
-    func notePartial(_ cluster: UInt64) { state.withLock { $0.partials.append(cluster) } }
+    /// So many are remembered. What is not is filled when the delta is finished, as all is that is left then.
+    private static let partialsMax = 1 << 18
+
+    func notePartial(_ cluster: UInt64) {
+        state.withLock { state in
+            guard state.partials.count - state.partialsStart < Self.partialsMax else { return }
+            state.partials.append(cluster)
+        }
+    }
 
     /// The one that has been partial longest, when there are more than `limit`.
     func takePartial(beyond limit: Int) -> UInt64? {

@@ -41,6 +41,7 @@ public struct DiskFolders: TargetDisks {
         let size = (ClusterSize(bytes: shape.clusterBytes) ?? .standard).fitting(shape.sizeBytes)
         var options = CreateOptions(byteCount: shape.sizeBytes, clusterSize: size, version: version)
         options.isRounded = false
+        options.isPlacedByCaller = true
         return options
     }
 }

@@ -232,4 +232,26 @@ import Testing
             try disk?.close()
         }
     }
+
+    @Test("the mark is durable before the first change", arguments: 0..<40) func markFirst(seed: Int) throws {
+        let state = try makeDisk()
+        let file = try state.open(Self.image, .read)
+        let size = try file.size()
+        let before = try file.readBytes(at: UInt64(Self.cluster), count: Int(size) - Self.cluster)
+        var number = 1
+        var isDone = false
+        while !isDone {
+            let fs = state.duplicate()
+            let disk = try Disk.open(Self.path, in: fs)
+            fs.setPlan(.stop(atChange: number))
+            // In place, and never flushed: what survives is the host's choice.
+            isDone = (try? fill(disk, 0..<4, 0x77)) != nil
+            let after = fs.afterPowerCut(.random(seed: UInt64(seed * 100 + number)))
+            let found = try after.open(Self.image, .read)
+            let now = try found.readBytes(at: UInt64(Self.cluster), count: before.count)
+            if now != before { #expect(try header(after).inUse == .open, "cut at \(number)") }
+            number += 1
+        }
+        #expect(number > 2)
+    }
 }

@@ -121,4 +121,20 @@ import Testing
         #expect(isHeld)
         #expect(try fs.lock(lock, wait: false) != nil)
     }
+
+    @Test("who could read a disk can read it after a snapshot", .enabled(if: isRoot)) func attributes() throws {
+        let folder = try TemporaryFolder()
+        let disk = try makeDisk(folder)
+        for name in ["DiskDescriptor.xml", "root.hds"] {
+            try expectTool("chown", "1:2", "\(disk)/\(name)")
+            try expectTool("chmod", "640", "\(disk)/\(name)")
+        }
+        let open = try Disk.open(disk, in: fs)
+        let guid = try open.commitSnapshot(try open.prepareSnapshot()).guid
+        try open.close()
+        try switchSnapshot(of: disk, to: guid, in: fs)
+        for name in try fs.list(disk) where name.hasPrefix("root.hds") || name == "DiskDescriptor.xml" {
+            #expect(try expectTool("stat", "-c", "%u:%g %a", "\(disk)/\(name)") == "1:2 640\n", "\(name)")
+        }
+    }
 }

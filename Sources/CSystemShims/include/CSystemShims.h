@@ -53,9 +53,13 @@ int32_t shim_fallocate(int32_t fd, int32_t mode, uint64_t offset, uint64_t count
 int64_t shim_seek_data(int32_t fd, uint64_t offset);
 int64_t shim_seek_hole(int32_t fd, uint64_t offset);
 int32_t shim_fstat(int32_t fd, struct shim_stat *result);
+// Gives the open file owner, group and permissions of what is at path, as far as this process may; nothing there: 0.
+int32_t shim_take_attributes(int32_t fd, const char *path);
 int32_t shim_stat(const char *path, struct shim_stat *result);
 // The number of a block device: 1; 0 = the path leads to something else. Asks no server of a network file system.
 int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor);
+// Of a link itself.
+int32_t shim_lstat(const char *path, struct shim_stat *result);
 int32_t shim_rename(const char *from, const char *to);
 int32_t shim_rename_exclusive(const char *from, const char *to);
 int32_t shim_unlink(const char *path);
