@@ -174,6 +174,25 @@ int ploop_delta_sync_header(struct ploop_delta *delta)
 	return ret ? ret : ploop_delta_sync(delta);
 }
 
+/* Write the header, with this mark.  After an error the next one that is written is in use again. */
+static int write_mark(struct ploop_delta *delta, u32 in_use)
+{
+	int ret;
+
+	mutex_lock(&delta->dev->bat_lock);
+	header_flags(delta);
+	delta->geo.in_use = in_use;
+	ret = ploop_bat_set_header(delta);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	if (ret) {
+		delta->geo.in_use = PLOOP_IN_USE;
+		ploop_bat_set_header(delta);
+	}
+	mutex_unlock(&delta->dev->bat_lock);
+	return ret;
+}
+
 /**
  * ploop_delta_clean() - bring a delta into the form of a closed image
  * @delta: nobody writes to it any more, its changes are committed
@@ -197,15 +216,13 @@ int ploop_delta_clean(struct ploop_delta *delta)
 		ret = ploop_delta_sync(delta);
 	if (ret)
 		return ret;
-	delta->geo.in_use = 0;
-	ret = ploop_delta_sync_header(delta);
-	if (ret) {
-		/* So that no later commit writes a header that says otherwise. */
-		mutex_lock(&delta->dev->bat_lock);
-		delta->geo.in_use = PLOOP_IN_USE;
-		ploop_bat_set_header(delta);
-		mutex_unlock(&delta->dev->bat_lock);
-	}
+	ret = write_mark(delta, 0);
+	if (ret)
+		return ret;
+	ret = ploop_delta_sync(delta);
+	/* Whoever goes on with it finds it in use; durably, with the next sync. */
+	if (ret && write_mark(delta, PLOOP_IN_USE))
+		WRITE_ONCE(delta->doubtful, true);
 	return ret;
 }
 
