@@ -100,12 +100,12 @@ docs-lint:
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
-kernel_groups = abi+control+records+module fsx blocks readonly+large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
+kernel_groups = abi+control+records+module waiting stable fsx blocks readonly+large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog
 kernel_groups_quick = abi+control+records+fsx-quick
 kernel_groups_smoke = abi+fsx-quick
 # On the debug kernel: all of them, fsx in its short form, and those that only it can run; in two lanes that take about as long.
 kernel_groups_debug_1 = kunit+abi+control+records+module errors faults writelog fio+filesystems
-kernel_groups_debug_2 = fsx-quick blocks memory readonly+large+hostile flush+freeze+late+nfs tools powercut
+kernel_groups_debug_2 = fsx-quick waiting blocks memory readonly+large+hostile flush+freeze+late+nfs tools powercut
 # The agent on the driver; these need the debug build, and its tests.
 kernel_groups_agent = agent agentmount agentspace agentsuite
 
@@ -189,7 +189,7 @@ install-dkms: $(if $(DESTDIR),,packages/dkms)
 	rm -rf $(dkmsdir)
 	install -d $(dkmsdir) $(DESTDIR)/etc/modprobe.d $(DESTDIR)/etc/modules-load.d $(DESTDIR)/etc/udev/rules.d \
 		$(sort $(dir $(kernel_hooks))) $(DESTDIR)$(PREFIX)/include/linux
-	cd kernel && cp -r COPYING Kbuild Makefile compat.h core format include io $(dkmsdir)/
+	cd kernel && cp -r COPYING Kbuild Makefile features.sh compat.h core format include io $(dkmsdir)/
 	sed 's/@version@/$(version)/' kernel/dkms.conf > $(dkmsdir)/dkms.conf
 	for hook in $(kernel_hooks); do \
 		sed 's/@version@/$(version)/' conf/kernel/godwit-ploop > $$hook && chmod 755 $$hook || exit 1; \

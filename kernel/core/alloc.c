@@ -90,7 +90,8 @@ static bool alloc_freed(struct ploop_delta *delta, u32 *iblock, bool *zero)
 static int alloc_end(struct ploop_delta *delta, u32 *iblock, bool *zero)
 {
 	u32 shift = delta->geo.cluster_shift;
-	u64 limit = READ_ONCE(delta->dev->max_delta_bytes);
+	u64 limit = atomic_read(&delta->dev->unlimited) ? 0 :
+		READ_ONCE(delta->dev->max_delta_bytes);
 	int ret = 0;
 
 	spin_lock(&delta->alloc_lock);

@@ -13,14 +13,25 @@
 
 #define BITMAP_BYTES_MAX (64ull << 20)
 
+/* Bits and their number, which are replaced together. */
+struct bitmap_bits {
+	u64 nbits;
+	unsigned long bits[];
+};
+
+/* Listed under ctl_lock; who marks looks at it, and at its bits, under RCU. */
 struct ploop_bitmap_state {
 	struct list_head list;
-	struct rcu_head rcu;
 	char name[PLOOP_NAME_BYTES];
 	u32 shift;
-	u64 nbits;
-	unsigned long *bits;
+	struct bitmap_bits __rcu *bits;
 };
+
+/* With ctl_lock, or by the device's snapshot: nobody else replaces them. */
+static struct bitmap_bits *bits_of(struct ploop_bitmap_state *bitmap)
+{
+	return rcu_dereference_protected(bitmap->bits, true);
+}
 
 /**
  * ploop_bitmap_mark() - blocks were written
@@ -38,12 +49,13 @@ void ploop_bitmap_mark(struct ploop_device *dev, u64 sector, u32 count)
 		return;
 	rcu_read_lock();
 	list_for_each_entry_rcu(bitmap, &dev->bitmaps, list) {
+		struct bitmap_bits *bits = rcu_dereference(bitmap->bits);
 		u64 bit = (sector << SECTOR_SHIFT) >> bitmap->shift;
 		u64 last = ((sector + count - 1) << SECTOR_SHIFT) >> bitmap->shift;
 
-		for (; bit <= last && bit < bitmap->nbits; bit++)
-			if (!test_bit(bit, bitmap->bits))
-				set_bit(bit, bitmap->bits);
+		for (; bit <= last && bit < bits->nbits; bit++)
+			if (!test_bit(bit, bits->bits))
+				set_bit(bit, bits->bits);
 	}
 	rcu_read_unlock();
 }
@@ -64,12 +76,18 @@ static u64 bits_needed(u64 sectors, u32 shift)
 	return ((sectors << SECTOR_SHIFT) + (1ull << shift) - 1) >> shift;
 }
 
-static unsigned long *bits_alloc(u64 nbits)
+static struct bitmap_bits *bits_alloc(u64 nbits)
 {
 	u64 bytes = BITS_TO_LONGS(nbits) * sizeof(long);
+	struct bitmap_bits *bits;
 
-	return bytes > BITMAP_BYTES_MAX ? ERR_PTR(-EFBIG) :
-		kvzalloc(bytes, GFP_KERNEL) ?: ERR_PTR(-ENOMEM);
+	if (bytes > BITMAP_BYTES_MAX)
+		return ERR_PTR(-EFBIG);
+	bits = kvzalloc(sizeof(*bits) + bytes, GFP_KERNEL);
+	if (!bits)
+		return ERR_PTR(-ENOMEM);
+	bits->nbits = nbits;
+	return bits;
 }
 
 /**
@@ -84,7 +102,7 @@ static unsigned long *bits_alloc(u64 nbits)
 int ploop_bitmap_create(struct ploop_device *dev, const char *name, u32 granule_log)
 {
 	struct ploop_bitmap_state *bitmap;
-	int ret;
+	struct bitmap_bits *bits;
 
 	if (granule_log < 12 || granule_log > 20 || !name[0])
 		return -EINVAL;
@@ -97,13 +115,12 @@ int ploop_bitmap_create(struct ploop_device *dev, const char *name, u32 granule_
 		return -ENOMEM;
 	strscpy(bitmap->name, name, sizeof(bitmap->name));
 	bitmap->shift = granule_log;
-	bitmap->nbits = bits_needed(dev->sectors, granule_log);
-	bitmap->bits = bits_alloc(bitmap->nbits);
-	if (IS_ERR(bitmap->bits)) {
-		ret = PTR_ERR(bitmap->bits);
+	bits = bits_alloc(bits_needed(dev->sectors, granule_log));
+	if (IS_ERR(bits)) {
 		kfree(bitmap);
-		return ret;
+		return PTR_ERR(bits);
 	}
+	RCU_INIT_POINTER(bitmap->bits, bits);
 	dev->nr_bitmaps++;
 	list_add_tail_rcu(&bitmap->list, &dev->bitmaps);
 	return 0;
@@ -114,7 +131,7 @@ static void bitmap_remove(struct ploop_device *dev, struct ploop_bitmap_state *b
 	list_del_rcu(&bitmap->list);
 	dev->nr_bitmaps--;
 	synchronize_rcu();
-	kvfree(bitmap->bits);
+	kvfree(bits_of(bitmap));
 	kfree(bitmap);
 }
 
@@ -147,12 +164,14 @@ int ploop_bitmap_delete(struct ploop_device *dev, const char *name)
 int ploop_bitmap_clear(struct ploop_device *dev, const char *name)
 {
 	struct ploop_bitmap_state *bitmap = bitmap_find(dev, name);
+	struct bitmap_bits *bits;
 	u64 word;
 
 	if (!bitmap)
 		return -ENOENT;
-	for (word = 0; word < BITS_TO_LONGS(bitmap->nbits); word++)
-		xchg(&bitmap->bits[word], 0);
+	bits = bits_of(bitmap);
+	for (word = 0; word < BITS_TO_LONGS(bits->nbits); word++)
+		xchg(&bits->bits[word], 0);
 	return 0;
 }
 
@@ -171,45 +190,50 @@ void ploop_bitmaps_free(struct ploop_device *dev)
 }
 
 /**
- * ploop_bitmaps_resize() - follow the size of the device
- * @dev: quiesced
- * @sectors: new size
+ * ploop_bitmaps_resize() - get long enough for a larger device
+ * @dev: the device; it need not be quiesced
+ * @sectors: size that it will have
+ *
+ * Who marks sees the old bits or the new ones.  When nobody sees the old ones any more, what is
+ * marked in them is marked in the new ones, too.
  *
  * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0, -EFBIG, -ENOMEM.
+ * Return: 0, -EFBIG, -ENOMEM; some bitmaps may be longer than needed then, which is no harm.
  */
 int ploop_bitmaps_resize(struct ploop_device *dev, u64 sectors)
 {
 	struct ploop_bitmap_state *bitmap;
 
 	list_for_each_entry(bitmap, &dev->bitmaps, list) {
-		u64 nbits = bits_needed(sectors, bitmap->shift);
-		unsigned long *bits;
+		u64 nbits = bits_needed(sectors, bitmap->shift), word;
+		struct bitmap_bits *old = bits_of(bitmap), *bits;
 
-		if (nbits <= bitmap->nbits)
+		if (nbits <= old->nbits)
 			continue;
 		bits = bits_alloc(nbits);
 		if (IS_ERR(bits))
 			return PTR_ERR(bits);
-		bitmap_copy(bits, bitmap->bits, bitmap->nbits);
-		swap(bits, bitmap->bits);
-		bitmap->nbits = nbits;
-		kvfree(bits);
+		rcu_assign_pointer(bitmap->bits, bits);
+		synchronize_rcu();
+		for (word = 0; word < BITS_TO_LONGS(old->nbits); word++)
+			if (old->bits[word])
+				atomic_long_or(old->bits[word], (atomic_long_t *)&bits->bits[word]);
+		kvfree(old);
 	}
 	return 0;
 }
 
 /* Find the next run in [*bit, end) and clear it if asked to. */
-static bool next_run(struct ploop_bitmap_state *bitmap, u64 *bit, u64 end, bool clear, u64 *first)
+static bool next_run(struct bitmap_bits *bits, u64 *bit, u64 end, bool clear, u64 *first)
 {
-	*first = find_next_bit(bitmap->bits, end, *bit);
+	*first = find_next_bit(bits->bits, end, *bit);
 	if (*first >= end) {
 		*bit = end;
 		return false;
 	}
 	*bit = *first;
-	while (*bit < end && (clear ? test_and_clear_bit(*bit, bitmap->bits) :
-			      test_bit(*bit, bitmap->bits)))
+	while (*bit < end && (clear ? test_and_clear_bit(*bit, bits->bits) :
+			      test_bit(*bit, bits->bits)))
 		(*bit)++;
 	/* Cleared by another reader in between. */
 	if (*bit == *first)
@@ -220,47 +244,66 @@ static bool next_run(struct ploop_bitmap_state *bitmap, u64 *bit, u64 end, bool 
 /**
  * ploop_bitmap_read() - see &struct ploop_bitmap_read
  * @dev: the device
- * @arg: checked but for the range
- *
- * After -EFAULT the caller marks what lies between start and next again.
+ * @arg: checked but for the range; @next is set
+ * @ranges: where they go
+ * @room: how many fit
  *
  * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0 or an errno.
+ * Return: how many there were, or an errno.
  */
-int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg)
+int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg,
+		      struct ploop_range *ranges, u32 room)
 {
 	struct ploop_bitmap_state *bitmap = bitmap_find(dev, arg->name);
-	struct ploop_range __user *out = u64_to_user_ptr(arg->ranges);
 	u64 size = dev->sectors << SECTOR_SHIFT;
 	bool clear = arg->flags & PLOOP_BITMAP_CLEAR;
-	u32 room = arg->nr_ranges;
+	struct bitmap_bits *bits;
 	u64 bit, end, first;
+	u32 count = 0;
 
 	if (!bitmap)
 		return -ENOENT;
-	if (arg->start > size || arg->bytes > size - arg->start || room == 0)
+	if (arg->start > size || arg->bytes > size - arg->start)
 		return -EINVAL;
+	bits = bits_of(bitmap);
 	bit = arg->start >> bitmap->shift;
 	end = bits_needed((arg->start + arg->bytes) >> SECTOR_SHIFT, bitmap->shift);
-	arg->nr_ranges = 0;
-	while (arg->nr_ranges < room && bit < end) {
-		struct ploop_range range;
-
-		if (!next_run(bitmap, &bit, end, clear, &first))
+	while (count < room && bit < end) {
+		if (!next_run(bits, &bit, end, clear, &first))
 			break;
-		range.start = first << bitmap->shift;
-		range.bytes = min(bit << bitmap->shift, size) - range.start;
-		if (copy_to_user(&out[arg->nr_ranges], &range, sizeof(range))) {
-			arg->next = min(bit << bitmap->shift, size);
-			return -EFAULT;
-		}
-		arg->nr_ranges++;
+		ranges[count].start = first << bitmap->shift;
+		ranges[count].bytes = min(bit << bitmap->shift, size) - ranges[count].start;
+		count++;
 		if (fatal_signal_pending(current))
 			break;
 		cond_resched();
 	}
 	arg->next = min(max(bit << bitmap->shift, arg->start), arg->start + arg->bytes);
-	return 0;
+	return count;
+}
+
+/**
+ * ploop_bitmap_unread() - the caller didn't get what was cleared: mark it again
+ * @dev: the device
+ * @start: first byte
+ * @end: behind the last byte
+ *
+ * In all bitmaps of the device, which is more than needed, and no harm.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ */
+void ploop_bitmap_unread(struct ploop_device *dev, u64 start, u64 end)
+{
+	u64 sector = start >> SECTOR_SHIFT;
+	u64 last = min_t(u64, DIV_ROUND_UP_ULL(end, SECTOR_SIZE), dev->sectors);
+
+	while (sector < last) {
+		u32 part = min_t(u64, last - sector, 1u << 20);
+
+		ploop_bitmap_mark(dev, sector, part);
+		sector += part;
+		cond_resched();
+	}
 }
 
 /**
@@ -282,7 +325,7 @@ int ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_list *arg)
 		struct ploop_bitmap_info info = { .granule_log = bitmap->shift };
 
 		memcpy(info.name, bitmap->name, sizeof(info.name));
-		info.marked = bitmap_weight(bitmap->bits, bitmap->nbits);
+		info.marked = bitmap_weight(bits_of(bitmap)->bits, bits_of(bitmap)->nbits);
 		if (arg->nr < room && copy_to_user(&out[arg->nr], &info, sizeof(info)))
 			return -EFAULT;
 		arg->nr++;

@@ -14,6 +14,11 @@
  * is being committed, so a change whose data came after the sync waits for the
  * next round.  A cluster given up becomes free only after the table
  * without it is durable and the requests that may still use it are over.
+ *
+ * A commit that fails for want of space or memory, or because a server does not answer,
+ * has changed nothing: who waits for it waits on, and it is tried again each second (space.c).
+ * Any other failure aborts the device, and so does every failed sync: the kernel tells
+ * once that it lost something.
  */
 #include <linux/sched/mm.h>
 #include "core.h"
@@ -26,19 +31,23 @@
  * @dev: the device
  *
  * Context: Process context.
- * Return: false if the caller has to wait in dev->full, which was closed.
+ * Return: false if the caller has to wait: while commits are stuck for space, as
+ * dev->commit_stuck tells, else in dev->full, which was closed.
  */
 bool ploop_pending_room(struct ploop_device *dev)
 {
 	u32 side = READ_ONCE(dev->pending_side);
 	u32 count = READ_ONCE(dev->pending_count[side]);
+	bool stuck = READ_ONCE(dev->commit_stuck);
 
-	if (count >= PLOOP_PENDING_KICK)
+	if (count >= PLOOP_PENDING_KICK && !stuck)
 		queue_work(dev->commit_wq, &dev->commit_work);
 	/* Of both lists: after a failure they become one. */
 	count += READ_ONCE(dev->pending_count[!side]);
 	if (count < PLOOP_PENDING_MAX - PENDING_MARGIN)
 		return true;
+	if (stuck)
+		return false;
 	ploop_parking_close(&dev->full);
 	queue_work(dev->commit_wq, &dev->commit_work);
 	return false;
@@ -172,6 +181,66 @@ static void take_back(struct ploop_device *dev, u32 side)
 	spin_unlock_irq(&dev->pending_lock);
 }
 
+static void waiters_end(struct list_head *waiters, int error)
+{
+	struct ploop_request *req, *next;
+
+	list_for_each_entry_safe(req, next, waiters, list) {
+		list_del_init(&req->list);
+		ploop_end_errno(req, error);
+	}
+}
+
+/* Return: 0 or an errno; who waited has ended if it went well. */
+static int commit_all(struct ploop_device *dev, struct list_head *waiters)
+{
+	u32 side, count;
+	int ret;
+
+	spin_lock_irq(&dev->pending_lock);
+	list_splice_init(&dev->flush_waiters, waiters);
+	side = dev->pending_side;
+	count = dev->pending_count[side];
+	dev->pending_side = !side;
+	spin_unlock_irq(&dev->pending_lock);
+
+	ret = sync_writable(dev);
+	if (ret == 0 && count > 0)
+		ret = apply(dev, dev->pending[side], count);
+	if (ret) {
+		take_back(dev, side);
+		return ret;
+	}
+	waiters_end(waiters, 0);
+	if (count > 0) {
+		settle(dev, dev->pending[side], count);
+		spin_lock_irq(&dev->pending_lock);
+		dev->pending_count[side] = 0;
+		spin_unlock_irq(&dev->pending_lock);
+	}
+	return 0;
+}
+
+/* It can be made later: who waited waits on.  Writes give their requests back. */
+static void commit_put_off(struct ploop_device *dev, struct list_head *waiters, int error)
+{
+	struct ploop_request *req, *next;
+
+	WRITE_ONCE(dev->commit_stuck, error);
+	ploop_space_tell(dev, error);
+
+	list_for_each_entry_safe(req, next, waiters, list) {
+		if (!op_is_write(req_op(ploop_rq(req))) || req_op(ploop_rq(req)) == REQ_OP_FLUSH)
+			continue;
+		list_del_init(&req->list);
+		if (!ploop_space_wait(req, error))
+			ploop_end_errno(req, -EIO);
+	}
+	spin_lock_irq(&dev->pending_lock);
+	list_splice(waiters, &dev->flush_waiters);
+	spin_unlock_irq(&dev->pending_lock);
+}
+
 /**
  * ploop_commit() - make durable all that was acknowledged so far
  * @dev: the device
@@ -179,47 +248,82 @@ static void take_back(struct ploop_device *dev, u32 side)
  * Ends the requests that wait for it.
  *
  * Context: Process context; sleeps.  Holds commit_lock; not counted in.
- * Return: 0 or an errno; the device is aborted then.
+ * Return: 0 or an errno; the device is aborted then, unless ploop_error_passes().
  */
 int ploop_commit(struct ploop_device *dev)
 {
-	struct ploop_request *req, *next;
 	LIST_HEAD(waiters);
-	u32 side, count;
-	int ret;
+	int ret = -EIO;
 
 	lockdep_assert_held(&dev->commit_lock);
-	spin_lock_irq(&dev->pending_lock);
-	list_splice_init(&dev->flush_waiters, &waiters);
-	side = dev->pending_side;
-	count = dev->pending_count[side];
-	if (!dev->aborted)
-		dev->pending_side = !side;
-	spin_unlock_irq(&dev->pending_lock);
-
-	ret = dev->aborted ? -EIO : 0;
-	if (ret == 0 && dev->nr_levels > 0)
-		ret = sync_writable(dev);
-	if (ret == 0 && count > 0)
-		ret = apply(dev, dev->pending[side], count);
-	if (ret && !dev->aborted)
-		ploop_abort(dev, ret);
-
-	list_for_each_entry_safe(req, next, &waiters, list) {
-		list_del_init(&req->list);
-		req->status = errno_to_blk_status(ret);
-		ploop_end(req);
-	}
-	if (count > 0 && ret == 0) {
-		settle(dev, dev->pending[side], count);
+	if (!dev->aborted && dev->nr_levels > 0) {
+		ret = commit_all(dev, &waiters);
+	} else {
 		spin_lock_irq(&dev->pending_lock);
-		dev->pending_count[side] = 0;
+		list_splice_init(&dev->flush_waiters, &waiters);
 		spin_unlock_irq(&dev->pending_lock);
-	} else if (count > 0) {
-		take_back(dev, side);
+		if (!dev->aborted)
+			ret = 0;
+	}
+	if (ret && !dev->aborted && ploop_error_passes(ret)) {
+		commit_put_off(dev, &waiters, ret);
+	} else {
+		WRITE_ONCE(dev->commit_stuck, 0);
+		if (ret && !dev->aborted)
+			ploop_abort(dev, ret);
+		waiters_end(&waiters, ret);
 	}
 	ploop_parking_open(dev, &dev->full);
 	return ret;
+}
+
+/**
+ * ploop_commit_for() - the same, by another thread, and waited for no longer than a time
+ * @dev: the device; may be quiesced
+ * @timeout: in jiffies
+ *
+ * Context: Process context; sleeps.  Holds no lock that a commit takes.
+ * Return: as ploop_commit(); -ETIMEDOUT or -EINTR, then the commit goes on.
+ */
+int ploop_commit_for(struct ploop_device *dev, long timeout)
+{
+	u64 asked;
+
+	spin_lock_irq(&dev->pending_lock);
+	asked = ++dev->commit_asked;
+	spin_unlock_irq(&dev->pending_lock);
+	queue_work(dev->commit_wq, &dev->commit_work);
+	timeout = wait_event_killable_timeout(dev->commit_wait,
+					      READ_ONCE(dev->commit_over) >= asked, timeout);
+	if (timeout <= 0)
+		return timeout ? -EINTR : -ETIMEDOUT;
+	/* Pairs with that in ploop_commit_work().  A later one that went well will do, too. */
+	smp_rmb();
+	return READ_ONCE(dev->commit_ret);
+}
+
+/* Would a commit have to wait until the host's file system is thawed? */
+static bool commit_frozen(struct ploop_device *dev)
+{
+	u32 count;
+
+	spin_lock_irq(&dev->pending_lock);
+	count = dev->pending_count[0] + dev->pending_count[1];
+	spin_unlock_irq(&dev->pending_lock);
+	return count > 0 && !READ_ONCE(dev->aborted) && ploop_host_frozen(dev);
+}
+
+static int commit_try(struct ploop_device *dev)
+{
+	LIST_HEAD(waiters);
+
+	if (!commit_frozen(dev))
+		return ploop_commit(dev);
+	spin_lock_irq(&dev->pending_lock);
+	list_splice_init(&dev->flush_waiters, &waiters);
+	spin_unlock_irq(&dev->pending_lock);
+	commit_put_off(dev, &waiters, -EBUSY);
+	return -EBUSY;
 }
 
 /**
@@ -230,11 +334,20 @@ void ploop_commit_work(struct work_struct *work)
 {
 	struct ploop_device *dev = container_of(work, struct ploop_device, commit_work);
 	unsigned int noio = memalloc_noio_save();
+	u64 asked;
 
 	mutex_lock(&dev->commit_lock);
-	/* While the device is quiesced only who quiesced it commits. */
-	if (!READ_ONCE(dev->gate.closed))
-		ploop_commit(dev);
+	spin_lock_irq(&dev->pending_lock);
+	asked = dev->commit_asked;
+	spin_unlock_irq(&dev->pending_lock);
+	/* While the device is quiesced only who quiesced it has it commit. */
+	if (!READ_ONCE(dev->gate.closed) || asked != dev->commit_over) {
+		WRITE_ONCE(dev->commit_ret, commit_try(dev));
+		/* Who sees that it is over sees how. */
+		smp_wmb();
+		WRITE_ONCE(dev->commit_over, asked);
+		wake_up_all(&dev->commit_wait);
+	}
 	mutex_unlock(&dev->commit_lock);
 	memalloc_noio_restore(noio);
 }
@@ -274,6 +387,8 @@ void ploop_abort(struct ploop_device *dev, int error)
 	ploop_event(dev, PLOOP_EV_ABORTED, -error);
 	ploop_waiting_open(dev, &dev->nospace);
 	ploop_parking_open(dev, &dev->full);
+	/* Flushes that waited for a commit end now. */
+	queue_work(dev->commit_wq, &dev->commit_work);
 }
 
 /**

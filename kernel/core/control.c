@@ -34,10 +34,21 @@ static const struct {
 #undef CALL
 };
 
+/* The call was made, but its caller could not be told what came of it. */
+static void untold(struct ploop_control *control, u32 i, void *arg)
+{
+	if (calls[i].nr == _IOC_NR(PLOOP_CTL_BITMAP_READ))
+		ploop_ctl_bitmap_unread(arg);
+	/* Nobody would know which device it is. */
+	if (calls[i].nr == _IOC_NR(PLOOP_CTL_ATTACH))
+		ploop_ctl_unattach(arg);
+	if (calls[i].nr == _IOC_NR(PLOOP_CTL_FREEZE))
+		ploop_ctl_thaw(control);
+}
+
 static long control_call(struct ploop_control *control, u32 i, bool out, void __user *user)
 {
 	u32 size, known = calls[i].size;
-	bool attached;
 	void *arg;
 	long ret;
 
@@ -51,17 +62,13 @@ static long control_call(struct ploop_control *control, u32 i, bool out, void __
 	ret = copy_struct_from_user(arg, known, user, size);
 	if (ret == 0)
 		ret = calls[i].call(control, arg);
-	if (out && (ret == 0 || ret == -EFAULT)) {
+	if (out && ret == 0) {
 		/* The size stays the caller's. */
 		*(u32 *)arg = size;
-		attached = ret == 0 && calls[i].nr == _IOC_NR(PLOOP_CTL_ATTACH);
-		if (ret == 0 && copy_to_user(user, arg, min(size, known)))
+		if (copy_to_user(user, arg, min(size, known))) {
+			untold(control, i, arg);
 			ret = -EFAULT;
-		if (ret == -EFAULT && calls[i].nr == _IOC_NR(PLOOP_CTL_BITMAP_READ))
-			ploop_ctl_bitmap_unread(arg);
-		/* Nobody would know which device it is. */
-		if (ret == -EFAULT && attached)
-			ploop_ctl_unattach(arg);
+		}
 	}
 	kfree(arg);
 	return ret;

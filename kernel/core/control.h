@@ -36,8 +36,9 @@ int ploop_ctl_job(struct ploop_control *control, void *data);
 int ploop_ctl_block_status(struct ploop_control *control, void *data);
 int ploop_ctl_watch(struct ploop_control *control, void *data);
 
-/* Find and lock a device; a snapshot under way is -EBUSY. */
+/* Find and lock a device; a snapshot under way is -EBUSY, or waited for. */
 struct ploop_device *ploop_ctl_lock(u32 index);
+int ploop_ctl_lock_soon(struct ploop_device *dev);
 void ploop_ctl_unlock(struct ploop_device *dev);
 /* Are all bytes zero, or is a name ended? */
 bool ploop_ctl_zero(const void *data, size_t size);

@@ -29,6 +29,28 @@ struct ploop_device *ploop_ctl_lock(u32 index)
 }
 
 /**
+ * ploop_ctl_lock_soon() - lock a device; a snapshot that is about to fail is waited for
+ * @dev: the device
+ *
+ * Context: Process context; sleeps.
+ * Return: 0, -EBUSY (still being snapshotted), -ERESTARTSYS.
+ */
+int ploop_ctl_lock_soon(struct ploop_device *dev)
+{
+	int ret;
+
+	wait_event_killable_timeout(dev->event_wait, !READ_ONCE(dev->snapshotting),
+				    PLOOP_PATIENCE);
+	ret = mutex_lock_interruptible(&dev->ctl_lock);
+	if (ret)
+		return ret;
+	if (!dev->snapshotting)
+		return 0;
+	mutex_unlock(&dev->ctl_lock);
+	return -EBUSY;
+}
+
+/**
  * ploop_ctl_unlock() - undo ploop_ctl_lock()
  * @dev: the device
  */
@@ -79,13 +101,13 @@ int ploop_ctl_limits(struct ploop_control *control, void *data)
 
 	if (!ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
-	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
+	dev = ploop_device_find(arg->index);
+	if (!dev)
+		return -ENODEV;
+	/* Without a lock: whoever has it may wait for what this gives. */
 	WRITE_ONCE(dev->max_delta_bytes, arg->max_delta_bytes);
 	WRITE_ONCE(dev->reserve_bytes, arg->reserve_bytes);
 	ploop_waiting_open(dev, &dev->nospace);
-	ploop_ctl_unlock(dev);
 	return 0;
 }
 
@@ -137,44 +159,93 @@ int ploop_ctl_bitmap_clear(struct ploop_control *control, void *data)
 	return ret;
 }
 
+/* A part of them, so that the lock is not held while the caller's memory is touched. */
+static int bitmap_read_some(struct ploop_bitmap_read *part, struct ploop_range *ranges, u32 room)
+{
+	struct ploop_device *dev = ploop_ctl_lock(part->index);
+	int ret;
+
+	if (IS_ERR(dev))
+		return PTR_ERR(dev);
+	ret = ploop_bitmap_read(dev, part, ranges, room);
+	ploop_ctl_unlock(dev);
+	return ret;
+}
+
+#define RANGES_PER_PAGE	((u32)(PAGE_SIZE / sizeof(struct ploop_range)))
+
+/* Whatever signal there is: else writes would be missed. */
+static void unread(const struct ploop_bitmap_read *arg, u64 end, const struct ploop_range *ranges,
+		   u32 count)
+{
+	struct ploop_device *dev = ploop_device_find(arg->index);
+	u32 i;
+
+	if (!(arg->flags & PLOOP_BITMAP_CLEAR))
+		return;
+	mutex_lock(&dev->ctl_lock);
+	ploop_bitmap_unread(dev, arg->start, end);
+	for (i = 0; i < count; i++)
+		ploop_bitmap_unread(dev, ranges[i].start, ranges[i].start + ranges[i].bytes);
+	mutex_unlock(&dev->ctl_lock);
+}
+
+static int bitmap_read_all(struct ploop_bitmap_read *arg, struct ploop_range *ranges)
+{
+	struct ploop_range __user *out = u64_to_user_ptr(arg->ranges);
+	struct ploop_bitmap_read part = *arg;
+	u32 room = arg->nr_ranges, wanted;
+	int count;
+
+	arg->nr_ranges = 0;
+	do {
+		wanted = min(room - arg->nr_ranges, RANGES_PER_PAGE);
+		count = bitmap_read_some(&part, ranges, wanted);
+		/* What was returned so far is. */
+		if (count < 0)
+			return arg->nr_ranges > 0 ? 0 : count;
+		if (copy_to_user(out + arg->nr_ranges, ranges, count * sizeof(*ranges))) {
+			unread(arg, part.start, ranges, count);
+			return -EFAULT;
+		}
+		arg->nr_ranges += count;
+		arg->next = part.next;
+		part.bytes -= part.next - part.start;
+		part.start = part.next;
+	} while (count == wanted && arg->nr_ranges < room && part.bytes > 0 &&
+		 !fatal_signal_pending(current));
+	return 0;
+}
+
 int ploop_ctl_bitmap_read(struct ploop_control *control, void *data)
 {
 	struct ploop_bitmap_read *arg = data;
-	struct ploop_device *dev;
+	struct ploop_range *ranges;
 	int ret;
 
 	if ((arg->flags & ~PLOOP_BITMAP_CLEAR) || !ploop_ctl_name_ok(arg->name) ||
 	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
+	if (!ploop_device_find(arg->index))
+		return -ENODEV;
+	if (arg->nr_ranges == 0)
+		return -EINVAL;
 	arg->next = arg->start;
-	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	ret = ploop_bitmap_read(dev, arg);
-	ploop_ctl_unlock(dev);
+	ranges = kmalloc_array(RANGES_PER_PAGE, sizeof(*ranges), GFP_KERNEL);
+	if (!ranges)
+		return -ENOMEM;
+	ret = bitmap_read_all(arg, ranges);
+	kfree(ranges);
 	return ret;
 }
 
 /**
- * ploop_ctl_bitmap_unread() - the caller didn't get what was cleared: mark it again
- * @arg: of the call that failed
- *
- * In all bitmaps of the device, which is more than needed, and no harm.
+ * ploop_ctl_bitmap_unread() - the caller wasn't told what was cleared: mark it again
+ * @arg: of the call, which began at start and came to next
  */
 void ploop_ctl_bitmap_unread(const struct ploop_bitmap_read *arg)
 {
-	struct ploop_device *dev = ploop_device_find(arg->index);
-	u64 sector = arg->start >> SECTOR_SHIFT;
-	u64 end = DIV_ROUND_UP_ULL(arg->next, SECTOR_SIZE);
-
-	if (!dev || !(arg->flags & PLOOP_BITMAP_CLEAR))
-		return;
-	while (sector < end) {
-		u32 part = min_t(u64, end - sector, 1u << 20);
-
-		ploop_bitmap_mark(dev, sector, part);
-		sector += part;
-	}
+	unread(arg, arg->next, NULL, 0);
 }
 
 int ploop_ctl_bitmap_list(struct ploop_control *control, void *data)
@@ -257,35 +328,44 @@ int ploop_ctl_watch(struct ploop_control *control, void *data)
 	return 0;
 }
 
+/* What the stack says.  Not under ctl_lock: whoever has it may wait for something. */
+static void status_stack(struct ploop_device *dev, struct ploop_status *out)
+{
+	struct ploop_delta *top;
+
+	spin_lock(&dev->stack_lock);
+	top = ploop_top(dev);
+	out->nr_levels = dev->nr_levels;
+	out->cluster_log = dev->cluster_shift - SECTOR_SHIFT;
+	out->format_version = dev->version;
+	out->device_bytes = dev->sectors << SECTOR_SHIFT;
+	if (top) {
+		out->file_bytes = (top->rdonly ? READ_ONCE(top->file_clusters) :
+				   READ_ONCE(top->next)) << dev->cluster_shift;
+		out->free_bytes = (u64)READ_ONCE(top->nr_free) << dev->cluster_shift;
+	}
+	strscpy(out->cookie, dev->cookie, sizeof(out->cookie));
+	spin_unlock(&dev->stack_lock);
+}
+
 int ploop_ctl_status(struct ploop_control *control, void *data)
 {
 	struct ploop_status *arg = data;
-	struct ploop_device *dev;
+	struct ploop_device *dev = ploop_device_find(arg->index);
 	struct ploop_status out = { .size = arg->size, .index = arg->index };
-	struct ploop_delta *top;
 
 	if (!ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
-	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	top = ploop_top(dev);
-	out.state = (dev->running ? PLOOP_STATE_RUNNING : 0) |
-		(dev->rdonly ? PLOOP_STATE_RDONLY : 0) |
-		(dev->aborted ? PLOOP_STATE_ABORTED : 0) |
-		(dev->nospace_seen ? PLOOP_STATE_NOSPACE : 0) |
+	if (!dev)
+		return -ENODEV;
+	status_stack(dev, &out);
+	out.state = (READ_ONCE(dev->running) ? PLOOP_STATE_RUNNING : 0) |
+		(READ_ONCE(dev->rdonly) ? PLOOP_STATE_RDONLY : 0) |
+		(READ_ONCE(dev->aborted) ? PLOOP_STATE_ABORTED : 0) |
+		(READ_ONCE(dev->nospace_seen) ? PLOOP_STATE_NOSPACE : 0) |
 		(atomic_read(&dev->frozen) ? PLOOP_STATE_FROZEN : 0);
-	out.maintenance = dev->maintenance;
-	out.nr_levels = dev->nr_levels;
-	out.cluster_log = dev->cluster_shift - SECTOR_SHIFT;
-	out.format_version = dev->version;
-	out.open_count = dev->open_count;
-	out.device_bytes = dev->sectors << SECTOR_SHIFT;
-	if (top) {
-		out.file_bytes = (top->rdonly ? top->file_clusters : top->next) <<
-			dev->cluster_shift;
-		out.free_bytes = (u64)top->nr_free << dev->cluster_shift;
-	}
+	out.maintenance = READ_ONCE(dev->maintenance);
+	out.open_count = READ_ONCE(dev->open_count);
 	out.reads = ploop_stat(dev, reads);
 	out.writes = ploop_stat(dev, writes);
 	out.flushes = ploop_stat(dev, flushes);
@@ -295,15 +375,13 @@ int ploop_ctl_status(struct ploop_control *control, void *data)
 	out.allocations = ploop_stat(dev, allocations);
 	out.copies = ploop_stat(dev, copies);
 	out.slow_requests = ploop_stat(dev, slow);
-	out.parked = dev->nospace.count + dev->held.count;
+	out.parked = READ_ONCE(dev->nospace.count) + READ_ONCE(dev->held.count);
 	out.host_syncs = ploop_stat(dev, host_syncs);
 	out.map_misses = ploop_stat(dev, map_reads);
-	out.frozen_ios = dev->frozen_ios;
-	out.frozen_us = dev->frozen_us;
-	out.max_delta_bytes = dev->max_delta_bytes;
-	out.reserve_bytes = dev->reserve_bytes;
-	strscpy(out.cookie, dev->cookie, sizeof(out.cookie));
-	ploop_ctl_unlock(dev);
+	out.frozen_ios = READ_ONCE(dev->frozen_ios);
+	out.frozen_us = READ_ONCE(dev->frozen_us);
+	out.max_delta_bytes = READ_ONCE(dev->max_delta_bytes);
+	out.reserve_bytes = READ_ONCE(dev->reserve_bytes);
 	*arg = out;
 	return 0;
 }

@@ -4,18 +4,16 @@
 #include <linux/uaccess.h>
 #include "control.h"
 
-static int attach_one(struct ploop_device *dev, const struct ploop_attach *arg, u32 level)
+static int attach_one(struct ploop_device *dev, const struct ploop_attach *arg, u32 level,
+		      const struct ploop_attach_delta *one)
 {
-	struct ploop_attach_delta one;
 	struct ploop_delta_args args = { 0 };
 
-	if (copy_from_user(&one, u64_to_user_ptr(arg->deltas) + level * sizeof(one), sizeof(one)))
-		return -EFAULT;
-	if (one.reserved)
+	if (one->reserved)
 		return -EINVAL;
-	args.fd = one.fd;
-	args.format = one.format;
-	args.io = one.io;
+	args.fd = one->fd;
+	args.format = one->format;
+	args.io = one->io;
 	args.rdonly = level + 1 < arg->nr_deltas || (arg->flags & PLOOP_ATTACH_RDONLY);
 	if (level > 0)
 		args.cluster_shift = dev->cluster_shift;
@@ -24,7 +22,8 @@ static int attach_one(struct ploop_device *dev, const struct ploop_attach *arg, 
 	return ploop_add_delta(dev, &args);
 }
 
-static int attach_all(struct ploop_device *dev, const struct ploop_attach *arg)
+static int attach_all(struct ploop_device *dev, const struct ploop_attach *arg,
+		      const struct ploop_attach_delta *deltas)
 {
 	u32 level;
 	int ret = 0;
@@ -33,9 +32,11 @@ static int attach_all(struct ploop_device *dev, const struct ploop_attach *arg)
 	if (dev->nr_levels > 0 || dev->running)
 		return -EBUSY;
 	for (level = 0; level < arg->nr_deltas && ret == 0; level++)
-		ret = attach_one(dev, arg, level);
+		ret = attach_one(dev, arg, level, &deltas[level]);
 	if (ret == 0) {
+		spin_lock(&dev->stack_lock);
 		strscpy(dev->cookie, arg->cookie, sizeof(dev->cookie));
+		spin_unlock(&dev->stack_lock);
 		dev->max_delta_bytes = arg->max_delta_bytes;
 		dev->reserve_bytes = arg->reserve_bytes;
 		dev->punch = arg->flags & PLOOP_ATTACH_PUNCH;
@@ -51,6 +52,7 @@ int ploop_ctl_attach(struct ploop_control *control, void *data)
 {
 	struct ploop_attach *arg = data;
 	bool any = arg->index == PLOOP_INDEX_ANY;
+	struct ploop_attach_delta *deltas;
 	struct ploop_device *dev;
 	int ret;
 
@@ -59,15 +61,23 @@ int ploop_ctl_attach(struct ploop_control *control, void *data)
 	    !ploop_ctl_name_ok(arg->cookie) ||
 	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
+	deltas = memdup_user(u64_to_user_ptr(arg->deltas), arg->nr_deltas * sizeof(*deltas));
+	if (IS_ERR(deltas))
+		return PTR_ERR(deltas);
 	dev = any ? ploop_device_reserve() : ploop_device_get(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	mutex_lock(&dev->ctl_lock);
-	ret = dev->snapshotting ? -EBUSY : attach_all(dev, arg);
-	mutex_unlock(&dev->ctl_lock);
+	ret = PTR_ERR_OR_ZERO(dev);
+	if (ret)
+		goto out;
+	ret = mutex_lock_interruptible(&dev->ctl_lock);
+	if (ret == 0) {
+		ret = dev->snapshotting ? -EBUSY : attach_all(dev, arg, deltas);
+		mutex_unlock(&dev->ctl_lock);
+	}
 	if (any)
 		ploop_device_unreserve(dev);
 	arg->index = dev->index;
+out:
+	kfree(deltas);
 	return ret;
 }
 
@@ -99,13 +109,25 @@ int ploop_ctl_detach(struct ploop_control *control, void *data)
 
 	if (!ref_ok(arg, PLOOP_DETACH_FORCE))
 		return -EINVAL;
-	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	/* They are counted only while they wait, not while they are tried again. */
-	if ((arg->flags & PLOOP_DETACH_FORCE) &&
-	    (dev->nospace.count > 0 || READ_ONCE(dev->nospace_seen)))
+	dev = ploop_device_find(arg->index);
+	if (!dev)
+		return -ENODEV;
+	/*
+	 * Before any lock: whoever has it may wait for those writes.  They are counted only
+	 * while they wait, not while they are tried again.
+	 */
+	if ((arg->flags & PLOOP_DETACH_FORCE) && READ_ONCE(dev->running) &&
+	    (READ_ONCE(dev->nospace.count) > 0 || READ_ONCE(dev->nospace_seen) ||
+	     READ_ONCE(dev->commit_stuck)))
 		ploop_abort(dev, -ENOSPC);
+	if (arg->flags & PLOOP_DETACH_FORCE) {
+		ret = ploop_ctl_lock_soon(dev);
+	} else {
+		dev = ploop_ctl_lock(arg->index);
+		ret = PTR_ERR_OR_ZERO(dev);
+	}
+	if (ret)
+		return ret;
 	if (dev->running)
 		ret = ploop_stop(dev, 0);
 	if (!dev->running) {
@@ -124,7 +146,7 @@ static int compare_u32(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-/* Freeze each device of a list; @indices is sorted. */
+/* Freeze each device of a list. */
 static int freeze_list(struct ploop_frozen *frozen, u32 *indices, const struct ploop_freeze *arg)
 {
 	u32 deadline_ms = arg->deadline_ms ?: 10000, count = arg->nr;
@@ -140,8 +162,10 @@ static int freeze_list(struct ploop_frozen *frozen, u32 *indices, const struct p
 		else if (!dev)
 			ret = -ENODEV;
 		else
-			ret = ploop_freeze(frozen, dev, deadline_ms);
+			ret = ploop_freeze_prepare(dev);
 	}
+	for (i = 0; i < count && ret == 0; i++)
+		ret = ploop_freeze(frozen, ploop_device_find(indices[i]), deadline_ms);
 	/* A freeze writes; so no earlier. */
 	for (i = 0; i < count && ret == 0 && (arg->flags & PLOOP_FREEZE_HOLD); i++)
 		ret = ploop_hold(frozen, ploop_device_find(indices[i]));
@@ -157,8 +181,8 @@ int ploop_ctl_freeze(struct ploop_control *control, void *data)
 	int ret;
 
 	if ((arg->flags & ~PLOOP_FREEZE_HOLD) || arg->nr == 0 || arg->nr > PLOOP_SNAPSHOT_MAX ||
-	    arg->deadline_ms > PLOOP_DEADLINE_MS_MAX ||
-	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
+	    arg->deadline_ms > PLOOP_DEADLINE_MS_MAX || arg->frozen || arg->unfrozen ||
+	    arg->reserved)
 		return -EINVAL;
 	indices = memdup_user(u64_to_user_ptr(arg->indices), arg->nr * sizeof(u32));
 	if (IS_ERR(indices))
@@ -172,10 +196,13 @@ int ploop_ctl_freeze(struct ploop_control *control, void *data)
 	if (!frozen)
 		goto out;
 	ret = freeze_list(frozen, indices, arg);
-	if (ret)
+	if (ret) {
 		ploop_thaw(frozen);
-	else
-		control->frozen = frozen;
+		goto out;
+	}
+	arg->frozen = frozen->count;
+	arg->unfrozen = frozen->missed;
+	control->frozen = frozen;
 out:
 	mutex_unlock(&control->lock);
 	kfree(indices);
@@ -215,12 +242,15 @@ static int prepare_one(struct ploop_snapshot_set *set, const struct ploop_snapsh
 		return PTR_ERR(dev);
 	if (set->bitmap) {
 		ret = ploop_bitmap_create(dev, set->bitmap, arg->granule_log);
+		set->fresh[set->count] = ret == 0;
 		/* One that exists is cleared at the instant of the switch. */
 		if (ret == -EEXIST)
 			ret = 0;
 	}
 	if (ret == 0)
 		ret = ploop_snapshot_prepare(dev, &args, &set->deltas[set->count]);
+	if (ret && set->bitmap && set->fresh[set->count])
+		ploop_bitmap_delete(dev, set->bitmap);
 	ploop_ctl_unlock(dev);
 	if (ret == 0)
 		set->devs[set->count++] = dev;
@@ -256,101 +286,138 @@ int ploop_ctl_snapshot(struct ploop_control *control, void *data)
 	if ((arg->flags & ~(PLOOP_SNAPSHOT_NO_FREEZE | PLOOP_SNAPSHOT_BITMAP)) ||
 	    arg->nr_items == 0 || arg->nr_items > PLOOP_SNAPSHOT_MAX || arg->reserved0 ||
 	    arg->deadline_ms > PLOOP_DEADLINE_MS_MAX || !ploop_ctl_name_ok(arg->name) ||
-	    bitmap != !!arg->name[0] || bitmap != !!arg->granule_log ||
-	    !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
+	    bitmap != !!arg->name[0] || bitmap != !!arg->granule_log || arg->frozen ||
+	    arg->unfrozen || arg->reserved)
 		return -EINVAL;
 	set.freeze = !(arg->flags & PLOOP_SNAPSHOT_NO_FREEZE);
 	set.deadline_ms = arg->deadline_ms ?: 10000;
 	set.bitmap = bitmap ? arg->name : NULL;
 	set.devs = kcalloc(arg->nr_items, sizeof(*set.devs), GFP_KERNEL);
 	set.deltas = kcalloc(arg->nr_items, sizeof(*set.deltas), GFP_KERNEL);
-	if (set.devs && set.deltas)
+	set.fresh = kcalloc(arg->nr_items, sizeof(*set.fresh), GFP_KERNEL);
+	if (set.devs && set.deltas && set.fresh)
 		ret = snapshot_items(&set, arg);
+	arg->frozen = set.frozen;
+	arg->unfrozen = set.missed;
+	kfree(set.fresh);
 	kfree(set.devs);
 	kfree(set.deltas);
 	return ret;
 }
 
-/* The extent of equal place that begins at @cluster; one cluster at least. */
-static int status_extent(struct ploop_device *dev, u32 cluster, u32 end,
-			 struct ploop_block_extent *extent, u32 *after)
+/* So many clusters are looked at before others may have the lock. */
+#define STATUS_CLUSTERS	(64u * PLOOP_PAGE_SLOTS)
+#define EXTENTS_PER_PAGE ((u32)(PAGE_SIZE / sizeof(struct ploop_block_extent)))
+
+static int status_slot(struct ploop_device *dev, u32 cluster, u64 *slot)
 {
-	u64 first = 0, slot;
-	u32 at;
+	struct ploop_map_page *page;
 
-	for (at = cluster; at < end; at++) {
-		if (dev->identity) {
-			slot = slot_make(at, 0);
-		} else {
-			struct ploop_map_page *page = ploop_map_get(dev, at);
+	*slot = slot_make(cluster, 0);
+	if (dev->identity)
+		return 0;
+	page = ploop_map_get(dev, cluster);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	*slot = atomic64_read(ploop_map_slot(page, cluster)) &
+		~(SLOT_PENDING | SLOT_PARTIAL | SLOT_BUSY);
+	ploop_map_put(page);
+	return slot_iblock(*slot) == PLOOP_IBLOCK_BAD ? -EUCLEAN : 0;
+}
 
-			if (IS_ERR(page))
-				return PTR_ERR(page);
-			slot = atomic64_read(ploop_map_slot(page, at));
-			ploop_map_put(page);
+static bool goes_on(const struct ploop_block_extent *extent, u64 slot, u32 shift)
+{
+	if (extent->level == PLOOP_LEVEL_NONE)
+		return !slot_is_mapped(slot);
+	return slot_is_mapped(slot) && slot_level(slot) == extent->level &&
+		(u64)slot_iblock(slot) << shift == extent->offset + extent->bytes;
+}
+
+/*
+ * Go on with @extents, of which there are *@count, until there are @room, one more begins, or
+ * some clusters were looked at.  Holds ctl_lock.
+ */
+static int status_some(struct ploop_device *dev, struct ploop_block_status *arg,
+		       struct ploop_block_extent *extents, u32 room, u32 *count)
+{
+	u64 size = dev->sectors << SECTOR_SHIFT, end = arg->start + arg->bytes;
+	u32 shift = dev->cluster_shift, looked;
+
+	if (!dev->running || (arg->start & ((1ull << shift) - 1)) || arg->start > size ||
+	    arg->bytes > size - arg->start)
+		return -EINVAL;
+	for (looked = 0; arg->next < end && looked < STATUS_CLUSTERS; looked++) {
+		u64 bytes = min_t(u64, 1ull << shift, end - arg->next), slot;
+		struct ploop_block_extent *extent = *count ? &extents[*count - 1] : NULL;
+		int ret = status_slot(dev, arg->next >> shift, &slot);
+
+		if (ret)
+			return ret;
+		if (!extent || !goes_on(extent, slot, shift)) {
+			if (*count == room)
+				break;
+			extent = &extents[(*count)++];
+			memset(extent, 0, sizeof(*extent));
+			extent->start = arg->next;
+			extent->level = PLOOP_LEVEL_NONE;
+			if (slot_is_mapped(slot)) {
+				extent->level = slot_level(slot);
+				extent->offset = (u64)slot_iblock(slot) << shift;
+			}
 		}
-		slot &= ~(SLOT_PENDING | SLOT_PARTIAL | SLOT_BUSY);
-		if (slot_iblock(slot) == PLOOP_IBLOCK_BAD)
-			return -EUCLEAN;
-		if (at == cluster)
-			first = slot;
-		else if (slot_is_mapped(first) ? slot != first + (at - cluster) :
-			 slot_is_mapped(slot))
-			break;
+		extent->bytes += bytes;
+		arg->next += bytes;
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		cond_resched();
 	}
-	extent->start = (u64)cluster << dev->cluster_shift;
-	extent->bytes = (u64)(at - cluster) << dev->cluster_shift;
-	extent->offset = slot_is_mapped(first) ?
-		(u64)slot_iblock(first) << dev->cluster_shift : 0;
-	extent->level = slot_is_mapped(first) ? slot_level(first) : PLOOP_LEVEL_NONE;
-	*after = at;
-	return 0;
+	return looked < STATUS_CLUSTERS;
 }
 
-static int block_status(struct ploop_device *dev, struct ploop_block_status *arg)
+/* Fill a page of extents, and store it.  Return: 1 if there was nothing more, 0, or an errno. */
+static int status_page(struct ploop_block_status *arg, struct ploop_block_extent *extents, u32 room)
 {
 	struct ploop_block_extent __user *out = u64_to_user_ptr(arg->extents);
-	u64 size = dev->sectors << SECTOR_SHIFT;
-	u32 mask = ploop_cluster_bytes(dev) - 1, room = arg->nr_extents;
-	u32 cluster, end;
+	u32 count = 0, wanted = min(room - arg->nr_extents, EXTENTS_PER_PAGE);
+	int ret;
 
-	if (!dev->running || room == 0 || (arg->start & mask) || arg->start > size ||
-	    arg->bytes > size - arg->start)
-		return -EINVAL;
-	cluster = arg->start >> dev->cluster_shift;
-	end = (arg->start + arg->bytes + mask) >> dev->cluster_shift;
-	arg->nr_extents = 0;
-	while (cluster < end && arg->nr_extents < room) {
-		struct ploop_block_extent extent = { 0 };
-		int ret = status_extent(dev, cluster, end, &extent, &cluster);
+	do {
+		struct ploop_device *dev = ploop_ctl_lock(arg->index);
 
-		if (ret)
-			return ret;
-		extent.bytes = min(extent.bytes, arg->start + arg->bytes - extent.start);
-		if (copy_to_user(&out[arg->nr_extents], &extent, sizeof(extent)))
-			return -EFAULT;
-		arg->nr_extents++;
-	}
-	arg->next = min((u64)cluster << dev->cluster_shift, arg->start + arg->bytes);
-	return 0;
+		if (IS_ERR(dev))
+			return PTR_ERR(dev);
+		ret = status_some(dev, arg, extents, wanted, &count);
+		ploop_ctl_unlock(dev);
+	} while (ret == 0);
+	if (ret < 0)
+		return ret;
+	if (copy_to_user(out + arg->nr_extents, extents, count * sizeof(*extents)))
+		return -EFAULT;
+	arg->nr_extents += count;
+	return arg->next >= arg->start + arg->bytes;
 }
 
 /* See struct ploop_block_status. */
 int ploop_ctl_block_status(struct ploop_control *control, void *data)
 {
 	struct ploop_block_status *arg = data;
-	struct ploop_device *dev;
-	int ret;
+	struct ploop_block_extent *extents;
+	u32 room = arg->nr_extents;
+	int ret = 0;
 
 	if (arg->flags || !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
-	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	ret = block_status(dev, arg);
-	ploop_ctl_unlock(dev);
-	return ret;
+	if (!ploop_device_find(arg->index))
+		return -ENODEV;
+	if (room == 0)
+		return -EINVAL;
+	extents = kmalloc_array(EXTENTS_PER_PAGE, sizeof(*extents), GFP_KERNEL);
+	if (!extents)
+		return -ENOMEM;
+	arg->nr_extents = 0;
+	arg->next = arg->start;
+	while (ret == 0 && arg->nr_extents < room)
+		ret = status_page(arg, extents, room);
+	kfree(extents);
+	return min(ret, 0);
 }

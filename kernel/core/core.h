@@ -54,6 +54,9 @@ struct ploop_waiting {
 	struct work_struct work;
 };
 
+/* How long who holds ctl_lock waits for requests or a commit, in jiffies. */
+#define PLOOP_PATIENCE		(60 * HZ)
+
 #define PLOOP_LOCK_BUCKETS	64
 /* Attributes of pstat and ptune. */
 #define PLOOP_STATS		47
@@ -108,9 +111,10 @@ struct ploop_track;
  * @ctl_lock: serialises all control; never held across freeze or thaw
  * @open_count: openers of the disk; guarded by disk->open_mutex
  * @locked: held by an open /proc/vz/ploop_minor; guarded by the index lock
- * @snapshotting: a snapshot is between its steps; guarded by @ctl_lock
- * @levels: the stack.  Changed under @ctl_lock and @commit_lock with no
- *          request under way; so stable under any of the three
+ * @snapshotting: a snapshot is between its steps; written under @ctl_lock
+ * @stack_lock: for who looks at the stack and can wait for nothing
+ * @levels: the stack.  Changed under @ctl_lock, @commit_lock and @stack_lock with no
+ *          request under way; so stable under any of the four
  * @nr_levels: its height
  * @alloc: where new clusters go; like @levels
  * @identity: a lone raw file: no map; like @levels
@@ -121,6 +125,7 @@ struct ploop_track;
  * @aborted: errno that made writes fail, or 0
  * @swap: there is swap on it
  * @rdonly: the top is; like @levels
+ * @stable: pages under write-back are not changed by who wrote them; like @levels
  * @maintenance: PLOOP_MNTN_*; written under @ctl_lock
  * @cookie: guarded by @ctl_lock
  * @max_delta_bytes: limit of the top's file, 0 for none
@@ -139,6 +144,7 @@ struct ploop_device {
 	bool locked;
 	bool snapshotting;
 
+	spinlock_t stack_lock;	/* guards the stack against a look at it */
 	struct ploop_delta *levels[PLOOP_LEVELS_MAX];
 	u32 nr_levels;
 	struct ploop_delta *alloc;
@@ -150,6 +156,7 @@ struct ploop_device {
 	int aborted;
 	bool swap;
 	bool rdonly;
+	bool stable;
 	u32 maintenance;
 	char cookie[PLOOP_COOKIE_BYTES];
 	u64 max_delta_bytes;
@@ -173,10 +180,13 @@ struct ploop_device {
 	/* Threads that send requests; they may come back after the request is over. */
 	struct srcu_struct senders;
 	struct ploop_parking gate;	/* nothing may start */
+	unsigned int noio;	/* what ploop_resume() restores; of who quiesced */
 	struct ploop_waiting nospace;	/* the host is full */
 	struct ploop_waiting held;	/* somebody holds writes back */
 	struct delayed_work nospace_work;
 	bool nospace_seen;	/* the event was raised */
+	bool job_waits;		/* a job waits for the same */
+	atomic_t unlimited;	/* max_delta_bytes doesn't count; see freeze.c */
 
 	struct mutex commit_lock;	/* one commit at a time, see commit.c */
 	spinlock_t pending_lock;	/* guards what is pending */
@@ -185,6 +195,11 @@ struct ploop_device {
 	u32 pending_side;
 	struct list_head flush_waiters;
 	struct work_struct commit_work;
+	int commit_stuck;	/* a condition that can pass keeps commits from being made */
+	u64 commit_asked;	/* how many asked for one; guarded by pending_lock */
+	u64 commit_over;	/* so many of them have been answered; written under commit_lock */
+	int commit_ret;		/* how; written under commit_lock */
+	wait_queue_head_t commit_wait;
 	struct ploop_parking full;	/* too many pending */
 
 	struct ploop_lock_bucket locks[PLOOP_LOCK_BUCKETS];

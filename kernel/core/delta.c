@@ -48,18 +48,21 @@ bool ploop_doubtful(const struct ploop_device *dev)
  * ploop_delta_sync() - make durable what was written to a file
  * @delta: which
  *
- * After an error the level is in doubt for good.
+ * After an error the level is in doubt for good, whatever the error: the kernel tells once that
+ * something was lost.  But want of memory loses nothing where the page cache has nothing.
  *
  * Context: Process context; sleeps.
- * Return: 0 or an errno.
+ * Return: 0; -ENOMEM: to be tried again; -EIO.
  */
 int ploop_delta_sync(struct ploop_delta *delta)
 {
 	int ret = delta->file->io->sync(delta->file);
 
-	if (ret)
-		WRITE_ONCE(delta->doubtful, true);
-	return ret;
+	if (ret == 0 || (ret == -ENOMEM && (delta->file->flags & PLOOP_IOF_DIRECT)))
+		return ret;
+	ploop_err(delta->dev, "level %u: a sync failed: %d\n", delta->level, ret);
+	WRITE_ONCE(delta->doubtful, true);
+	return -EIO;
 }
 
 /**

@@ -119,6 +119,8 @@ static struct ploop_device *device_alloc(u32 index)
 	mutex_init(&dev->drain_lock);
 	mutex_init(&dev->commit_lock);
 	spin_lock_init(&dev->pending_lock);
+	spin_lock_init(&dev->stack_lock);
+	init_waitqueue_head(&dev->commit_wait);
 	init_waitqueue_head(&dev->drain_wait);
 	init_waitqueue_head(&dev->discard_queue);
 	init_waitqueue_head(&dev->event_wait);
@@ -164,7 +166,7 @@ static int device_add_disk_of(struct ploop_device *dev)
 	set->queue_depth = PLOOP_QUEUE_DEPTH;
 	set->numa_node = NUMA_NO_NODE;
 	set->cmd_size = sizeof(struct ploop_request);
-	set->flags = BLK_MQ_F_SHOULD_MERGE | BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
+	set->flags = PLOOP_MQ_MERGE | BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
 	set->driver_data = dev;
 	ret = blk_mq_alloc_tag_set(set);
 	if (ret)
@@ -255,7 +257,8 @@ struct ploop_device *ploop_device_get(u32 index)
 /**
  * ploop_device_reserve() - a device nobody uses, locked for the caller
  *
- * The lowest that exists, else a new one of a random index: so a number that was
+ * The lowest that exists and that nobody has open, who would then read what the new owner
+ * attaches; else a new one of a random index: so a number that was
  * just given up, and may still be named somewhere, is not used at once.
  *
  * Context: Process context; sleeps.
@@ -269,7 +272,7 @@ struct ploop_device *ploop_device_reserve(void)
 
 	mutex_lock(&index_lock);
 	xa_for_each(&devices, index, dev)
-		if (!dev->locked && READ_ONCE(dev->nr_levels) == 0)
+		if (!dev->locked && READ_ONCE(dev->nr_levels) == 0 && !READ_ONCE(dev->open_count))
 			goto found;
 	start = get_random_u32() % (INDEX_MAX + 1 - INDEX_RANDOM_MIN);
 	dev = ERR_PTR(-ERANGE);

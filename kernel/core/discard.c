@@ -5,9 +5,14 @@
  * The map shows a hole at once; the cluster of the file is free for others when the
  * table without it is durable.  What a lower level has stays as it is, since the
  * table has no entry that says "hole here": a discard is a hint.  The request may
- * be as large as the device, so it gives way now and then.
+ * be as large as the device, so it gives way now and then.  It does not sleep for a
+ * cluster's lock, whose holder may need a worker of the same queue: it waits in a list
+ * as other requests do, and goes on where it was.
  */
 #include "core.h"
+
+#define WAIT_ROOM	1	/* it has to wait in dev->full */
+#define WAIT_LOCK	2	/* it waits for the cluster's lock, and is not counted in */
 
 static int lower_has(struct ploop_device *dev, struct ploop_delta *above, u32 cluster, bool *has)
 {
@@ -26,12 +31,11 @@ static int lower_has(struct ploop_device *dev, struct ploop_delta *above, u32 cl
 	return ret;
 }
 
-/* Return: 1 if the request has to wait in dev->full, 0, or an errno. */
+/* Return: WAIT_*, 0, or an errno. */
 static int discard_cluster(struct ploop_request *req, struct ploop_map_page *page, u32 cluster)
 {
 	struct ploop_device *dev = req->dev;
 	atomic64_t *at = ploop_map_slot(page, cluster);
-	struct ploop_cluster_lock lock;
 	struct ploop_delta *delta = dev->alloc;
 	u64 slot = atomic64_read(at);
 	bool has;
@@ -43,15 +47,17 @@ static int discard_cluster(struct ploop_request *req, struct ploop_map_page *pag
 	if (ret || has)
 		return ret;
 	if (!ploop_pending_room(dev))
-		return 1;
-	ploop_cluster_lock(dev, &lock, cluster);
+		return WAIT_ROOM;
+	if (!ploop_cluster_trylock(dev, req, cluster))
+		return WAIT_LOCK;
 	slot = atomic64_read(at);
 	if (slot_is_mapped(slot) && slot_level(slot) == delta->level && !(slot & SLOT_BUSY)) {
 		ploop_map_pin_again(page);
 		ploop_pending_add(dev, page, cluster, PLOOP_IBLOCK_NONE, slot_iblock(slot));
 		atomic64_set(at, SLOT_HOLE | SLOT_PENDING);
 	}
-	ploop_cluster_unlock(dev, &lock);
+	req->locked = false;
+	ploop_cluster_unlock(dev, &req->lock);
 	return 0;
 }
 
@@ -72,7 +78,7 @@ void ploop_discard(struct ploop_request *req)
 	struct ploop_device *dev = req->dev;
 	struct request *rq = ploop_rq(req);
 	u32 shift = dev->cluster_shift - SECTOR_SHIFT;
-	u64 first = (blk_rq_pos(rq) + (1u << shift) - 1) >> shift;
+	u64 first = max_t(u64, req->cluster, (blk_rq_pos(rq) + (1u << shift) - 1) >> shift);
 	u64 end = (blk_rq_pos(rq) + blk_rq_sectors(rq)) >> shift;
 	u64 cluster;
 	int ret = 0;
@@ -80,6 +86,8 @@ void ploop_discard(struct ploop_request *req)
 	for (cluster = first; cluster < end && ret == 0; cluster++) {
 		struct ploop_map_page *page;
 
+		/* Where it goes on if it has to wait. */
+		req->cluster = cluster;
 		while (!ploop_enter(dev, req))
 			if (ploop_park(&dev->gate, req))
 				return;
@@ -102,9 +110,12 @@ void ploop_discard(struct ploop_request *req)
 			break;
 		ret = discard_cluster(req, page, cluster);
 		ploop_map_put(page);
+		if (ret == WAIT_LOCK)
+			return;
 		ploop_leave(dev, req);
-		if (ret == 1) {
-			if (ploop_park(&dev->full, req))
+		if (ret == WAIT_ROOM) {
+			if (ploop_space_wait(req, READ_ONCE(dev->commit_stuck)) ||
+			    ploop_park(&dev->full, req))
 				return;
 			ret = 0;
 			cluster--;

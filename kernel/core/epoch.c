@@ -14,6 +14,7 @@
  * ploop_resume(); it costs no RCU grace period and does not wait for requests
  * that are parked for want of space.
  */
+#include <linux/sched/mm.h>
 #include "core.h"
 
 static struct ploop_request *parking_first(struct ploop_parking *parking)
@@ -154,61 +155,121 @@ static bool side_is_idle(struct ploop_device *dev, unsigned int side)
 }
 
 /**
- * ploop_drain() - wait for everything now under way
+ * ploop_drain_for() - wait for everything now under way, for a time
  * @dev: the device
+ * @timeout: in jiffies
  *
- * The caller must not be counted in itself.
+ * The caller must not be counted in itself.  Who gives up leaves nothing behind: the next drain
+ * waits for both sides again.
  *
  * Context: Process context; sleeps.
+ * Return: false if the time was over first.
  */
-void ploop_drain(struct ploop_device *dev)
+bool ploop_drain_for(struct ploop_device *dev, long timeout)
 {
 	int turn;
 
-	mutex_lock(&dev->drain_lock);
+	/* One drain at a time; who ends one wakes the others. */
+	timeout = wait_event_timeout(dev->drain_wait, mutex_trylock(&dev->drain_lock), timeout);
+	if (!timeout)
+		return false;
 	atomic_inc(&dev->draining);
-	for (turn = 0; turn < 2; turn++) {
+	for (turn = 0; turn < 2 && timeout; turn++) {
 		unsigned int old = dev->epoch & 1;
 
 		WRITE_ONCE(dev->epoch, dev->epoch + 1);
 		/* The turn, and what the caller changed, before the look. */
 		smp_mb();
-		wait_event(dev->drain_wait, side_is_idle(dev, old));
+		timeout = wait_event_timeout(dev->drain_wait, side_is_idle(dev, old), timeout);
 	}
 	atomic_dec(&dev->draining);
 	mutex_unlock(&dev->drain_lock);
+	wake_up_all(&dev->drain_wait);
+	return timeout;
 }
 
 /**
- * ploop_quiesce() - stop the device's I/O
+ * ploop_drain() - wait for everything now under way
  * @dev: the device
  *
- * Nothing is under way when this returns, and nothing will be, until
- * ploop_resume().  Requests wait meanwhile.
- *
- * Context: Process context; sleeps.  Holds ctl_lock.
+ * Context: Process context; sleeps.  Does not hold ctl_lock.
  */
-void ploop_quiesce(struct ploop_device *dev)
+void ploop_drain(struct ploop_device *dev)
 {
+	ploop_drain_for(dev, MAX_SCHEDULE_TIMEOUT);
+}
+
+/**
+ * ploop_quiesce_for() - stop the device's I/O, if that takes no longer than a time
+ * @dev: the device
+ * @timeout: in jiffies
+ *
+ * Nothing is under way when this returns 0, and nothing will be, until
+ * ploop_resume().  Requests wait meanwhile.  So must nobody who allocates memory in
+ * between: no allocation of this task does I/O until then.  A task that quiesces several
+ * devices resumes them in the reverse order.
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock, or the device is being snapshotted.
+ * Return: 0, or -ETIMEDOUT; then the I/O goes on.
+ */
+int ploop_quiesce_for(struct ploop_device *dev, long timeout)
+{
+	unsigned int noio = memalloc_noio_save();
+
 	ploop_parking_close(&dev->gate);
 	/* The gate is seen by all that count themselves in after the turn. */
 	smp_mb();
-	ploop_drain(dev);
-	ploop_walk(dev);
+	if (ploop_drain_for(dev, timeout)) {
+		dev->noio = noio;
+		ploop_walk(dev);
+		return 0;
+	}
+	ploop_parking_open(dev, &dev->gate);
+	memalloc_noio_restore(noio);
+	return -ETIMEDOUT;
+}
+
+/**
+ * ploop_quiesce() - stop the device's I/O, however long that takes
+ * @dev: the device
+ *
+ * Context: The thread of a job; sleeps.  Does not hold ctl_lock.
+ */
+void ploop_quiesce(struct ploop_device *dev)
+{
+	ploop_quiesce_for(dev, MAX_SCHEDULE_TIMEOUT);
+}
+
+/**
+ * ploop_quiesce_job() - the same, for who holds ctl_lock
+ * @dev: the device
+ *
+ * Context: The thread of a job; sleeps.  Holds ctl_lock, and gives it up between two attempts.
+ */
+void ploop_quiesce_job(struct ploop_device *dev)
+{
+	while (ploop_quiesce_for(dev, PLOOP_PATIENCE)) {
+		mutex_unlock(&dev->ctl_lock);
+		cond_resched();
+		mutex_lock(&dev->ctl_lock);
+	}
 }
 
 /**
  * ploop_resume() - end what ploop_quiesce() began
  * @dev: the device
  *
- * Context: Process context; may sleep.  Doesn't hold commit_lock.
+ * Context: The task that quiesced it; sleeps.  Doesn't hold commit_lock.
  */
 void ploop_resume(struct ploop_device *dev)
 {
+	unsigned int noio = dev->noio;
+
 	ploop_walk(dev);
 	ploop_parking_open(dev, &dev->gate);
 	/* Flushes waited, too. */
 	queue_work(dev->commit_wq, &dev->commit_work);
+	memalloc_noio_restore(noio);
 }
 
 /**

@@ -11,7 +11,11 @@
 #include <linux/cred.h>
 #include <linux/file.h>
 #include <linux/pagemap.h>
+#include <uapi/linux/magic.h>
 #include "core.h"
+
+/* <linux/magic.h> doesn't have it. */
+#define PLOOP_BCACHEFS_MAGIC 0xca451a4e
 
 struct used_inode {
 	struct list_head list;
@@ -382,6 +386,27 @@ void ploop_file_touch(struct ploop_file *file)
 		return;
 	file_update_time(file->file);
 	sb_end_write(sb);
+}
+
+/**
+ * ploop_file_stable() - must memory that is being written stay as it is?
+ * @file: open
+ *
+ * Where the host makes checksums of it, a change in between is found as damage later.
+ *
+ * Context: Any context.
+ * Return: true if so.
+ */
+bool ploop_file_stable(const struct ploop_file *file)
+{
+	struct inode *inode = file_inode(file->file);
+	struct super_block *sb = inode->i_sb;
+
+	if (mapping_stable_writes(inode->i_mapping) || (sb->s_iflags & SB_I_STABLE_WRITES) ||
+	    (sb->s_bdev && bdev_stable_writes(sb->s_bdev)))
+		return true;
+	/* These wait in their own page caches, and say nothing. */
+	return sb->s_magic == BTRFS_SUPER_MAGIC || sb->s_magic == PLOOP_BCACHEFS_MAGIC;
 }
 
 /**

@@ -310,8 +310,6 @@ static int grow_switch(struct ploop_device *dev, struct ploop_grow *grow)
 
 	ret = ploop_commit(dev);
 	if (ret == 0)
-		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
-	if (ret == 0)
 		ret = ploop_grow_header(grow);
 	if (ret == 0 && !(delta->fmt->flags & PLOOP_FMTF_TABLE))
 		delta->file_clusters = grow->geo.clusters;
@@ -323,8 +321,10 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 {
 	struct ploop_grow *grow = job->private;
 
+	if (ret == 0)
+		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
 	if (ret == 0) {
-		ploop_quiesce(dev);
+		ploop_quiesce_job(dev);
 		mutex_lock(&dev->commit_lock);
 		ret = grow_switch(dev, grow);
 		if (ret == 0)

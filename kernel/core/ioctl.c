@@ -161,7 +161,7 @@ static int do_max_delta_size(struct ploop_device *dev, void __user *user)
 
 	if (copy_from_user(&sectors, user, sizeof(sectors)))
 		return -EFAULT;
-	if (dev->nr_levels == 0 || sectors > U64_MAX >> SECTOR_SHIFT)
+	if (READ_ONCE(dev->nr_levels) == 0 || sectors > U64_MAX >> SECTOR_SHIFT)
 		return -EINVAL;
 	WRITE_ONCE(dev->max_delta_bytes, sectors << SECTOR_SHIFT);
 	ploop_waiting_open(dev, &dev->nospace);
@@ -181,10 +181,11 @@ static int do_sync(struct ploop_device *dev)
 		return -EIO;
 	if (!dev->running)
 		return 0;
+	ret = ploop_commit_for(dev, PLOOP_PATIENCE);
+	if (ret)
+		return ret;
 	mutex_lock(&dev->commit_lock);
-	ret = ploop_commit(dev);
-	if (ret == 0)
-		ret = ploop_delta_sync_header(top);
+	ret = ploop_delta_sync_header(top);
 	mutex_unlock(&dev->commit_lock);
 	return ret;
 }
@@ -296,8 +297,6 @@ static int dispatch(struct ploop_device *dev, struct block_device *bdev, unsigne
 		return cut_delta(dev, user);
 	case PLOOP_IOC_GETDEVICE:
 		return do_getdevice(user);
-	case PLOOP_IOC_MAX_DELTA_SIZE:
-		return do_max_delta_size(dev, user);
 	case PLOOP_IOC_TRACK_INIT:
 	case PLOOP_IOC_TRACK_READ:
 	case PLOOP_IOC_TRACK_SETPOS:
@@ -328,6 +327,11 @@ int ploop_ioctl(struct block_device *bdev, PLOOP_MODE mode, unsigned int cmd,
 		return -ENOTTY;
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
+	/* Without the lock: whoever has it may wait for what this gives. */
+	if (cmd == PLOOP_IOC_MAX_DELTA_SIZE)
+		return do_max_delta_size(dev, (void __user *)arg);
+	if (cmd == PLOOP_IOC_STOP)
+		ploop_users_sync(dev);
 	ret = mutex_lock_interruptible(&dev->ctl_lock);
 	if (ret)
 		return ret;

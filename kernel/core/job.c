@@ -115,6 +115,29 @@ int ploop_job_step(struct ploop_job_state *job, u64 bytes, u64 moved)
 	return 0;
 }
 
+/**
+ * ploop_job_passes() - shall a step be made again, that cannot be left half done?
+ * @dev: the device of the job
+ * @error: of the step, or 0
+ *
+ * If the cause can pass, after a second in which it may.  It is told as for waiting writes, and the
+ * same ends it by force.
+ *
+ * Context: The job's thread; sleeps.  Holds neither ctl_lock nor commit_lock; not quiesced.
+ * Return: true if so; false: it went well, failed for good, or the device is aborted.
+ */
+bool ploop_job_passes(struct ploop_device *dev, int error)
+{
+	bool again = ploop_error_passes(error) && !READ_ONCE(dev->aborted);
+
+	WRITE_ONCE(dev->job_waits, again);
+	if (!again)
+		return false;
+	ploop_space_tell(dev, error);
+	wait_event_timeout(dev->job->wait, READ_ONCE(dev->aborted), HZ);
+	return !READ_ONCE(dev->aborted);
+}
+
 static int job_thread(void *data)
 {
 	struct ploop_job_state *job = data;
@@ -127,6 +150,7 @@ static int job_thread(void *data)
 	ret = kind->run(dev, job);
 	mutex_lock(&dev->ctl_lock);
 	ret = kind->finish(dev, job, ret);
+	WRITE_ONCE(dev->job_waits, false);
 	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_OFF);
 	job->error = ret;
 	job_set_state(job, ret == 0 ? PLOOP_JOB_DONE :

@@ -32,6 +32,7 @@
  *	track.c, bitmap.c	what was written
  *	event.c			telling
  *	walk.c			a check of all of the above, for tests
+ *	call.c			work on files in threads that get no signals
  *
  * How a write gets to the disk
  *
@@ -65,6 +66,12 @@
  *  - At a snapshot little is written between freeze and thaw: what was acknowledged is
  *    committed before the freeze, and what came since then before the switch, which
  *    is one in memory.  The old top is closed after the thaw.
+ *  - A condition that can pass (no space, no memory, a server that does not answer)
+ *    ends nothing: requests wait, and are tried again (space.c).  A sync that failed is
+ *    final, since the kernel tells of lost data once.
+ *  - Nobody waits without an end for requests or a commit while holding ctl_lock, but
+ *    for a job; a job gives it up between two attempts.  Limits, status, and
+ *    the end of waiting writes by force need no lock that is held over I/O.
  *
  * Order of locks: ctl_lock, disk->open_mutex, commit_lock, bat_lock, then spin locks.
  * Freezing and thawing is done without any.
@@ -81,9 +88,12 @@ static int __init ploop_init(void)
 	int ret;
 
 	ploop_sysfs_init();
-	ret = ploop_swap_init();
+	ret = ploop_call_init();
 	if (ret)
 		return ret;
+	ret = ploop_swap_init();
+	if (ret)
+		goto call;
 	ret = ploop_map_init();
 	if (ret)
 		goto swap;
@@ -105,6 +115,8 @@ map:
 	ploop_map_exit();
 swap:
 	ploop_swap_exit();
+call:
+	ploop_call_exit();
 	return ret;
 }
 module_init(ploop_init);
@@ -116,6 +128,7 @@ static void __exit ploop_exit(void)
 	ploop_devices_exit();
 	ploop_map_exit();
 	ploop_swap_exit();
+	ploop_call_exit();
 }
 module_exit(ploop_exit);
 

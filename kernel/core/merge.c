@@ -138,7 +138,11 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	merge->upper = dev->levels[job->arg];
 	merge->lower = dev->levels[job->arg - 1];
 	merge->top = job->arg == dev->nr_levels - 1 && !merge->upper->rdonly;
-	ploop_quiesce(dev);
+	ret = ploop_quiesce_for(dev, PLOOP_PATIENCE);
+	if (ret) {
+		kfree(merge);
+		return ret;
+	}
 	mutex_lock(&dev->commit_lock);
 	ret = ploop_commit(dev);
 	if (ret == 0)
@@ -159,14 +163,12 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 	return 0;
 }
 
-static int merge_grow(struct ploop_device *dev, struct ploop_job_state *job, struct merge *merge)
+static int merge_grown(struct ploop_device *dev, struct merge *merge)
 {
-	int ret = ploop_grow_table(merge->grow, job);
+	int ret;
 
-	if (ret)
-		return ret;
 	mutex_lock(&dev->ctl_lock);
-	ploop_quiesce(dev);
+	ploop_quiesce_job(dev);
 	mutex_lock(&dev->commit_lock);
 	ret = dev->aborted ? -EIO : ploop_commit(dev);
 	if (ret == 0)
@@ -176,10 +178,22 @@ static int merge_grow(struct ploop_device *dev, struct ploop_job_state *job, str
 		merge_begin(dev, merge);
 	}
 	mutex_unlock(&dev->commit_lock);
-	if (ret)
+	if (ret && !ploop_error_passes(ret))
 		ploop_fail(merge->lower, ret);
 	ploop_resume(dev);
 	mutex_unlock(&dev->ctl_lock);
+	return ret;
+}
+
+static int merge_grow(struct ploop_device *dev, struct ploop_job_state *job, struct merge *merge)
+{
+	int ret = ploop_grow_table(merge->grow, job);
+
+	if (ret)
+		return ret;
+	do {
+		ret = merge_grown(dev, merge);
+	} while (ploop_job_passes(dev, ret));
 	return ret;
 }
 
@@ -249,7 +263,9 @@ static int merge_copy(struct merge *merge)
 			ploop_abort(dev, ret);
 		return ret;
 	}
-	ret = merge_tables(merge);
+	do {
+		ret = merge_tables(merge);
+	} while (merge->top && ploop_job_passes(dev, ret));
 	if (ret && merge->top)
 		ploop_fail(merge->upper, ret);
 	return ret;
@@ -340,6 +356,7 @@ static int merge_close_lower(struct ploop_device *dev, struct merge *merge)
 	return 0;
 }
 
+/* After an error that passes it can be called again. */
 static int merge_end(struct ploop_device *dev, struct merge *merge, bool done)
 {
 	int ret = ploop_commit(dev);
@@ -357,10 +374,40 @@ static int merge_end(struct ploop_device *dev, struct merge *merge, bool done)
 		dev->alloc = ploop_top(dev);
 		return merge_close_lower(dev, merge);
 	}
-	ploop_stack_remove(dev, merge->upper->level);
 	if (!merge->top)
 		ret = merge_close_lower(dev, merge);
+	if (ret == 0)
+		ploop_stack_remove(dev, merge->upper->level);
 	return ret;
+}
+
+/* Return: of the end; the device may have been aborted meanwhile. */
+static int merge_finish(struct ploop_device *dev, struct merge *merge, bool done)
+{
+	bool again;
+	int ret;
+
+	do {
+		ploop_quiesce_job(dev);
+		mutex_lock(&dev->commit_lock);
+		ret = merge_end(dev, merge, done);
+		mutex_unlock(&dev->commit_lock);
+		if (ret && !ploop_error_passes(ret))
+			ploop_fail(merge->lower, ret);
+		ploop_resume(dev);
+		mutex_unlock(&dev->ctl_lock);
+		again = ploop_job_passes(dev, ret);
+		mutex_lock(&dev->ctl_lock);
+	} while (again);
+	return ret;
+}
+
+/* Both are open for writing: not even who takes the abort back can go on so. */
+static void merge_doubt(struct merge *merge)
+{
+	if (merge->top && merge->begun)
+		WRITE_ONCE(merge->upper->doubtful, true);
+	WRITE_ONCE(merge->lower->doubtful, true);
 }
 
 /* It is out of the stack.  What was the top has an empty table now. */
@@ -383,27 +430,16 @@ int ploop_merge_finish(struct ploop_device *dev, struct ploop_job_state *job, in
 {
 	struct merge *merge = job->private;
 	bool done = ret == 0;
-	int err;
+	int err = -EIO;
 
 	/* An aborted device stays as it is until it is stopped. */
-	if (!dev->aborted) {
-		ploop_quiesce(dev);
-		mutex_lock(&dev->commit_lock);
-		err = merge_end(dev, merge, done);
-		mutex_unlock(&dev->commit_lock);
-		if (err) {
-			ploop_fail(merge->lower, err);
-			ret = ret ? ret : err;
-		}
-		ploop_resume(dev);
-		if (done && !err)
-			merge_drop_upper(merge);
-	} else {
-		/* Both are open for writing: not even who takes the abort back can go on so. */
-		if (merge->top && merge->begun)
-			WRITE_ONCE(merge->upper->doubtful, true);
-		WRITE_ONCE(merge->lower->doubtful, true);
-	}
+	if (!dev->aborted)
+		err = merge_finish(dev, merge, done);
+	if (err)
+		merge_doubt(merge);
+	else if (done)
+		merge_drop_upper(merge);
+	ret = ret ? ret : err;
 	if (merge->old_file)
 		ploop_file_drop(dev, merge->old_file);
 	kfree(merge->grow);

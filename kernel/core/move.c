@@ -73,6 +73,21 @@ void ploop_move_release(struct ploop_batch *batch)
 	batch->count = 0;
 }
 
+static int relocate_tables(struct ploop_batch *batch, struct ploop_delta *delta)
+{
+	struct ploop_device *dev = batch->dev;
+	int ret = 0;
+	u32 i;
+
+	mutex_lock(&dev->bat_lock);
+	for (i = 0; i < batch->count && ret == 0; i++)
+		ret = ploop_bat_set(delta, batch->moves[i].cluster, batch->moves[i].target);
+	if (ret == 0)
+		ret = ploop_bat_write(delta);
+	mutex_unlock(&dev->bat_lock);
+	return ret ? ret : ploop_delta_sync(delta);
+}
+
 /**
  * ploop_relocate() - move clusters of one file within it
  * @batch: drained; each move->old is where @delta has it, move->target is where to, of
@@ -107,14 +122,9 @@ int ploop_relocate(struct ploop_batch *batch, struct ploop_delta *delta)
 			ploop_abort(dev, ret);
 		return ret;
 	}
-	mutex_lock(&dev->bat_lock);
-	for (i = 0; i < batch->count && ret == 0; i++)
-		ret = ploop_bat_set(delta, batch->moves[i].cluster, batch->moves[i].target);
-	if (ret == 0)
-		ret = ploop_bat_write(delta);
-	mutex_unlock(&dev->bat_lock);
-	if (ret == 0)
-		ret = ploop_delta_sync(delta);
+	do {
+		ret = relocate_tables(batch, delta);
+	} while (ploop_job_passes(dev, ret));
 	if (ret) {
 		/* Which of both is durable is not known. */
 		ploop_fail(delta, ret);

@@ -10,6 +10,12 @@ struct ploop_watcher;
 extern const struct blk_mq_ops ploop_mq_ops;
 extern const struct attribute_group *ploop_sysfs_groups[];
 
+/* call.c; see also ploop_io.h */
+extern struct workqueue_struct *ploop_wq;
+extern struct workqueue_struct *ploop_host_wq;
+int __init ploop_call_init(void);
+void ploop_call_exit(void);
+
 /* registry.c */
 const struct ploop_format *ploop_format_get(u32 id);
 void ploop_format_put(const struct ploop_format *format);
@@ -25,6 +31,7 @@ void ploop_file_drop(struct ploop_device *dev, struct ploop_file *file);
 void ploop_file_close(struct ploop_device *dev, struct ploop_file *file);
 int ploop_file_pages(struct ploop_file *file, bool write, loff_t pos, struct page *pages, u32 len);
 int ploop_file_write_queued(struct ploop_file *file, loff_t pos, struct page *page);
+bool ploop_file_stable(const struct ploop_file *file);
 int ploop_file_zero(struct ploop_file *file, loff_t pos, u64 len);
 void ploop_file_touch(struct ploop_file *file);
 int ploop_truncate_fd(struct ploop_delta *delta, int fd, loff_t size);
@@ -77,6 +84,7 @@ void ploop_pending_add(struct ploop_device *dev, struct ploop_map_page *page, u3
 		       u32 iblock, u32 freed);
 void ploop_commit_wait(struct ploop_device *dev, struct ploop_request *req);
 int ploop_commit(struct ploop_device *dev);
+int ploop_commit_for(struct ploop_device *dev, long timeout);
 void ploop_commit_work(struct work_struct *work);
 void ploop_pending_forget(struct ploop_device *dev);
 void ploop_abort(struct ploop_device *dev, int error);
@@ -90,8 +98,11 @@ bool ploop_parking_close(struct ploop_parking *parking);
 void ploop_parking_open(struct ploop_device *dev, struct ploop_parking *parking);
 bool ploop_enter(struct ploop_device *dev, struct ploop_request *req);
 void ploop_leave(struct ploop_device *dev, struct ploop_request *req);
+bool ploop_drain_for(struct ploop_device *dev, long timeout);
 void ploop_drain(struct ploop_device *dev);
+int ploop_quiesce_for(struct ploop_device *dev, long timeout);
 void ploop_quiesce(struct ploop_device *dev);
+void ploop_quiesce_job(struct ploop_device *dev);
 void ploop_resume(struct ploop_device *dev);
 bool ploop_cluster_trylock(struct ploop_device *dev, struct ploop_request *req, u32 cluster);
 void ploop_cluster_lock(struct ploop_device *dev, struct ploop_cluster_lock *lock, u32 cluster);
@@ -137,6 +148,10 @@ bool ploop_waiting_close(struct ploop_waiting *waiting);
 void ploop_waiting_open(struct ploop_device *dev, struct ploop_waiting *waiting);
 
 /* space.c */
+bool ploop_error_passes(int error);
+bool ploop_host_frozen(const struct ploop_device *dev);
+void ploop_space_tell(struct ploop_device *dev, int error);
+bool ploop_space_is_out(const struct ploop_device *dev);
 bool ploop_space_wait(struct ploop_request *req, int error);
 void ploop_space_found(struct ploop_device *dev);
 void ploop_space_work(struct work_struct *work);
@@ -179,6 +194,7 @@ void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta);
 struct ploop_delta *ploop_stack_remove(struct ploop_device *dev, u32 level);
 int ploop_add_delta(struct ploop_device *dev, const struct ploop_delta_args *args);
 int ploop_start(struct ploop_device *dev);
+void ploop_users_sync(struct ploop_device *dev);
 int ploop_stop(struct ploop_device *dev, u32 openers_max);
 int ploop_clear(struct ploop_device *dev);
 int ploop_del_delta(struct ploop_device *dev, u32 level);
@@ -226,11 +242,14 @@ int ploop_bitmap_delete(struct ploop_device *dev, const char *name);
 int ploop_bitmap_clear(struct ploop_device *dev, const char *name);
 void ploop_bitmaps_free(struct ploop_device *dev);
 int ploop_bitmaps_resize(struct ploop_device *dev, u64 sectors);
-int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg);
+int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg,
+		      struct ploop_range *ranges, u32 room);
+void ploop_bitmap_unread(struct ploop_device *dev, u64 start, u64 end);
 int ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_list *arg);
 
 /* freeze.c */
 struct ploop_frozen *ploop_frozen_new(void);
+int ploop_freeze_prepare(struct ploop_device *dev);
 int ploop_freeze(struct ploop_frozen *frozen, struct ploop_device *dev, u32 deadline_ms);
 int ploop_hold(struct ploop_frozen *frozen, struct ploop_device *dev);
 bool ploop_thaw(struct ploop_frozen *frozen);
@@ -245,6 +264,7 @@ int ploop_snapshot_one(struct ploop_device *dev, struct ploop_delta_args *args, 
 /* job.c */
 struct ploop_job_state *ploop_job_alloc(struct ploop_device *dev);
 int ploop_job_step(struct ploop_job_state *job, u64 bytes, u64 moved);
+bool ploop_job_passes(struct ploop_device *dev, int error);
 int ploop_job_start(struct ploop_device *dev, u32 kind, u64 arg, u64 rate);
 int ploop_job_wait(struct ploop_device *dev);
 int ploop_job_wait_paused(struct ploop_device *dev);

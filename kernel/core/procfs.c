@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* /proc/vz/ploop_minor: an open file is a claim on a free device. */
 #include <linux/module.h>
+#include <linux/namei.h>
 #include <linux/proc_fs.h>
 #include "core.h"
 
@@ -10,6 +11,9 @@ static int minor_open(struct inode *inode, struct file *file)
 {
 	struct ploop_device *dev;
 
+	/* The file is the group's to read, and each claim may make a device. */
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
 	/* A file of /proc doesn't hold the module by itself. */
 	if (!try_module_get(THIS_MODULE))
 		return -ENODEV;
@@ -54,7 +58,13 @@ static const struct proc_ops minor_ops = {
  */
 int __init ploop_proc_init(void)
 {
-	vz_dir = proc_mkdir("vz", NULL);
+	struct path path;
+
+	/* There is no way to ask /proc itself, and it warns of a name that is taken. */
+	if (kern_path("/proc/vz", LOOKUP_DIRECTORY, &path) == 0)
+		path_put(&path);
+	else
+		vz_dir = proc_mkdir("vz", NULL);
 	if (proc_create(vz_dir ? "ploop_minor" : "vz/ploop_minor", 0440, vz_dir, &minor_ops))
 		return 0;
 	proc_remove(vz_dir);

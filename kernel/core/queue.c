@@ -10,8 +10,8 @@
  *
  * The caller may be anywhere, deep in a file system's transaction or in reclaim.
  * So its journal handle, plug and list of bios are put aside while the host's
- * file system runs, allocations do no I/O, and a caller with little stack left or
- * with a limit on file sizes is served by a worker, too.
+ * file system runs, allocations do no I/O, and a caller with little stack left,
+ * with a limit on file sizes or with bios still to be submitted is served by a worker, too.
  */
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -48,12 +48,25 @@ static void caller_restore(const struct caller_state *state)
 	current->plug = state->plug;
 }
 
+/*
+ * Is there more that the caller submits after this?  The rest of a bio that was cut holds one
+ * of the few that its pool guarantees, and the host's file system takes from the same pool: it
+ * must not wait for a bio that only this task would submit.
+ */
+static bool caller_holds_bios(void)
+{
+	struct bio_list *lists = current->bio_list;
+
+	return lists && (!bio_list_empty(&lists[0]) || !bio_list_empty(&lists[1]));
+}
+
 static bool caller_is_fit(void)
 {
 	unsigned long here = (unsigned long)__builtin_frame_address(0);
 	unsigned long end = (unsigned long)task_stack_page(current);
 
-	return here - end >= STACK_BYTES_MIN && rlimit(RLIMIT_FSIZE) == RLIM_INFINITY;
+	return here - end >= STACK_BYTES_MIN && rlimit(RLIMIT_FSIZE) == RLIM_INFINITY &&
+		!caller_holds_bios();
 }
 
 /**
@@ -80,7 +93,7 @@ int ploop_rq_iter(struct ploop_request *req, struct iov_iter *iter, gfp_t gfp)
 
 		iov_iter_bvec(iter, dir, __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), count,
 			      blk_rq_bytes(rq));
-		iter->iov_offset = bio->bi_iter.bi_bvec_done;
+		iter->iov_offset = ploop_bvec_done(&bio->bi_iter);
 		return 0;
 	}
 	if (count > PLOOP_SEGMENTS)
@@ -208,7 +221,7 @@ void ploop_rw_done(struct ploop_iocb *iocb, long res)
 	}
 	if (res >= 0)
 		res = -EIO;
-	if (iocb->write && ploop_space_wait(req, res))
+	if (ploop_space_wait(req, res))
 		return;
 	if (iocb->write)
 		ploop_write_failed(req, res);
@@ -238,6 +251,7 @@ int ploop_rq_submit(struct ploop_request *req, void (*done)(struct ploop_iocb *i
 	req->io.file = req->delta->file;
 	req->io.write = op_is_write(req_op(rq));
 	req->io.done = done;
+	req->io.ioprio = req_get_ioprio(rq);
 	/* @req may be over, and its file no longer used, before this comes back. */
 	sender = srcu_read_lock(&dev->senders);
 	ret = req->io.file->io->submit(&req->io, &iter,
@@ -412,6 +426,7 @@ static blk_status_t ploop_queue_rq(struct blk_mq_hw_ctx *hctx,
 			ploop_rq_go(req, true);
 		return BLK_STS_OK;
 	case REQ_OP_DISCARD:
+		req->cluster = 0;
 		ploop_count(dev, slow);
 		ploop_rq_queue(req);
 		return BLK_STS_OK;
@@ -430,7 +445,7 @@ static void ploop_complete_rq(struct request *rq)
 }
 
 static int ploop_init_request(struct blk_mq_tag_set *set, struct request *rq,
-			      unsigned int hctx_idx, unsigned int numa_node)
+			      unsigned int hctx_idx, PLOOP_NODE numa_node)
 {
 	struct ploop_request *req = blk_mq_rq_to_pdu(rq);
 

@@ -116,12 +116,14 @@ static int fill_around(struct ploop_request *req, u64 old, u32 iblock, bool zero
 /* Nobody knows how much of a write was done. */
 static void submit_failed(struct ploop_request *req, int error)
 {
-	if (op_is_write(req_op(ploop_rq(req)))) {
+	bool write = op_is_write(req_op(ploop_rq(req)));
+
+	if (write)
 		ploop_written(req);
-		if (ploop_space_wait(req, error))
-			return;
+	if (ploop_space_wait(req, error))
+		return;
+	if (write)
 		ploop_write_failed(req, error);
-	}
 	ploop_end_errno(req, error);
 }
 
@@ -297,6 +299,8 @@ static bool slow_first(struct ploop_request *req, struct ploop_map_page *page)
 	}
 	if (!ploop_pending_room(dev)) {
 		ploop_map_put(page);
+		if (ploop_space_wait(req, READ_ONCE(dev->commit_stuck)))
+			return true;
 		step_out(req);
 		return ploop_park(&dev->full, req);
 	}
@@ -322,6 +326,8 @@ static bool slow_rw_once(struct ploop_request *req)
 		step_out(req);
 		return ploop_wait(&dev->held, req);
 	}
+	if (write && unlikely(ploop_host_frozen(dev)) && ploop_space_wait(req, -EBUSY))
+		return true;
 	slot = slot_make(req->cluster, 0);
 	if (!dev->identity) {
 		page = ploop_map_get(dev, req->cluster);
@@ -367,7 +373,7 @@ end:
 	if (!IS_ERR_OR_NULL(page))
 		ploop_map_put(page);
 end_nopage:
-	if (write && ploop_space_wait(req, ret))
+	if (ploop_space_wait(req, ret))
 		return true;
 	ploop_end_errno(req, ret);
 	return true;

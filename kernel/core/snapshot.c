@@ -3,7 +3,7 @@
  * Snapshots: several devices go over to new tops in one instant.
  *
  *	1. open the new tops, each marked in use on disk; what was acknowledged is
- *	   committed, so that little is left for step 3
+ *	   committed, so that little is left for step 3; the file systems' dirty data are written
  *	2. freeze the file systems (no lock held; the deadline runs)
  *	3. quiesce all devices and commit once more; as file systems end a freeze with
  *	   a flush, this is one sync of the host's file
@@ -11,8 +11,12 @@
  *	5. resume, thaw
  *	6. bring the old tops into the form of closed images, and let others read them
  *
- * While a device is between 1 and 6 its ioctls fail with EBUSY; that, and not
- * ctl_lock, keeps others away, since a lock must not be held in 2 and 5.
+ * While a device is between 1 and 6 its ioctls fail with EBUSY, but for limits and status; that,
+ * and not ctl_lock, keeps others away, since a lock must not be held in 2 and 5.
+ *
+ * No step waits for longer than the deadline.  Where one device's images lie on another, the first
+ * cannot be quiesced while the second is: such devices are refused in one set where that
+ * is seen, and where it isn't, the snapshot fails at the deadline.
  */
 #include "core.h"
 
@@ -61,20 +65,30 @@ int ploop_snapshot_prepare(struct ploop_device *dev, struct ploop_delta_args *ar
 	ret = -EINVAL;
 	if ((*delta)->geo.sectors != dev->sectors)
 		goto close;
-	mutex_lock(&dev->commit_lock);
-	ret = ploop_commit(dev);
-	mutex_unlock(&dev->commit_lock);
+	/* File systems on the device were told when they were mounted. */
+	ret = -EOPNOTSUPP;
+	if (!dev->stable && ploop_file_stable((*delta)->file))
+		goto close;
+	ret = ploop_commit_for(dev, PLOOP_PATIENCE);
 	if (ret)
 		goto close;
 	(*delta)->level = dev->nr_levels;
 	ret = ploop_pdelta_add(*delta);
 	if (ret)
 		goto close;
-	dev->snapshotting = true;
+	WRITE_ONCE(dev->snapshotting, true);
 	return 0;
 close:
 	ploop_delta_close(*delta, true);
 	return ret;
+}
+
+static void snapshot_over(struct ploop_device *dev)
+{
+	mutex_lock(&dev->ctl_lock);
+	WRITE_ONCE(dev->snapshotting, false);
+	mutex_unlock(&dev->ctl_lock);
+	wake_up_all(&dev->event_wait);
 }
 
 static void snapshot_cancel(struct ploop_device *dev, struct ploop_delta *delta)
@@ -97,9 +111,9 @@ void ploop_snapshot_unprepare(struct ploop_snapshot_set *set)
 		struct ploop_device *dev = set->devs[i];
 
 		snapshot_cancel(dev, set->deltas[i]);
-		mutex_lock(&dev->ctl_lock);
-		dev->snapshotting = false;
-		mutex_unlock(&dev->ctl_lock);
+		if (set->bitmap && set->fresh[i])
+			ploop_bitmap_delete(dev, set->bitmap);
+		snapshot_over(dev);
 	}
 	set->count = 0;
 }
@@ -112,32 +126,75 @@ static void switch_top(struct ploop_device *dev, struct ploop_delta *delta)
 	mutex_unlock(&dev->commit_lock);
 }
 
-static int quiesce_all(struct ploop_snapshot_set *set)
+/* Does a file of @upper lie on a file system on @lower? */
+static bool lies_on(struct ploop_device *upper, struct ploop_delta *top, struct ploop_device *lower)
 {
-	int ret = 0;
-	u32 i;
+	u32 level;
+
+	for (level = 0; level <= upper->nr_levels; level++) {
+		struct ploop_delta *delta = level < upper->nr_levels ? upper->levels[level] : top;
+		struct block_device *bdev = file_inode(delta->file->file)->i_sb->s_bdev;
+
+		if (bdev && bdev->bd_disk == lower->disk)
+			return true;
+	}
+	return false;
+}
+
+static bool nested(const struct ploop_snapshot_set *set)
+{
+	u32 i, j;
 
 	for (i = 0; i < set->count; i++)
-		ploop_quiesce(set->devs[i]);
-	for (i = 0; i < set->count && ret == 0; i++) {
-		mutex_lock(&set->devs[i]->commit_lock);
-		ret = ploop_commit(set->devs[i]);
-		mutex_unlock(&set->devs[i]->commit_lock);
+		for (j = 0; j < set->count; j++)
+			if (i != j && lies_on(set->devs[i], set->deltas[i], set->devs[j]))
+				return true;
+	return false;
+}
+
+static long time_left(unsigned long end)
+{
+	return max_t(long, end - jiffies, 1);
+}
+
+static void resume_all(struct ploop_snapshot_set *set, u32 count)
+{
+	while (count > 0)
+		ploop_resume(set->devs[--count]);
+}
+
+/* Return: 0, or an errno; then none is quiesced. */
+static int quiesce_all(struct ploop_snapshot_set *set, unsigned long end)
+{
+	u32 i, quiesced;
+	int ret = 0;
+
+	for (quiesced = 0; quiesced < set->count; quiesced++) {
+		ret = ploop_quiesce_for(set->devs[quiesced], time_left(end));
+		if (ret)
+			break;
 	}
+	for (i = 0; i < set->count && ret == 0; i++)
+		ret = ploop_commit_for(set->devs[i], time_left(end));
+	if (ret)
+		resume_all(set, quiesced);
 	return ret;
 }
 
 /* Steps 3 to 5 but for the thaw. */
-static int snapshot_switch(struct ploop_snapshot_set *set, struct ploop_frozen *frozen)
+static int snapshot_switch(struct ploop_snapshot_set *set, struct ploop_frozen *frozen,
+			   unsigned long end)
 {
-	int ret = quiesce_all(set);
+	int ret = quiesce_all(set, end);
 	u32 i;
 
+	if (ret)
+		return ret;
 	/*
 	 * Not to be waited for: who has it is the deadline, thawing, and that may
 	 * write, which waits for this to resume.
 	 */
-	if (ret == 0 && frozen && !mutex_trylock(&frozen->lock))
+	if (frozen && !mutex_trylock(&frozen->lock))
 		ret = -ETIMEDOUT;
 	if (ret == 0 && frozen && frozen->thawed) {
 		mutex_unlock(&frozen->lock);
@@ -152,8 +209,7 @@ static int snapshot_switch(struct ploop_snapshot_set *set, struct ploop_frozen *
 		if (frozen)
 			mutex_unlock(&frozen->lock);
 	}
-	for (i = 0; i < set->count; i++)
-		ploop_resume(set->devs[i]);
+	resume_all(set, set->count);
 	return ret;
 }
 
@@ -164,6 +220,8 @@ static int freeze_all(struct ploop_snapshot_set *set, struct ploop_frozen *froze
 
 	for (i = 0; i < set->count && ret == 0; i++)
 		ret = ploop_freeze(frozen, set->devs[i], set->deadline_ms);
+	set->frozen = frozen->count;
+	set->missed = frozen->missed;
 	for (i = 0; i < set->count; i++)
 		set->devs[i]->frozen_ios = ploop_stat(set->devs[i], ios);
 	return ret;
@@ -191,16 +249,21 @@ static void count_frozen(struct ploop_snapshot_set *set, ktime_t start)
 int ploop_snapshot_run(struct ploop_snapshot_set *set)
 {
 	struct ploop_frozen *frozen = NULL;
-	ktime_t start = ktime_get();
-	int ret = 0;
+	unsigned long end;
+	ktime_t start;
+	int ret = nested(set) ? -EINVAL : 0;
 	u32 i;
 
-	if (set->freeze) {
+	for (i = 0; i < set->count && set->freeze && ret == 0; i++)
+		ret = ploop_freeze_prepare(set->devs[i]);
+	start = ktime_get();
+	end = jiffies + (set->freeze ? msecs_to_jiffies(set->deadline_ms) : PLOOP_PATIENCE);
+	if (set->freeze && ret == 0) {
 		frozen = ploop_frozen_new();
 		ret = frozen ? freeze_all(set, frozen) : -ENOMEM;
 	}
 	if (ret == 0)
-		ret = snapshot_switch(set, frozen);
+		ret = snapshot_switch(set, frozen, end);
 	if (set->freeze && ret == 0)
 		count_frozen(set, start);
 	if (frozen)
@@ -214,9 +277,7 @@ int ploop_snapshot_run(struct ploop_snapshot_set *set)
 
 		/* All is well without it: it is tried again when the stack changes next. */
 		ploop_delta_retire(dev->levels[dev->nr_levels - 2]);
-		mutex_lock(&dev->ctl_lock);
-		dev->snapshotting = false;
-		mutex_unlock(&dev->ctl_lock);
+		snapshot_over(dev);
 		ploop_event(dev, PLOOP_EV_SNAPSHOT, dev->nr_levels - 1);
 	}
 	return 0;

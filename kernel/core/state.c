@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Start, stop, and changes of the stack. */
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include "core.h"
 
 /* After the stack changed: everything derived from it. */
@@ -8,6 +9,7 @@ static void stack_changed(struct ploop_device *dev)
 {
 	struct ploop_delta *top = ploop_top(dev);
 
+	lockdep_assert_held(&dev->stack_lock);
 	dev->alloc = top;
 	dev->rdonly = top && top->rdonly;
 	dev->identity = dev->nr_levels == 1 && !(top->fmt->flags & PLOOP_FMTF_TABLE);
@@ -30,6 +32,7 @@ static void stack_changed(struct ploop_device *dev)
  */
 void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta)
 {
+	spin_lock(&dev->stack_lock);
 	if (dev->nr_levels == 0) {
 		dev->cluster_shift = delta->geo.cluster_shift;
 		dev->version = 0;
@@ -40,6 +43,7 @@ void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta)
 	WRITE_ONCE(dev->nr_levels, dev->nr_levels + 1);
 	dev->sectors = delta->geo.sectors;
 	stack_changed(dev);
+	spin_unlock(&dev->stack_lock);
 }
 
 /**
@@ -60,18 +64,21 @@ struct ploop_delta *ploop_stack_remove(struct ploop_device *dev, u32 level)
 
 	ploop_map_drop(dev);
 	ploop_pdelta_del(delta);
+	spin_lock(&dev->stack_lock);
 	for (i = level; i + 1 < dev->nr_levels; i++) {
 		dev->levels[i] = dev->levels[i + 1];
 		dev->levels[i]->level = i;
-		ploop_pdelta_renumber(dev->levels[i]);
 	}
 	WRITE_ONCE(dev->nr_levels, dev->nr_levels - 1);
 	dev->levels[dev->nr_levels] = NULL;
+	stack_changed(dev);
+	spin_unlock(&dev->stack_lock);
+	for (i = level; i < dev->nr_levels; i++)
+		ploop_pdelta_renumber(dev->levels[i]);
 	mutex_lock(&dev->bat_lock);
 	for (i = 0; i < dev->nr_levels; i++)
 		ploop_bat_drop(dev->levels[i]);
 	mutex_unlock(&dev->bat_lock);
-	stack_changed(dev);
 	return delta;
 }
 
@@ -116,9 +123,15 @@ static int set_limits(struct ploop_device *dev)
 		.cluster_bytes = ploop_cluster_bytes(dev),
 		.segments = PLOOP_SEGMENTS,
 	};
+	u32 level;
+
+	/* Whatever level is below may be written to one day, by a merge. */
+	for (level = 0; level < dev->nr_levels; level++)
+		in.stable |= ploop_file_stable(dev->levels[level]->file);
 
 	if (!dev->rdonly && !dev->identity && (dev->alloc->fmt->flags & PLOOP_FMTF_TABLE))
 		in.discard_bytes = round_down(UINT_MAX, in.cluster_bytes);
+	dev->stable = in.stable;
 	return ploop_set_limits(dev->disk, &in);
 }
 
@@ -152,7 +165,10 @@ int ploop_start(struct ploop_device *dev)
 	dev->aborted = 0;
 	dev->nospace_seen = false;
 	dev->event_enospc = false;
+	dev->commit_stuck = 0;
+	spin_lock(&dev->stack_lock);
 	stack_changed(dev);
+	spin_unlock(&dev->stack_lock);
 	/* With those of another stack requests would cross clusters. */
 	ret = set_limits(dev);
 	if (ret)
@@ -173,16 +189,44 @@ static bool disk_is_used(struct ploop_device *dev, u32 openers_max)
 	return disk->open_partitions || disk->part0->bd_holders || dev->open_count > openers_max;
 }
 
-/* Take the capacity away, unless somebody uses the device. */
+/*
+ * Who closes the disk last writes back what is cached, and may have open_mutex meanwhile: while
+ * its writes wait for space, that is for as long as they do.
+ */
+static int open_mutex_get(struct gendisk *disk)
+{
+	unsigned long end = jiffies + PLOOP_PATIENCE / 10;
+
+	while (!mutex_trylock(&disk->open_mutex)) {
+		if (time_after(jiffies, end))
+			return -EBUSY;
+		schedule_timeout_killable(1);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+static bool is_dirty(struct block_device *bdev)
+{
+	struct address_space *mapping = ploop_bdev_mapping(bdev);
+
+	return mapping_tagged(mapping, PAGECACHE_TAG_DIRTY) ||
+		mapping_tagged(mapping, PAGECACHE_TAG_WRITEBACK);
+}
+
+/*
+ * Take the capacity away, unless somebody uses the device.  What is cached was written by
+ * ploop_users_sync(), since one must not wait for that here.
+ */
 static int close_to_users(struct ploop_device *dev, u32 openers_max)
 {
 	struct gendisk *disk = dev->disk;
-	int ret = 0;
+	int ret = open_mutex_get(disk);
 
-	if (!dev->rdonly)
-		sync_blockdev(disk->part0);
-	mutex_lock(&disk->open_mutex);
-	if (disk_is_used(dev, openers_max)) {
+	if (ret)
+		return ret;
+	if (disk_is_used(dev, openers_max) || (!dev->rdonly && is_dirty(disk->part0))) {
 		ret = -EBUSY;
 	} else {
 		invalidate_bdev(disk->part0);
@@ -194,60 +238,95 @@ static int close_to_users(struct ploop_device *dev, u32 openers_max)
 	return ret;
 }
 
-/* Everything durable, every file in the form of a closed image. */
-static int stop_deltas(struct ploop_device *dev)
+/* It was not stopped after all. */
+static void open_to_users(struct ploop_device *dev)
 {
-	s64 level;
-	int ret;
+	set_bit(GD_NEED_PART_SCAN, &dev->disk->state);
+	set_capacity_and_notify(dev->disk, dev->sectors);
+}
 
+/**
+ * ploop_users_sync() - have what is cached of the device written
+ * @dev: the device
+ *
+ * Before a device with an opener is stopped.  The writes may have to wait for space; then this
+ * does not wait with them, and the stop is refused.
+ *
+ * Context: Process context; sleeps.  Holds no lock.
+ */
+void ploop_users_sync(struct ploop_device *dev)
+{
+	struct block_device *bdev = dev->disk->part0;
+	unsigned long end = jiffies + PLOOP_PATIENCE;
+
+	while (READ_ONCE(dev->running) && !READ_ONCE(dev->rdonly) && is_dirty(bdev) &&
+	       !ploop_space_is_out(dev) && time_before(jiffies, end) &&
+	       !fatal_signal_pending(current)) {
+		filemap_flush(ploop_bdev_mapping(bdev));
+		schedule_timeout_killable(1);
+	}
+}
+
+/*
+ * Everything durable, every file in the form of a closed image.  @stopped: it cannot go on as
+ * before.  Return: 0 or an errno.
+ */
+static int stop_deltas(struct ploop_device *dev, bool *stopped)
+{
+	int ret = ploop_commit_for(dev, PLOOP_PATIENCE);
+	s64 level;
+
+	*stopped = ret == 0 || (dev->aborted && ret != -ETIMEDOUT && ret != -EINTR);
+	if (!*stopped)
+		return ret;
 	mutex_lock(&dev->commit_lock);
-	ret = ploop_commit(dev);
-	ploop_pending_forget(dev);
+	*stopped = false;
 	for (level = (s64)dev->nr_levels - 1; level >= 0; level--) {
 		struct ploop_delta *delta = dev->levels[level];
 
-		if (ret == 0 && !dev->aborted && !delta->rdonly) {
-			ret = ploop_delta_clean(delta);
-			if (ret)
-				ploop_abort(dev, ret);
-		}
+		if (ret || dev->aborted || delta->rdonly)
+			continue;
+		ret = ploop_delta_clean(delta);
+		if (ret && !*stopped && ploop_error_passes(ret))
+			goto out;
+		if (ret)
+			ploop_abort(dev, ret);
+		*stopped = true;
+	}
+	*stopped = true;
+	ploop_pending_forget(dev);
+	for (level = 0; level < dev->nr_levels; level++) {
 		/* What was acknowledged and not flushed is gone. */
-		if (dev->aborted && !delta->rdonly)
-			WRITE_ONCE(delta->doubtful, true);
+		if (dev->aborted && !dev->levels[level]->rdonly)
+			WRITE_ONCE(dev->levels[level]->doubtful, true);
 		mutex_lock(&dev->bat_lock);
-		ploop_bat_drop(delta);
+		ploop_bat_drop(dev->levels[level]);
 		mutex_unlock(&dev->bat_lock);
-		ploop_partial_forget(delta);
+		ploop_partial_forget(dev->levels[level]);
 	}
 	ploop_map_drop(dev);
+out:
 	mutex_unlock(&dev->commit_lock);
 	return ret;
 }
 
-/**
- * ploop_stop() - end the device's I/O and close the images
- * @dev: the device
- * @openers_max: with more openers it is busy
- *
- * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0, -EINVAL (not running), -EBUSY, or what closing said; it is stopped then,
- * but its top is still marked in use.
- */
-int ploop_stop(struct ploop_device *dev, u32 openers_max)
+static int stop_running(struct ploop_device *dev)
 {
-	int ret;
+	bool stopped = false;
+	int ret = ploop_quiesce_for(dev, PLOOP_PATIENCE);
 
-	if (!dev->running)
-		return -EINVAL;
-	if (dev->maintenance >= PLOOP_MNTN_MERGE || READ_ONCE(dev->held.closed))
-		return -EBUSY;
-	ret = close_to_users(dev, openers_max);
-	if (ret)
+	if (ret) {
+		open_to_users(dev);
 		return ret;
+	}
+	ret = stop_deltas(dev, &stopped);
+	if (!stopped) {
+		ploop_resume(dev);
+		open_to_users(dev);
+		return ret;
+	}
 	ploop_track_abort(dev);
-	ploop_quiesce(dev);
 	WRITE_ONCE(dev->running, false);
-	ret = stop_deltas(dev);
 	ploop_bitmaps_free(dev);
 	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_OFF);
 	dev->discard_wait = false;
@@ -261,6 +340,28 @@ int ploop_stop(struct ploop_device *dev, u32 openers_max)
 	wake_up_all(&dev->discard_queue);
 	ploop_event(dev, PLOOP_EV_STOPPED, 0);
 	return ret;
+}
+
+/**
+ * ploop_stop() - end the device's I/O and close the images
+ * @dev: the device
+ * @openers_max: with more openers it is busy
+ *
+ * Context: Process context; sleeps.  Holds ctl_lock.
+ * Return: 0, -EINVAL (not running), -EBUSY, -ENOSPC or another that ploop_error_passes(),
+ * -ETIMEDOUT (the host does not answer), -EINTR: it runs as before; or what closing said: it is
+ * stopped then, but its top is still marked in use.
+ */
+int ploop_stop(struct ploop_device *dev, u32 openers_max)
+{
+	int ret;
+
+	if (!dev->running)
+		return -EINVAL;
+	if (dev->maintenance >= PLOOP_MNTN_MERGE || READ_ONCE(dev->held.closed))
+		return -EBUSY;
+	ret = close_to_users(dev, openers_max);
+	return ret ? ret : stop_running(dev);
 }
 
 /**
@@ -297,20 +398,41 @@ int ploop_clear(struct ploop_device *dev)
 	return ret;
 }
 
+/* Return: 0: nothing is under way or uncommitted, and commit_lock is held; or an errno. */
+static int change_begin(struct ploop_device *dev)
+{
+	int ret;
+
+	if (dev->running) {
+		ret = ploop_quiesce_for(dev, PLOOP_PATIENCE);
+		if (ret)
+			return ret;
+		ret = ploop_commit_for(dev, PLOOP_PATIENCE);
+		if (ret) {
+			ploop_resume(dev);
+			return ret;
+		}
+	}
+	mutex_lock(&dev->commit_lock);
+	return 0;
+}
+
+static void change_end(struct ploop_device *dev)
+{
+	mutex_unlock(&dev->commit_lock);
+	if (dev->running)
+		ploop_resume(dev);
+}
+
 static int del_delta(struct ploop_device *dev, u32 level)
 {
 	struct ploop_delta *delta;
 	bool clean, running = dev->running;
-	int ret = 0;
+	int ret;
 
-	if (running)
-		ploop_quiesce(dev);
-	mutex_lock(&dev->commit_lock);
-	if (running) {
-		ret = ploop_commit(dev);
-		if (ret)
-			goto out;
-	}
+	ret = change_begin(dev);
+	if (ret)
+		return ret;
 	delta = ploop_stack_remove(dev, level);
 	if (level > 0)
 		ret = ploop_delta_refresh(dev->levels[level - 1], dev->cluster_shift);
@@ -320,10 +442,7 @@ static int del_delta(struct ploop_device *dev, u32 level)
 		ploop_abort(dev, ret);
 	if (running)
 		set_disk_ro(dev->disk, dev->rdonly);
-out:
-	mutex_unlock(&dev->commit_lock);
-	if (running)
-		ploop_resume(dev);
+	change_end(dev);
 	return ret;
 }
 
@@ -350,7 +469,9 @@ int ploop_del_delta(struct ploop_device *dev, u32 level)
 		return -ENOENT;
 	if (!dev->running || level + 1 < dev->nr_levels)
 		return del_delta(dev, level);
-	mutex_lock(&dev->disk->open_mutex);
+	ret = open_mutex_get(dev->disk);
+	if (ret)
+		return ret;
 	ret = disk_is_used(dev, 1) ? -EBUSY : del_delta(dev, level);
 	invalidate_bdev(dev->disk->part0);
 	mutex_unlock(&dev->disk->open_mutex);
@@ -369,8 +490,7 @@ int ploop_del_delta(struct ploop_device *dev, u32 level)
 int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_args *args)
 {
 	struct ploop_delta *old, *delta;
-	bool running = dev->running;
-	int ret = 0;
+	int ret;
 
 	if (dev->maintenance != PLOOP_MNTN_OFF)
 		return -EBUSY;
@@ -389,23 +509,19 @@ int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_
 		ploop_delta_close(delta, true);
 		return -EINVAL;
 	}
-	if (running)
-		ploop_quiesce(dev);
-	mutex_lock(&dev->commit_lock);
-	if (running)
-		ret = ploop_commit(dev);
+	ret = change_begin(dev);
 	if (ret == 0) {
 		ploop_map_drop(dev);
 		ploop_pdelta_del(old);
 		delta->level = level;
+		spin_lock(&dev->stack_lock);
 		dev->levels[level] = delta;
-		ret = ploop_pdelta_add(delta);
 		stack_changed(dev);
+		spin_unlock(&dev->stack_lock);
+		ret = ploop_pdelta_add(delta);
 		swap(old, delta);
+		change_end(dev);
 	}
-	mutex_unlock(&dev->commit_lock);
-	if (running)
-		ploop_resume(dev);
 	ploop_delta_close(delta, !dev->aborted);
 	return ret;
 }
@@ -421,30 +537,22 @@ int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_
 int ploop_reload(struct ploop_device *dev, u32 level)
 {
 	struct ploop_delta *delta;
-	int ret = 0;
+	int ret;
 
 	if (level >= dev->nr_levels)
 		return -ENOENT;
 	delta = dev->levels[level];
 	if (!delta->rdonly || dev->maintenance >= PLOOP_MNTN_MERGE)
 		return delta->rdonly ? -EBUSY : -EINVAL;
-	if (dev->running) {
-		ploop_quiesce(dev);
-		mutex_lock(&dev->commit_lock);
-		ret = ploop_commit(dev);
-	} else {
-		mutex_lock(&dev->commit_lock);
-	}
-	if (ret == 0) {
-		mutex_lock(&dev->bat_lock);
-		ploop_bat_drop(delta);
-		mutex_unlock(&dev->bat_lock);
-		ploop_map_drop(dev);
-		ret = ploop_delta_refresh(delta, dev->cluster_shift);
-	}
-	mutex_unlock(&dev->commit_lock);
-	if (dev->running)
-		ploop_resume(dev);
+	ret = change_begin(dev);
+	if (ret)
+		return ret;
+	mutex_lock(&dev->bat_lock);
+	ploop_bat_drop(delta);
+	mutex_unlock(&dev->bat_lock);
+	ploop_map_drop(dev);
+	ret = ploop_delta_refresh(delta, dev->cluster_shift);
+	change_end(dev);
 	return ret;
 }
 
@@ -455,7 +563,11 @@ int ploop_reload(struct ploop_device *dev, u32 level)
 void ploop_shutdown(struct ploop_device *dev)
 {
 	mutex_lock(&dev->ctl_lock);
-	ploop_stop(dev, 0);
+	/* What cannot be made durable now never will be. */
+	if (dev->running && ploop_stop(dev, 0) && dev->running) {
+		ploop_abort(dev, -EIO);
+		ploop_stop(dev, 0);
+	}
 	ploop_clear(dev);
 	mutex_unlock(&dev->ctl_lock);
 }

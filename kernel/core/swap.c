@@ -45,7 +45,7 @@ static void swap_work(struct kthread_work *work)
  */
 int __init ploop_swap_init(void)
 {
-	struct kthread_worker *worker = kthread_create_worker(0, "ploop_swap");
+	struct kthread_worker *worker = ploop_run_worker("ploop_swap");
 
 	if (IS_ERR(worker))
 		return PTR_ERR(worker);

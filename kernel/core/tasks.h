@@ -105,38 +105,50 @@ struct ploop_grow {
 
 /**
  * struct ploop_frozen - frozen file systems, see freeze.c
- * @lock: guards @bdevs, @thawed, @expired
+ * @ref: one of the caller, and one for each thread that freezes
+ * @lock: guards @bdevs, @thawed, @expired, @count, @missed
  * @bdevs: frozen block devices
  * @deadline: thaws
- * @started: @deadline was scheduled; the caller's own
+ * @end: when that is, in jiffies; 0 before it was scheduled; the caller's own
  * @thawed: nothing is frozen any more, for good
  * @expired: it was the deadline
+ * @count: file systems that were frozen
+ * @missed: users of a device or a partition that could not be frozen
  */
 struct ploop_frozen {
-	struct mutex lock;	/* guards bdevs, thawed, expired */
+	refcount_t ref;
+	struct mutex lock;	/* guards bdevs, thawed, expired, count, missed */
 	struct list_head bdevs;
 	struct delayed_work deadline;
-	bool started;
+	unsigned long end;
 	bool thawed;
 	bool expired;
+	u32 count;
+	u32 missed;
 };
 
 /**
  * struct ploop_snapshot_set - devices of one snapshot
  * @devs: @count of them
  * @deltas: their new tops
+ * @fresh: @bitmap was made for the snapshot
  * @count: how many
  * @freeze: freeze file systems
  * @deadline_ms: for how long at most
  * @bitmap: name of a bitmap to be cleared, or NULL
+ * @frozen: out: file systems that were frozen
+ * @missed: out: users that could not be frozen
  */
 struct ploop_snapshot_set {
 	struct ploop_device **devs;
 	struct ploop_delta **deltas;
+	bool *fresh;
 	u32 count;
 	bool freeze;
 	u32 deadline_ms;
 	const char *bitmap;
+	u32 frozen;
+	u32 missed;
 };
 
 #endif /* _PLOOP_TASKS_H */

@@ -77,7 +77,7 @@ static u64 file_end(const struct ploop_delta *delta)
  * @extent: out: the file as it is now
  *
  * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0, -EBUSY, -ENOENT, -ENOMEM.
+ * Return: 0, -EBUSY, -ENOENT, -ENOMEM, -ETIMEDOUT.
  */
 int ploop_track_init(struct ploop_device *dev, struct ploop_track_extent *extent)
 {
@@ -85,6 +85,7 @@ int ploop_track_init(struct ploop_device *dev, struct ploop_track_extent *extent
 	struct ploop_track *track;
 	u64 bytes;
 	u32 shift = TRACK_GRANULE_MIN;
+	int ret;
 
 	if (dev->maintenance != PLOOP_MNTN_OFF)
 		return -EBUSY;
@@ -107,7 +108,11 @@ int ploop_track_init(struct ploop_device *dev, struct ploop_track_extent *extent
 	mutex_unlock(&track_lock);
 	WRITE_ONCE(dev->maintenance, PLOOP_MNTN_TRACK);
 	if (dev->running) {
-		ploop_quiesce(dev);
+		ret = ploop_quiesce_for(dev, PLOOP_PATIENCE);
+		if (ret) {
+			ploop_track_abort(dev);
+			return ret;
+		}
 		extent->end = file_end(top);
 		ploop_resume(dev);
 	} else {

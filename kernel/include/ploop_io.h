@@ -51,12 +51,14 @@ struct ploop_file {
  * @done: called once, in any context, unless ploop_io.submit failed.  @res is
  *        the count of bytes or an errno
  * @write: direction
+ * @ioprio: of the request, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_NONE, 0) for none
  */
 struct ploop_iocb {
 	struct kiocb kiocb;
 	struct ploop_file *file;
 	void (*done)(struct ploop_iocb *iocb, long res);
 	bool write;
+	u16 ioprio;
 };
 
 /* Of ploop_io.submit: fail with -EAGAIN instead of sleeping. */
@@ -117,6 +119,8 @@ int ploop_kiocb_sync(struct ploop_file *file);
 int ploop_kiocb_reserve(struct ploop_file *file, loff_t pos, loff_t len, u32 flags);
 int ploop_kiocb_punch(struct ploop_file *file, loff_t pos, loff_t len);
 int ploop_kiocb_truncate(struct ploop_file *file, loff_t size);
+/* Call a function in a thread that gets no signals; see core/call.c. */
+int ploop_call(int (*func)(void *arg), void *arg);
 /* Fill what of struct ploop_file the file system tells. */
 void ploop_kiocb_limits(struct ploop_file *file);
 

@@ -5,6 +5,9 @@
  * Any file system that can do direct I/O works, since nothing here knows where
  * on its medium a file is.  Writes hold the host file system's freeze
  * protection from start to completion: a frozen host sees no changes.
+ *
+ * What may sleep is done by threads of the kernel only, since a signal to another task
+ * would end its waits; see core/call.c.
  */
 #include <linux/blkdev.h>
 #include <linux/falloc.h>
@@ -31,7 +34,7 @@ static void kiocb_complete(struct kiocb *kiocb, long res)
 	struct ploop_iocb *iocb = container_of(kiocb, struct ploop_iocb, kiocb);
 
 	if (iocb->write)
-		kiocb_end_write(kiocb);
+		ploop_end_write(kiocb);
 	iocb->done(iocb, res);
 }
 
@@ -43,6 +46,20 @@ static int kiocb_call(struct kiocb *kiocb, struct iov_iter *iter, bool write)
 	if (WARN_ON_ONCE(write && !(file->f_mode & FMODE_WRITE)))
 		return -EBADF;
 	return write ? file->f_op->write_iter(kiocb, iter) : file->f_op->read_iter(kiocb, iter);
+}
+
+struct submit_call {
+	struct ploop_iocb *iocb;
+	struct iov_iter *iter;
+	loff_t pos;
+	u32 flags;
+};
+
+static int submit_call(void *arg)
+{
+	struct submit_call *call = arg;
+
+	return ploop_kiocb_submit(call->iocb, call->iter, call->pos, call->flags);
 }
 
 /**
@@ -61,6 +78,11 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 	struct kiocb *kiocb = &iocb->kiocb;
 	int ret;
 
+	if (unlikely(!(flags & PLOOP_SUBMIT_NOWAIT) && !(current->flags & PF_KTHREAD))) {
+		struct submit_call call = { iocb, iter, pos, flags };
+
+		return ploop_call(submit_call, &call);
+	}
 	if (!(pf->flags & PLOOP_IOF_DIRECT) || (flags & PLOOP_SUBMIT_SYNC) ||
 	    !aligned(pf, iter, pos)) {
 		size_t len = iov_iter_count(iter);
@@ -82,7 +104,7 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 	kiocb->ki_pos = pos;
 	kiocb->ki_flags = IOCB_DIRECT;
 	kiocb->ki_complete = kiocb_complete;
-	kiocb->ki_ioprio = get_current_ioprio();
+	kiocb->ki_ioprio = iocb->ioprio;
 	if (flags & PLOOP_SUBMIT_NOWAIT)
 		kiocb->ki_flags |= IOCB_NOWAIT;
 	if (flags & PLOOP_SUBMIT_FUA)
@@ -107,7 +129,7 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 		return 0;
 	if (ret < 0) {
 		if (iocb->write)
-			kiocb_end_write(kiocb);
+			ploop_end_write(kiocb);
 		return ret;
 	}
 	kiocb_complete(kiocb, ret);
@@ -134,8 +156,6 @@ static int transfer(struct ploop_file *pf, bool write, struct iov_iter *iter, lo
 			kiocb.ki_flags |= IOCB_DIRECT;
 		this_cpu_inc(*pf->ios);
 		ret = kiocb_call(&kiocb, iter, write);
-		if (ret == -EINTR || ret == -ERESTARTSYS)
-			continue;
 		if (ret <= 0) {
 			ret = ret == 0 ? -EIO : ret;
 			break;
@@ -221,6 +241,24 @@ static int bounce(struct ploop_file *pf, bool write, struct iov_iter *iter, loff
 	return ret;
 }
 
+struct rw_call {
+	struct ploop_file *pf;
+	bool write;
+	struct iov_iter *iter;
+	loff_t pos;
+};
+
+static int rw_call(void *arg)
+{
+	struct rw_call *call = arg;
+	struct ploop_file *pf = call->pf;
+	bool direct = pf->flags & PLOOP_IOF_DIRECT;
+
+	if (direct && !aligned(pf, call->iter, call->pos))
+		return bounce(pf, call->write, call->iter, call->pos);
+	return transfer(pf, call->write, call->iter, call->pos, direct);
+}
+
 /**
  * ploop_kiocb_rw() - see &struct ploop_io
  * @pf: the file
@@ -235,13 +273,19 @@ static int bounce(struct ploop_file *pf, bool write, struct iov_iter *iter, loff
  */
 int ploop_kiocb_rw(struct ploop_file *pf, bool write, struct iov_iter *iter, loff_t pos)
 {
-	bool direct = pf->flags & PLOOP_IOF_DIRECT;
+	struct rw_call call = { .pf = pf, .write = write, .iter = iter, .pos = pos };
 
-	if (direct && !aligned(pf, iter, pos))
-		return bounce(pf, write, iter, pos);
-	return transfer(pf, write, iter, pos, direct);
+	return ploop_call(rw_call, &call);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_rw);
+
+static int sync_call(void *arg)
+{
+	struct ploop_file *pf = arg;
+
+	this_cpu_inc(*pf->ios);
+	return vfs_fsync(pf->file, 1);
+}
 
 /**
  * ploop_kiocb_sync() - see &struct ploop_io
@@ -252,10 +296,24 @@ EXPORT_SYMBOL_GPL(ploop_kiocb_rw);
  */
 int ploop_kiocb_sync(struct ploop_file *pf)
 {
-	this_cpu_inc(*pf->ios);
-	return vfs_fsync(pf->file, 1);
+	return ploop_call(sync_call, pf);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_sync);
+
+struct space_call {
+	struct ploop_file *pf;
+	int mode;
+	loff_t pos;
+	loff_t len;
+};
+
+static int fallocate_call(void *arg)
+{
+	struct space_call *call = arg;
+
+	this_cpu_inc(*call->pf->ios);
+	return vfs_fallocate(call->pf->file, call->mode, call->pos, call->len);
+}
 
 /**
  * ploop_kiocb_reserve() - see &struct ploop_io
@@ -269,10 +327,12 @@ EXPORT_SYMBOL_GPL(ploop_kiocb_sync);
  */
 int ploop_kiocb_reserve(struct ploop_file *pf, loff_t pos, loff_t len, u32 flags)
 {
-	int mode = flags & PLOOP_RESERVE_ZERO ? FALLOC_FL_ZERO_RANGE : 0;
+	struct space_call call = {
+		.pf = pf, .pos = pos, .len = len,
+		.mode = flags & PLOOP_RESERVE_ZERO ? FALLOC_FL_ZERO_RANGE : 0,
+	};
 
-	this_cpu_inc(*pf->ios);
-	return vfs_fallocate(pf->file, mode, pos, len);
+	return ploop_call(fallocate_call, &call);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_reserve);
 
@@ -287,10 +347,22 @@ EXPORT_SYMBOL_GPL(ploop_kiocb_reserve);
  */
 int ploop_kiocb_punch(struct ploop_file *pf, loff_t pos, loff_t len)
 {
-	this_cpu_inc(*pf->ios);
-	return vfs_fallocate(pf->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pos, len);
+	struct space_call call = {
+		.pf = pf, .pos = pos, .len = len,
+		.mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	};
+
+	return ploop_call(fallocate_call, &call);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_punch);
+
+static int truncate_call(void *arg)
+{
+	struct space_call *call = arg;
+
+	this_cpu_inc(*call->pf->ios);
+	return vfs_truncate(&call->pf->file->f_path, call->pos);
+}
 
 /**
  * ploop_kiocb_truncate() - see &struct ploop_io
@@ -302,10 +374,11 @@ EXPORT_SYMBOL_GPL(ploop_kiocb_punch);
  */
 int ploop_kiocb_truncate(struct ploop_file *pf, loff_t size)
 {
+	struct space_call call = { .pf = pf, .pos = size };
+
 	if (WARN_ON_ONCE(!(pf->file->f_mode & FMODE_WRITE)))
 		return -EBADF;
-	this_cpu_inc(*pf->ios);
-	return vfs_truncate(&pf->file->f_path, size);
+	return ploop_call(truncate_call, &call);
 }
 EXPORT_SYMBOL_GPL(ploop_kiocb_truncate);
 

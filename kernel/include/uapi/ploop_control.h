@@ -15,6 +15,9 @@
  *  - @index is N of /dev/ploopN; no such device gives ENODEV.
  *  - Offsets and lengths are in bytes.  Pointers are carried in a __u64.
  *  - A maintenance job that is in the way gives EBUSY.
+ *  - A call that needs the host gives up after a minute in which the host did not answer
+ *    (ETIMEDOUT), and at a fatal signal (EINTR); nothing was changed then.  STATUS, LIMITS,
+ *    and what PLOOP_DETACH_FORCE does to waiting writes never wait for another call.
  * All calls need CAP_SYS_ADMIN in the initial user namespace.
  */
 #ifndef _UAPI_PLOOP_CONTROL_H
@@ -97,7 +100,10 @@ struct ploop_attach {
 	__u64 reserved[4];
 };
 
-/* Writes parked for want of space are failed, so that the stop can go on. */
+/*
+ * Writes parked for want of space are failed, so that the stop can go on.  They are also if the
+ * device turns out to be in use (EBUSY), and whatever other call is under way.
+ */
 #define PLOOP_DETACH_FORCE	0x1u
 
 /**
@@ -153,6 +159,8 @@ struct ploop_ref {
  * @reserve_bytes: out
  * @cookie: out
  * @reserved: zero
+ *
+ * Also while the device is being snapshotted.
  */
 struct ploop_status {
 	__u32 size;
@@ -337,11 +345,18 @@ struct ploop_snapshot_item {
  * @granule_log: with PLOOP_SNAPSHOT_BITMAP
  * @reserved0: zero
  * @name: with PLOOP_SNAPSHOT_BITMAP
+ * @frozen: zero; out: file systems that were frozen
+ * @unfrozen: zero; out: users of the devices that were not, as &struct ploop_freeze tells
  * @reserved: zero
  *
  * All devices or none are switched.  The host has to have the devices' reserve
- * free, and no writes may be waiting for space (else ENOSPC).  At the deadline a timer in the kernel thaws, and the call fails with
- * ETIMEDOUT if the devices were not switched by then.
+ * free, and no writes may be waiting for space (else ENOSPC).  What is dirty in the file systems is
+ * written before they are frozen; ENOSPC also if that runs out of space.  What the freeze
+ * itself writes may exceed max_delta_bytes.  At the deadline a timer in the kernel thaws, and
+ * the call fails with ETIMEDOUT if the devices were not switched by then.  Devices whose
+ * images lie on one another cannot be in one set (EINVAL; where that is not seen, ETIMEDOUT).
+ * A new top on a host that needs stable pages gives EOPNOTSUPP if the device was started
+ * from files on one that does not.
  */
 struct ploop_snapshot {
 	__u32 size;
@@ -352,7 +367,9 @@ struct ploop_snapshot {
 	__u32 granule_log;
 	__u32 reserved0;
 	char  name[PLOOP_NAME_BYTES];
-	__u64 reserved[2];
+	__u32 frozen;
+	__u32 unfrozen;
+	__u64 reserved;
 };
 
 /* Hold back all other writes, too. */
@@ -365,12 +382,17 @@ struct ploop_snapshot {
  * @nr: 1 to PLOOP_SNAPSHOT_MAX
  * @deadline_ms: after so long a timer in the kernel thaws; 0 means 10000
  * @indices: pointer to an array of __u32
+ * @frozen: zero; out: file systems that were frozen
+ * @unfrozen: zero; out: users of the devices or their partitions that were not: file
+ *            systems that the kernel does not freeze by their device (btrfs, bcachefs), and other
+ *            drivers (LVM, RAID), whatever lies on them
  * @reserved: zero
  *
  * Thawed by PLOOP_CTL_THAW on the same open file, by closing it, and at the
  * deadline, whatever comes first.  PLOOP_CTL_SNAPSHOT with
  * PLOOP_SNAPSHOT_NO_FREEZE may be called in between.  Fails with ENOSPC while
- * writes of one of them wait for space: the freeze would wait with them.
+ * writes of one of them wait for space: the freeze would wait with them.  What is dirty is
+ * written before, as for PLOOP_CTL_SNAPSHOT.
  *
  * With PLOOP_FREEZE_HOLD, writes, discards and zeroings that reach the devices wait as
  * long, whoever makes them, and what was acknowledged before is durable when the call
@@ -384,7 +406,9 @@ struct ploop_freeze {
 	__u32 nr;
 	__u32 deadline_ms;
 	__u64 indices;
-	__u64 reserved[2];
+	__u32 frozen;
+	__u32 unfrozen;
+	__u64 reserved;
 };
 
 /* Kinds of jobs; one at a time on a device. */
@@ -485,7 +509,7 @@ struct ploop_block_status {
 /* Event types; bits of a mask as 1 << type. */
 #define PLOOP_EV_ABORTED	1	/* arg: errno */
 #define PLOOP_EV_STOPPED	2
-#define PLOOP_EV_ENOSPC		3	/* writes are parked; arg: 1 = max_delta_bytes */
+#define PLOOP_EV_ENOSPC		3	/* writes are parked; arg: 1 = limit, 2 = no answer */
 #define PLOOP_EV_STARTED	4
 #define PLOOP_EV_SPACE		5	/* parked writes went on */
 #define PLOOP_EV_JOB		6	/* a job ended; arg: its state */
@@ -534,8 +558,8 @@ struct ploop_event {
 #define PLOOP_CTL_BITMAP_CLEAR	_IOW(PLOOP_CTL, 0x87, struct ploop_bitmap)
 #define PLOOP_CTL_BITMAP_READ	_IOWR(PLOOP_CTL, 0x88, struct ploop_bitmap_read)
 #define PLOOP_CTL_BITMAP_LIST	_IOWR(PLOOP_CTL, 0x89, struct ploop_bitmap_list)
-#define PLOOP_CTL_SNAPSHOT	_IOW(PLOOP_CTL, 0x8a, struct ploop_snapshot)
-#define PLOOP_CTL_FREEZE	_IOW(PLOOP_CTL, 0x8b, struct ploop_freeze)
+#define PLOOP_CTL_SNAPSHOT	_IOWR(PLOOP_CTL, 0x8a, struct ploop_snapshot)
+#define PLOOP_CTL_FREEZE	_IOWR(PLOOP_CTL, 0x8b, struct ploop_freeze)
 #define PLOOP_CTL_THAW		_IO(PLOOP_CTL, 0x8c)
 #define PLOOP_CTL_JOB		_IOWR(PLOOP_CTL, 0x8d, struct ploop_job)
 #define PLOOP_CTL_BLOCK_STATUS	_IOWR(PLOOP_CTL, 0x8e, struct ploop_block_status)

@@ -7,10 +7,12 @@
 #include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tap.h"
@@ -310,6 +312,44 @@ static void nothing_lost(int fd, struct device *d)
 	free(now);
 }
 
+/* A page, and none behind it. */
+static uint8_t *edge(void)
+{
+	long page = sysconf(_SC_PAGESIZE);
+	uint8_t *memory = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED || munmap(memory + page, page))
+		die("mmap");
+	return memory + page;
+}
+
+/* What a caller cannot be told, or did not say in whole, changes nothing, and takes no time. */
+static void across_the_edge(int fd, int index)
+{
+	struct ploop_bitmap_read *cut = (void *)(edge() - offsetof(struct ploop_bitmap_read, name));
+	struct ploop_bitmap_read whole = {
+		.size = sizeof(whole), .index = index, .flags = PLOOP_BITMAP_CLEAR, .nr_ranges = 16, .bytes = DISK,
+		.ranges = (uintptr_t)(edge() - sizeof(struct ploop_range)), .name = "a",
+	};
+	struct ploop_snapshot *snapshot = (void *)(edge() - offsetof(struct ploop_snapshot, name));
+	struct ploop_range r[16];
+	uint64_t start = now_ns();
+
+	*(uint32_t *)&cut->size = sizeof(*cut);
+	cut->index = index;
+	cut->flags = PLOOP_BITMAP_CLEAR;
+	cut->nr_ranges = 16;
+	cut->start = 0;
+	cut->next = UINT64_MAX - 1023;
+	cut->bytes = DISK;
+	is(control_call(fd, PLOOP_CTL_BITMAP_READ, cut), -EFAULT, "BITMAP_READ: a structure across unmapped memory");
+	is(control_call(fd, PLOOP_CTL_BITMAP_READ, &whole), -EFAULT, "BITMAP_READ: ranges across unmapped memory");
+	snapshot->size = sizeof(*snapshot);
+	is(control_call(fd, PLOOP_CTL_SNAPSHOT, snapshot), -EFAULT, "SNAPSHOT: a structure across unmapped memory");
+	ok(now_ns() - start < 5000000000ull, "EFAULT: at once (%llu ms)", (unsigned long long)(now_ns() - start) / 1000000);
+	is(marked(fd, index, "a", 0, r, 16), 2, "EFAULT: what was marked is, and nothing else");
+}
+
 void control_bitmaps(int fd)
 {
 	const char *path = abi_image("b.hdd", 2);
@@ -341,6 +381,7 @@ void control_bitmaps(int fd)
 	is(marked(fd, index, "b", 0, r, 16), 2, "BITMAP_READ: the coarse one");
 	ok(r[0].start == 0 && r[0].bytes == 1 << 20, "BITMAP_READ: in its granules");
 	is(marked(fd, index, "a", PLOOP_BITMAP_CLEAR, (void *)8, 16), -EFAULT, "BITMAP_READ: bad array");
+	across_the_edge(fd, index);
 	is(marked(fd, index, "a", PLOOP_BITMAP_CLEAR, r, 1), 1, "BITMAP_READ: room for one range");
 	is(marked(fd, index, "a", PLOOP_BITMAP_CLEAR, r, 16), 1, "BITMAP_READ: the other is still marked");
 	is(marked(fd, index, "a", PLOOP_BITMAP_CLEAR, r, 16), 0, "BITMAP_READ: cleared");

@@ -20,7 +20,8 @@ static const struct command commands[] = {
 	{ "faults", faults_main, "FOLDER" },
 	{ "faults-load", faults_load_main, "FOLDER" },
 	{ "freeze", freeze_main, "killed|count INDEX MOUNT FOLDER TRIES" },
-	{ "stack", stack_main, "attach|attach-ro|detach|snapshot|merge|track|untrack|status ..." },
+	{ "stack", stack_main, "attach|attach-ro|detach|stop|snapshot|set|freeze|merge|track|untrack|limit|status ..." },
+	{ "scribble", scribble_main, "FILE SECONDS" },
 	{ "eat", eat_main, "MIB ROUNDS" },
 	{ "abi", abi_main, "FOLDER [PART...]" },
 };

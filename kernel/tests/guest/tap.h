@@ -32,6 +32,7 @@ int faults_main(int argc, char **argv);
 int faults_load_main(int argc, char **argv);
 int freeze_main(int argc, char **argv);
 int eat_main(int argc, char **argv);
+int scribble_main(int argc, char **argv);
 int stack_main(int argc, char **argv);
 int writelog_main(int argc, char **argv);
 
