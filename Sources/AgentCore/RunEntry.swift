@@ -9,6 +9,8 @@ struct RunEntry: Sendable {
     let runFolder: String
     let name: String
     private static let recordBytesMax = 64 << 10
+    private static let lockNanoseconds: UInt64 = 20_000_000_000
+    private static let lockStepMilliseconds = 20
 
     /// - Parameter disk: absolute, without symbolic links.
     init(runFolder: String, disk: String) {
@@ -41,14 +43,25 @@ struct RunEntry: Sendable {
     }
 
     /// Excludes all others from this disk's attachment; makes the run folder when it isn't there.
+    /// - Throws: `.busy` when another command has it for long, or somebody asks this process to stop.
     func lock() throws(AgentError) -> RunLock {
         let path = "\(runFolder)/\(name).lock"
-        let held = try withAgentError { () throws(SystemError) in
-            try createPrivateFolder(runFolder)
-            return try LinuxFileSystem().lock(path, wait: true)
+        try withAgentError { () throws(SystemError) in try createPrivateFolder(runFolder) }
+        let deadline = SystemTime().monotonic() + Self.lockNanoseconds
+        let stop = StopRequest.isMade ? -1 : StopRequest.descriptor
+        while true {
+            let held = try withAgentError { () throws(SystemError) in try LinuxFileSystem().lock(path, wait: false) }
+            if let held { return RunLock(held: held, path: path) }
+            // flock(2) has no time limit.
+            var entries = [PollEntry(stop, .readable)]
+            let isStopped = try withAgentError { () throws(SystemError) in
+                try pollDescriptors(&entries, deadlineMilliseconds: Self.lockStepMilliseconds) > 0
+            }
+            guard !isStopped, SystemTime().monotonic() < deadline else {
+                throw AgentError(
+                    .busy, "another godwit command works on this disk (it holds \(path)): retry when it has ended")
+            }
         }
-        guard let held else { throw AgentError(.busy, "\(path) is locked; retry") }
-        return RunLock(held: held, path: path)
     }
 
     func create() throws(AgentError) {
@@ -115,26 +128,4 @@ final class RunLock: Sendable {
 
     // Removed while still locked: who waits finds it gone and makes a new one.
     deinit { try? LinuxFileSystem().remove(path) }
-}
-
-/// Runs `body`, and makes its failure one of the agent.
-func withAgentError<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(AgentError) -> R {
-    do throws(SystemError) { return try body() } catch { throw AgentError(error) }
-}
-
-extension AgentError {
-    init(_ error: SystemError) {
-        let code: Code =
-            switch error.kind {
-            case .outOfSpace: .outOfSpace
-            case .notFound: .notFound
-            case .exists: .exists
-            case .readOnly: .readOnly
-            case .permission: .permission
-            case .busy: .busy
-            case .misuse: .invalid
-            case .io: .io
-            }
-        self.init(code, "\(error)")
-    }
 }
