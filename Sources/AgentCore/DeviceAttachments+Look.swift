@@ -68,6 +68,14 @@ extension DeviceAttachments {
         return try DeviceTree.mounts(on: device.path).map { $0.mountPoint }
     }
 
+    /// The disk's block device, where that does not follow when the disk grows: neither NBD clients nor FUSE files do.
+    public func fixedDevice(_ disk: String) throws(AgentError) -> (path: String, sizeBytes: UInt64)? {
+        guard let device = try attached(disk)?.device, device.way != .ploop,
+            let sectors = try BlockDeviceMaker.attribute("/sys/block/\(BlockDeviceMaker.name(of: device.path))/size")
+        else { return nil }
+        return UInt64(sectors).map { (device.path, $0 * 512) }
+    }
+
     /// The disk's record when somebody owns it. A device of the driver whose owner died gets a new one. The caller
     /// holds the entry's lock.
     func live(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {

@@ -72,3 +72,12 @@ extension OwnedDescriptor {
         return String(decoding: bytes, as: UTF8.self)
     }
 }
+
+/// Makes an empty file that is for this user only. - Throws: EEXIST when there is one.
+public func createPrivateFile(_ path: String) throws(SystemError) {
+    let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE
+    _ = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, 0o600), "create", path))
+}
+
+/// Removes a file, if it is there.
+public func removeFile(_ path: String) { _ = unsafe shim_unlink(path) }
