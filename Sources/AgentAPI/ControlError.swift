@@ -15,7 +15,9 @@ public struct ControlError: Error, Hashable, Sendable, CustomStringConvertible {
     public static let unreachable = "unreachable"
     /// The other side sent what is not a reply, or ended in the middle.
     public static let protocolViolation = "protocolViolation"
-    /// The caller's progress function asked to stop.
+    /// The other side gave no sign for too long.
+    public static let timeout = "timeout"
+    /// The caller's progress function asked to stop, or somebody asked this process to.
     public static let stopped = "stopped"
     /// A pause or a prepared snapshot ended by itself.
     public static let expired = "expired"

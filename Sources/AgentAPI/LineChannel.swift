@@ -36,8 +36,13 @@ public final class LineChannel: Sendable {
     }
 
     /// The next value; waits for it. - Returns: `nil` when the other side has ended, between two lines.
-    public func receive<T: Decodable>(_ type: T.Type) throws(ControlError) -> T? {
-        guard let line = try nextLine() else { return nil }
+    /// - Parameters:
+    ///   - deadline: on the monotonic clock, in nanoseconds; then it throws `.timeout`.
+    ///   - stop: a descriptor; once it is readable this throws `.stopped`. Negative: none.
+    public func receive<T: Decodable>(
+        _ type: T.Type, until deadline: UInt64? = nil, stop: CInt = -1
+    ) throws(ControlError) -> T? {
+        guard let line = try nextLine(deadline, stop) else { return nil }
         do {
             return try JSONDecoder().decode(type, from: Data(line))
         } catch {
@@ -56,7 +61,7 @@ public final class LineChannel: Sendable {
     /// Ends the connection; a thread that waits in it wakes up.
     public func end() { UnixSocket.end(descriptor) }
 
-    private func nextLine() throws(ControlError) -> [UInt8]? {
+    private func nextLine(_ deadline: UInt64?, _ stop: CInt) throws(ControlError) -> [UInt8]? {
         while true {
             let line: [UInt8]? = pending.withLock { pending in
                 guard let end = pending.bytes[pending.scanned...].firstIndex(of: UInt8(ascii: "\n")) else {
@@ -69,8 +74,25 @@ public final class LineChannel: Sendable {
                 return line
             }
             if let line { return line }
+            if deadline != nil || stop >= 0 { try awaitMore(deadline, stop) }
             guard try receiveMore() else { return nil }
         }
+    }
+
+    private func awaitMore(_ deadline: UInt64?, _ stop: CInt) throws(ControlError) {
+        var entries = [PollEntry(descriptor, .readable), PollEntry(stop, .readable)]
+        let now = SystemTime().monotonic()
+        // Rounded up, so as not to give up a moment early.
+        let milliseconds = deadline.map { Int(clamping: ($0 - min($0, now) + 999_999) / 1_000_000) }
+        let count: Int
+        do throws(SystemError) {
+            count = try pollDescriptors(&entries, deadlineMilliseconds: milliseconds)
+        } catch {
+            throw ControlError(code: ControlError.unreachable, message: "the connection was lost: \(error)")
+        }
+        guard entries[0].ready.isEmpty else { return }
+        guard count == 0 else { throw ControlError(code: ControlError.stopped, message: "stopped on request") }
+        throw ControlError(code: ControlError.timeout, message: "there was no answer in time")
     }
 
     /// - Returns: `false` at the end, between two lines.

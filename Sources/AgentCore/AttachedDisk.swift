@@ -1,3 +1,5 @@
+internal import BlockIO
+
 /// Who moves the data of an attached disk.
 public enum DiskBackend: String, Codable, Hashable, Sendable, CaseIterable {
     /// The driver in the kernel.
@@ -42,11 +44,32 @@ public struct AttachedDisk: Codable, Hashable, Sendable {
     public var nbdSocket: String?
     public var readOnly: Bool
     public var device: BlockDevice?
+    /// What a command has begun to make, until it is ``device``: who finds it here after a crash takes it away.
+    /// Its path may be empty.
+    public var intended: BlockDevice?
     public var mountpoint: String?
+    /// The folder or image by its file system and number there, which a rename leaves; empty: not known.
+    public var identity: String?
     /// A damaged or uncleanly closed image was repaired when the server opened it.
     public var repairedOnOpen: Bool
 
     public var backend: DiskBackend { nbdSocket == nil ? .kernel : .user }
+    init(disk: String, server: ProcessMark, entry: RunEntry, backend: DiskBackend, readOnly: Bool) {
+        self.disk = disk
+        self.server = server
+        controlSocket = entry.controlSocket
+        nbdSocket = backend == .user ? entry.nbdSocket : nil
+        self.readOnly = readOnly
+        identity = Self.identity(of: disk)
+        repairedOnOpen = false
+    }
+
+    /// As in ``identity``. - Returns: `nil` when there is nothing, or it can't be examined.
+    static func identity(of disk: String) -> String? {
+        guard let file = (try? LinuxFileSystem().identity(of: disk)).flatMap({ $0 }) else { return nil }
+        return "\(file.device):\(file.inode)"
+    }
+
     /// For NBD clients; the driver serves none.
     public var uri: String? { nbdSocket.map { "nbd+unix:///?socket=\($0)" } }
 }

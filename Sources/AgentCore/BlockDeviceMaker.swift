@@ -1,3 +1,4 @@
+internal import AgentAPI
 internal import BlockIO
 internal import LinuxSystem
 internal import SystemPackage
@@ -18,14 +19,19 @@ struct BlockDeviceMaker {
     private var files: LinuxFileSystem { LinuxFileSystem() }
 
     /// For a disk that the engine serves; the driver's has its device already.
-    func make(_ record: AttachedDisk, _ options: MountOptions) throws(AgentError) -> BlockDevice {
+    /// - Parameter note: puts what is about to be made on record, before it can outlive this process.
+    func make(
+        _ record: AttachedDisk, _ options: MountOptions, note: (BlockDevice) throws(AgentError) -> Void
+    ) throws(AgentError) -> BlockDevice {
         guard let socket = record.nbdSocket else { throw AgentError(.notFound, "\(record.disk) has lost its device") }
         let readOnly = record.readOnly || options.readOnly
         var device: BlockDevice
         if Self.hasKernelClient() {
-            device = BlockDevice(way: .nbd, path: try connectKernelClient(socket), partitionPath: nil, fuse: nil)
+            let path = try connectKernelClient(socket, note)
+            device = BlockDevice(way: .nbd, path: path, partitionPath: nil, fuse: nil)
         } else {
-            device = try makeFuseLoop(socket, readOnly: readOnly, scanPartitions: options.partition != nil)
+            device = try makeFuseLoop(
+                socket, readOnly: readOnly, scanPartitions: options.partition != nil || options.deviceOnly, note)
         }
         do throws(AgentError) {
             if let number = options.partition { device.partitionPath = try partition(number, of: device.path) }
@@ -47,12 +53,15 @@ struct BlockDeviceMaker {
         return (try? LinuxFileSystem().exists("/sys/block/nbd0")) == true
     }
 
-    private func connectKernelClient(_ socket: String) throws(AgentError) -> String {
+    private func connectKernelClient(
+        _ socket: String, _ note: (BlockDevice) throws(AgentError) -> Void
+    ) throws(AgentError) -> String {
         let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
         var failure: AgentError?
         for name in names where name.hasPrefix("nbd") {
             let isUsed = try withAgentError { () throws(SystemError) in try files.exists("/sys/block/\(name)/pid") }
             guard !isUsed else { continue }
+            try note(BlockDevice(way: .nbd, path: "/dev/\(name)", partitionPath: nil, fuse: nil))
             do throws(AgentError) {
                 try runCommand(
                     "nbd-client",
@@ -69,22 +78,24 @@ struct BlockDeviceMaker {
     // MARK: nbdfuse and a loop device
 
     private func makeFuseLoop(
-        _ socket: String, readOnly: Bool, scanPartitions: Bool
+        _ socket: String, readOnly: Bool, scanPartitions: Bool, _ note: (BlockDevice) throws(AgentError) -> Void
     ) throws(AgentError) -> BlockDevice {
         try withAgentError { () throws(SystemError) in try createPrivateFolder(entry.fuseFolder) }
         let watch = try withAgentError { () throws(SystemError) in try MountWatch() }
-        let child = try startDaemon(
+        let daemon = try WaitingDaemon(
             "nbdfuse",
             (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, "--unix", socket],
             log: entry.fuseLog)
-        try awaitMount(watch, child)
-        guard let mark = try ProcessMark(of: child) else { throw fuseEnded }
+        var device = BlockDevice(way: .fuseLoop, path: "", partitionPath: nil, fuse: daemon.mark)
+        try note(device)
+        try daemon.begin()
         do throws(AgentError) {
-            let loop = try makeLoop(readOnly: readOnly, scanPartitions: scanPartitions)
-            child.detach()
-            return BlockDevice(way: .fuseLoop, path: loop, partitionPath: nil, fuse: mark)
+            try awaitMount(watch, daemon.child)
+            device.path = try makeLoop(readOnly: readOnly, scanPartitions: scanPartitions)
+            daemon.child.detach()
+            return device
         } catch {
-            try? withAgentError { () throws(SystemError) in try detachFileSystem(at: entry.fuseFolder) }
+            try? endFuse(daemon.mark.handle())
             throw error
         }
     }
@@ -178,10 +189,13 @@ struct BlockDeviceMaker {
     /// - Throws: `.busy` when somebody has the device open, or mounted where this process can't unmount it.
     func remove(_ device: BlockDevice, serverIsDead: Bool, isForced: Bool = false) throws(AgentError) {
         let fuse = try device.fuse?.handle()
-        let isDead = serverIsDead || (device.way == .fuseLoop && fuse == nil)
+        let isFuseMounted = try isFuseMounted()
+        let isDead = serverIsDead || (device.way == .fuseLoop && fuse == nil && (device.fuse != nil || !isFuseMounted))
         // Requests to a dead server fail at once only when its client is gone, too.
         if isDead { try withAgentError { () throws(SystemError) in try fuse?.send(Signal.kill) } }
         guard try isOurs(device) else {
+            // A loop device that a command which was killed had made in its stead.
+            try removeLoops(besides: "", fuse: device.fuse, serverIsDead: serverIsDead, isForced: isForced)
             try endFuse(fuse)
             return
         }
@@ -195,9 +209,10 @@ struct BlockDeviceMaker {
         if !force { try refuseUsers(of: device, exceptFollowers: true) }
         try unmountAll(device, force: force)
         if !force { try refuseUsers(of: device, exceptFollowers: false) }
-        switch device.way {
-        case .ploop, .nbd: try runCommand("nbd-client", ["-d", device.path])
-        case .fuseLoop: try runCommand("losetup", ["--detach", device.path])
+        if device.way == .fuseLoop {
+            try runCommand("losetup", ["--detach", device.path])
+        } else {
+            try runCommand("nbd-client", ["-d", device.path])
         }
         // The kernel keeps a loop device that was opened meanwhile until it is closed.
         if !force, device.way == .fuseLoop, try isOurs(device) { throw Self.isInUse(device, "open") }
@@ -206,7 +221,36 @@ struct BlockDeviceMaker {
         {
             try? files.remove(partition)
         }
+        try removeLoops(besides: device.path, fuse: device.fuse, serverIsDead: serverIsDead, isForced: isForced)
         try endFuse(fuse)
+    }
+
+    /// Takes away what a command that was killed had begun to make, by what it noted and by what is there.
+    func removeRemains(_ record: AttachedDisk?, serverIsDead: Bool) throws(AgentError) {
+        let intended = record?.intended
+        try removeLoops(besides: "", fuse: intended?.fuse, serverIsDead: serverIsDead, isForced: false)
+        try endFuse(intended?.fuse?.handle())
+        guard let record, let intended, intended.way == .nbd, try isOurs(intended) else { return }
+        // Somebody else may have taken it: the disk's server knows who has connected.
+        let client = try Self.attribute("/sys/block/\(Self.name(of: intended.path))/pid").flatMap { Int32($0) }
+        let clients = try? ControlClient.connect(record.controlSocket).status().clients
+        guard let client, clients?.contains(where: { $0.pid == client }) == true else { return }
+        try remove(intended, serverIsDead: serverIsDead)
+    }
+
+    /// Loop devices on nbdfuse's file.
+    private func removeLoops(
+        besides known: String, fuse: ProcessMark?, serverIsDead: Bool, isForced: Bool
+    ) throws(AgentError) {
+        let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
+        for name in names where name.hasPrefix("loop") && "/dev/\(name)" != known {
+            let device = BlockDevice(way: .fuseLoop, path: "/dev/\(name)", partitionPath: nil, fuse: fuse)
+            if try isOurs(device) { try remove(device, serverIsDead: serverIsDead, isForced: isForced) }
+        }
+    }
+
+    private func isFuseMounted() throws(AgentError) -> Bool {
+        try withAgentError { () throws(SystemError) in try MountTable.current().mount(at: entry.fuseFolder) != nil }
     }
 
     /// - Parameter exceptFollowers: mounts of other namespaces that go with those of this one don't count.
@@ -221,7 +265,7 @@ struct BlockDeviceMaker {
             let users = try withAgentError { () throws(SystemError) in try blockUsers(of: numbers, besides: groups) }
                 .filter { $0.process != client && $0.name != "nbd-client" }
             guard let first = users.first else { break }
-            // udev and its like open a device for a moment only.
+            // udev and its like open a device for a moment only, and so does mount(8).
             guard SystemTime().monotonic() < deadline else { throw Self.isInUse(device, "\(first)") }
             var none: [PollEntry] = []
             try withAgentError { () throws(SystemError) in
@@ -272,12 +316,19 @@ struct BlockDeviceMaker {
     /// Takes nbdfuse's mount away, and waits for its end: then all is with the server.
     private func endFuse(_ fuse: ProcessHandle?) throws(AgentError) {
         try withAgentError { () throws(SystemError) in
-            if try MountTable.current().mount(at: entry.fuseFolder) != nil {
-                try detachFileSystem(at: entry.fuseFolder)
+            // One that has not mounted its file yet would do so later.
+            if try MountTable.current().mount(at: entry.fuseFolder) == nil { try fuse?.send(Signal.terminate) }
+            var hasEnded = false
+            while true {
+                if try MountTable.current().mount(at: entry.fuseFolder) != nil {
+                    try detachFileSystem(at: entry.fuseFolder)
+                } else if hasEnded {
+                    return
+                }
+                hasEnded = true
+                guard let fuse, try !fuse.waitForEnd(deadlineMilliseconds: Self.fuseEndMilliseconds) else { continue }
+                try fuse.stop(graceMilliseconds: Self.fuseEndMilliseconds)
             }
-            guard let fuse else { return }
-            if try fuse.waitForEnd(deadlineMilliseconds: Self.fuseEndMilliseconds) { return }
-            try fuse.stop(graceMilliseconds: Self.fuseEndMilliseconds)
         }
     }
 
@@ -287,50 +338,5 @@ struct BlockDeviceMaker {
     static func attribute(_ path: String) throws(AgentError) -> String? {
         let text = try withAgentError { () throws(SystemError) in try kernelText(path) }
         return text.map { String($0.prefix { $0 != "\n" }) }
-    }
-}
-
-/// What stands on a block device: its partitions, what is stacked on them, and where they are mounted.
-enum DeviceTree {
-    /// - Parameter all: every mount, in the order in which they were made; otherwise one for each file system.
-    static func mounts(on device: String, all: Bool = false) throws(AgentError) -> [Mount] {
-        let numbers = try numbers(BlockDeviceMaker.name(of: device))
-        let table = try withAgentError { () throws(SystemError) in try MountTable.current() }
-        var seen: Set<String> = []
-        return table.mounts.filter { numbers.contains($0.device) && (all || seen.insert($0.device).inserted) }
-    }
-
-    /// Whether other block devices stand on this one or on a partition of it.
-    static func isStackedOn(_ device: String) throws(AgentError) -> Bool {
-        let name = BlockDeviceMaker.name(of: device)
-        let folder = "/sys/class/block/\(name)"
-        return try withAgentError { () throws(SystemError) in
-            let files = LinuxFileSystem()
-            let parts = try files.list(folder).filter { $0.hasPrefix(name) }.map { "\(folder)/\($0)" }
-            for part in [folder] + parts where try files.exists("\(part)/holders") {
-                if try !files.list("\(part)/holders").isEmpty { return true }
-            }
-            return false
-        }
-    }
-
-    /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md).
-    static func numbers(_ name: String) throws(AgentError) -> Set<String> {
-        var numbers: Set<String> = []
-        var names = [name]
-        var visited: Set<String> = []
-        while let name = names.popLast() {
-            let folder = "/sys/class/block/\(name)"
-            guard visited.insert(name).inserted, let number = try BlockDeviceMaker.attribute("\(folder)/dev") else {
-                continue
-            }
-            numbers.insert(number)
-            names += try withAgentError { () throws(SystemError) in
-                let files = LinuxFileSystem()
-                let holders = try files.exists("\(folder)/holders") ? try files.list("\(folder)/holders") : []
-                return try files.list(folder).filter { $0.hasPrefix("\(name)p") } + holders
-            }
-        }
-        return numbers
     }
 }

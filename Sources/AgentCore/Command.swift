@@ -8,7 +8,9 @@ func runCommand(
 ) throws(AgentError) -> String {
     let result: ProgramResult
     do throws(SystemError) {
-        result = try ChildProcess.run(program, arguments, limit: 64 << 10, deadlineMilliseconds: limitSeconds * 1000)
+        // It must not go on with its work when nobody is left to make note of it.
+        result = try ChildProcess.run(
+            program, arguments, limit: 64 << 10, deadlineMilliseconds: limitSeconds * 1000, tie: .bound)
     } catch {
         guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }
         throw AgentError(.unsupported, "\(program) is not installed")
@@ -24,20 +26,42 @@ func runCommand(
     return text
 }
 
-/// Starts one of the host's tools that goes on after this process, in a process group of its own.
-/// - Parameter output: its standard output; `nil`: the log, as for its errors.
-func startDaemon(
-    _ program: String, _ arguments: [String], log: String, output: CInt? = nil
-) throws(AgentError) -> ChildProcess {
-    do throws(SystemError) {
-        let log = try openLog(log)
-        return try ChildProcess(
-            program, arguments, input: .null, output: .descriptor(output ?? log.number),
-            errors: .descriptor(log.number),
-            newGroup: true)
-    } catch {
-        guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }
-        throw AgentError(.unsupported, "\(program) is not installed")
+/// A program that is to go on after this process, and has yet to begin: it waits for the word. Until it has it, it ends
+/// when this process does, so that nothing runs of which nobody has made note.
+final class WaitingDaemon: Sendable {
+    let child: ChildProcess
+    /// Tells it from all other processes, before and after it has begun.
+    let mark: ProcessMark
+    private let word: OwnedDescriptor
+
+    /// - Parameters:
+    ///   - log: for its errors.
+    ///   - output: its standard output; `nil`: the log.
+    init(_ program: String, _ arguments: [String], log: String, output: CInt? = nil) throws(AgentError) {
+        ignoreBrokenPipes()
+        do throws(SystemError) {
+            let log = try openLog(log)
+            let word = try Pipe()
+            // The shell becomes the program, and keeps its number and the time of its start.
+            child = try ChildProcess(
+                "/bin/sh",
+                ["-c", "read -r word && exec \"$@\" < /dev/null", "sh", try programPath(program)] + arguments,
+                input: .descriptor(word.reading.number), output: .descriptor(output ?? log.number),
+                errors: .descriptor(log.number), tie: .ownSession)
+            self.word = word.keepWriting()
+        } catch {
+            guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }
+            throw AgentError(.unsupported, "\(program) is not installed")
+        }
+        guard let mark = try ProcessMark(of: child) else {
+            throw AgentError(.io, "\(program) ended before its start")
+        }
+        self.mark = mark
+    }
+
+    /// Gives the word: who it is has been noted.
+    func begin() throws(AgentError) {
+        try withAgentError { () throws(SystemError) in try word.writeAll(Array("begin\n".utf8)) }
     }
 }
 

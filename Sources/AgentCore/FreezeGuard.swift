@@ -4,8 +4,10 @@ internal import SystemPackage
 /// The process that freezes file systems, and thaws them whatever happens to who asked: at the word `thaw`, when its
 /// standard input ends, at a signal, and at the deadline. `godwit internal-freeze-guard` runs it.
 ///
-/// The kernel does not thaw when a freezer dies, so there are two: this process thaws when its parent dies, the parent
-/// when this one does. Only both at once leave a file system frozen (`fsfreeze -u` thaws it then).
+/// The kernel does not thaw when a freezer dies, so there are three: this process thaws when its parent dies, the
+/// parent when this one does, and a third one, in a session and where it can be a control group of its own, when this
+/// one dies or does not keep its deadline. So what kills a command with all of its group, session or service leaves
+/// nothing frozen; only who kills all three by hand does (`fsfreeze -u` thaws it then).
 ///
 /// On standard output: `frozen`, or `failed MESSAGE`; then `thawed EXPIRED NANOSECONDS`, with 1 when the deadline came
 /// first, and how long writes stood still.
@@ -18,6 +20,7 @@ public enum FreezeGuard {
         let output = OwnedDescriptor(adopting: 1)
         do throws(SystemError) {
             let signals = try SignalWatch([Signal.terminate, Signal.interrupt, Signal.hangUp])
+            let watcher = try Watcher(mountpoints, deadlineMilliseconds)
             for mountpoint in mountpoints { try FreezeHandle.synchronize(mountpoint) }
             let time = SystemTime()
             let start = time.monotonic()
@@ -29,12 +32,53 @@ public enum FreezeGuard {
             // The last frozen first: a file system may lie in a file of one frozen before it.
             for handle in handles.reversed() { try handle.thaw() }
             let nanoseconds = time.monotonic() - start
+            watcher.dismiss()
             try? output.writeAll(Array("thawed \(isExpired ? 1 : 0) \(nanoseconds)\n".utf8))
             return 0
         } catch {
             try? output.writeAll(Array("failed \(error)\n".utf8))
             return 1
         }
+    }
+
+    /// The third process, seen from the guard.
+    private final class Watcher {
+        private let child: ChildProcess
+        private let word: OwnedDescriptor
+
+        init(_ mountpoints: [String], _ deadlineMilliseconds: UInt64) throws(SystemError) {
+            let pipe = try Pipe()
+            child = try ChildProcess(
+                Installation.executable(),
+                ["internal-freeze-guard", "--watch", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
+                input: .descriptor(pipe.reading.number), output: .null, errors: .inherited, tie: .ownSession)
+            word = pipe.keepWriting()
+        }
+
+        /// All is thawed.
+        func dismiss() { try? word.writeAll([1]) }
+
+        // Dropped undismissed when the freeze failed: there is nothing to thaw then, either.
+        deinit { dismiss() }
+    }
+
+    /// What the third process has beyond the deadline, before it takes the guard for one that hangs.
+    private static let slackMilliseconds: UInt64 = 5_000
+
+    /// Waits for the guard's word that all is thawed, or for its end, and in that case thaws.
+    /// - Returns: the exit code.
+    public static func watch(mountpoints: [String], deadlineMilliseconds: UInt64) -> Int32 {
+        // A service is stopped with all of its control group. Where this is not to be had, the session has to do.
+        if let procs = try? openDescriptor("/sys/fs/cgroup/cgroup.procs", writable: true) {
+            try? procs.writeAll(Array("\(ownProcess())".utf8))
+        }
+        let input = OwnedDescriptor(adopting: 0)
+        var entries = [PollEntry(input.number, .readable)]
+        let milliseconds = Int(clamping: deadlineMilliseconds + slackMilliseconds)
+        let count = (try? pollDescriptors(&entries, deadlineMilliseconds: milliseconds)) ?? 0
+        if count > 0, (try? input.readSome(upTo: 1))?.isEmpty == false { return 0 }
+        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
+        return 1
     }
 
     /// Waits for any reason to thaw. - Returns: whether it was the deadline.
@@ -70,8 +114,7 @@ final class Freeze: Sendable {
                 executable,
                 ["internal-freeze-guard", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
                 input: .descriptor(input.reading.number), output: .descriptor(output.writing.number),
-                errors: .inherited,
-                newGroup: true)
+                errors: .inherited, tie: .ownSession)
             self.input = input.keepWriting()
             self.output = output.keepReading()
         } catch {
@@ -79,10 +122,15 @@ final class Freeze: Sendable {
         }
         let words = try next()
         guard words.first == "frozen" else {
-            thawAll()
-            throw AgentError(
-                words.first == "failed" ? .io : .commandFailed,
-                words.isEmpty ? "the freeze guard died" : "cannot freeze: \(words.dropFirst().joined(separator: " "))")
+            // One that says why it failed has thawed what it froze; the rest is frozen by somebody else.
+            guard words.first == "failed" else {
+                thawAll()
+                throw AgentError(.commandFailed, "the freeze guard died")
+            }
+            let reason = words.dropFirst().joined(separator: " ")
+            let hint =
+                reason.hasSuffix("busy") ? ": it is frozen already; 'fsfreeze -u' ends that, if nobody needs it" : ""
+            throw AgentError(hint.isEmpty ? .io : .busy, "cannot freeze: \(reason)\(hint)")
         }
     }
 

@@ -20,9 +20,10 @@ enum Installation {
             "the nbdkit plugin is neither \(candidates.joined(separator: " nor ")): install it, or set GODWIT_PLUGIN")
     }
 
-    /// This program, to be started again: `$GODWIT_EXECUTABLE` where that is not the running one.
+    /// This program, to be started again by this process: `$GODWIT_EXECUTABLE` where that is not the running one.
     static func executable() -> String {
         if let path = environmentVariable("GODWIT_EXECUTABLE"), !path.isEmpty { return path }
-        return "/proc/self/exe"
+        // Also where another version has replaced it meanwhile.
+        return "/proc/\(ownProcess())/exe"
     }
 }

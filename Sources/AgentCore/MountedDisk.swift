@@ -33,9 +33,11 @@ extension DeviceAttachments {
     ///   - isLazy: they say that it may be in use: then the disk stays attached.
     public func unmountAndDetach(_ mountpoint: String, flags: [String], isLazy: Bool) throws(AgentError) {
         let path = try resolved(mountpoint)
-        guard let record = try list().first(where: { $0.mountpoint == path }) else {
-            throw AgentError(.notAttached, "no disk is mounted at \(path)")
+        let mounted = try records().first { record in
+            guard record.mountpoint != path, let device = record.device else { return record.mountpoint == path }
+            return (try? DeviceTree.mounts(on: device.path, all: true))?.contains { $0.mountPoint == path } == true
         }
+        guard let record = mounted else { throw AgentError(.notAttached, "no disk is mounted at \(path)") }
         try runCommand("umount", ["-i"] + flags + [path], limitSeconds: Self.unmountSeconds)
         guard !isLazy, try mountpoints(of: record.disk).isEmpty else { return }
         try detach(record.disk)

@@ -9,6 +9,8 @@ struct RunEntry: Sendable {
     let runFolder: String
     let name: String
     private static let recordBytesMax = 64 << 10
+    private static let lockNanoseconds: UInt64 = 20_000_000_000
+    private static let lockStepMilliseconds = 20
 
     /// - Parameter disk: absolute, without symbolic links.
     init(runFolder: String, disk: String) {
@@ -33,7 +35,7 @@ struct RunEntry: Sendable {
     private var record: String { "\(folder)/attach.json" }
 
     static func all(in runFolder: String) throws(AgentError) -> [RunEntry] {
-        try withAgentError { () throws(SystemError) in
+        try withRunFolder { () throws(SystemError) in
             guard try LinuxFileSystem().exists(runFolder) else { return [] }
             return try LinuxFileSystem().list(runFolder).filter { $0.utf8.count == 16 }
                 .map { RunEntry(runFolder: runFolder, name: $0) }
@@ -41,14 +43,25 @@ struct RunEntry: Sendable {
     }
 
     /// Excludes all others from this disk's attachment; makes the run folder when it isn't there.
+    /// - Throws: `.busy` when another command has it for long, or somebody asks this process to stop.
     func lock() throws(AgentError) -> RunLock {
         let path = "\(runFolder)/\(name).lock"
-        let held = try withAgentError { () throws(SystemError) in
-            try createPrivateFolder(runFolder)
-            return try LinuxFileSystem().lock(path, wait: true)
+        try withRunFolder { () throws(SystemError) in try createPrivateFolder(runFolder) }
+        let deadline = SystemTime().monotonic() + Self.lockNanoseconds
+        let stop = StopRequest.isMade ? -1 : StopRequest.descriptor
+        while true {
+            let held = try withRunFolder { () throws(SystemError) in try LinuxFileSystem().lock(path, wait: false) }
+            if let held { return RunLock(held: held, path: path) }
+            // flock(2) has no time limit.
+            var entries = [PollEntry(stop, .readable)]
+            let isStopped = try withRunFolder { () throws(SystemError) in
+                try pollDescriptors(&entries, deadlineMilliseconds: Self.lockStepMilliseconds) > 0
+            }
+            guard !isStopped, SystemTime().monotonic() < deadline else {
+                throw AgentError(
+                    .busy, "another godwit command works on this disk (it holds \(path)): retry when it has ended")
+            }
         }
-        guard let held else { throw AgentError(.busy, "\(path) is locked; retry") }
-        return RunLock(held: held, path: path)
     }
 
     func create() throws(AgentError) {
@@ -57,14 +70,14 @@ struct RunEntry: Sendable {
             throw AgentError(
                 .invalid, "\(controlSocket) is too long for a socket: set GODWIT_RUN_DIR to a shorter path")
         }
-        try withAgentError { () throws(SystemError) in
+        try withRunFolder { () throws(SystemError) in
             try createPrivateFolder(runFolder)
             try createPrivateFolder(folder)
         }
     }
 
     func load() throws(AgentError) -> AttachedDisk? {
-        let bytes: [UInt8]? = try withAgentError { () throws(SystemError) in
+        let bytes: [UInt8]? = try withRunFolder { () throws(SystemError) in
             guard try LinuxFileSystem().exists(record) else { return nil }
             return try LinuxFileSystem().contents(of: record, limit: Self.recordBytesMax)
         }
@@ -85,7 +98,7 @@ struct RunEntry: Sendable {
         } catch {
             throw AgentError(.io, "cannot encode \(record): \(error)")
         }
-        try withAgentError { () throws(SystemError) in try LinuxFileSystem().replaceContents(of: record, with: bytes) }
+        try withRunFolder { () throws(SystemError) in try LinuxFileSystem().replaceContents(of: record, with: bytes) }
     }
 
     /// Removes the folder and what is in it; nothing may be mounted below.
@@ -117,24 +130,11 @@ final class RunLock: Sendable {
     deinit { try? LinuxFileSystem().remove(path) }
 }
 
-/// Runs `body`, and makes its failure one of the agent.
-func withAgentError<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(AgentError) -> R {
-    do throws(SystemError) { return try body() } catch { throw AgentError(error) }
-}
-
-extension AgentError {
-    init(_ error: SystemError) {
-        let code: Code =
-            switch error.kind {
-            case .outOfSpace: .outOfSpace
-            case .notFound: .notFound
-            case .exists: .exists
-            case .readOnly: .readOnly
-            case .permission: .permission
-            case .busy: .busy
-            case .misuse: .invalid
-            case .io: .io
-            }
-        self.init(code, "\(error)")
+/// Runs `body` on the run folder; a user without rights in it is told of another one.
+private func withRunFolder<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(AgentError) -> R {
+    do throws(AgentError) { return try withAgentError(body) } catch {
+        guard error.code == .permission else { throw error }
+        throw AgentError(
+            .permission, "\(error.message): become root, or set GODWIT_RUN_DIR to a folder of this user's")
     }
 }

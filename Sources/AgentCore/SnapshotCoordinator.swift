@@ -40,6 +40,12 @@ public struct SnapshotCoordinator: Sendable {
             }
         }
         for owner in owners { try owner.prepare() }
+        if let hooks, hooks.has(.preFreeze) || hooks.has(.postThaw),
+            let odd = disks.first(where: { $0.contains("\n") })
+        {
+            throw AgentError(
+                .invalid, "\(odd) has a line end in its name, and hooks are told of disks by lines: rename it")
+        }
         let environment = ["GODWIT_DISKS": disks.joined(separator: "\n")]
         let result: Result<[SnapshotResult], AgentError>
         do throws(AgentError) {

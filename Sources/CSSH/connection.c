@@ -7,6 +7,7 @@
 // - libssh queues written packets without bound: writes stop at OUT_MAX until the queue has gone to the kernel.
 #define _GNU_SOURCE
 #include "CSSH.h"
+#include "known_hosts.h"
 
 #include <libssh/callbacks.h>
 #include <libssh/libssh.h>
@@ -110,6 +111,33 @@ static void describe_endpoint(ssh_session session, struct cssh_report *report)
 		report->port = (uint16_t)port;
 }
 
+// A command that makes the connection, of ProxyCommand or of ProxyJump: has it keep what it says of a failure, and has a
+// jump read the same configuration.
+static int use_proxy(ssh_session session, const struct cssh_target *target, struct cssh_report *report)
+{
+	char command[2048], *configured = NULL;
+	const char *rest;
+	int length;
+
+	if (ssh_options_get(session, SSH_OPTIONS_PROXYCOMMAND, &configured) != SSH_OK || !configured)
+		return 0;
+	keep(report->proxy, sizeof(report->proxy), configured);
+	rest = configured;
+	// So begins what libssh makes of ProxyJump.
+	if (target->is_jump && target->config_file && !strncmp(rest, "ssh ", 4) && !strchr(target->config_file, '\'')) {
+		rest += 4;
+		length = snprintf(command, sizeof(command), "ssh -F '%s' %s", target->config_file, rest);
+	} else {
+		length = snprintf(command, sizeof(command), "%s", rest);
+	}
+	if (target->proxy_log && length > 0 && (size_t)length < sizeof(command))
+		length += snprintf(command + length, sizeof(command) - (size_t)length, " 2>>'%s'", target->proxy_log);
+	if (length > 0 && (size_t)length < sizeof(command))
+		ssh_options_set(session, SSH_OPTIONS_PROXYCOMMAND, command);
+	ssh_string_free_char(configured);
+	return 0;
+}
+
 static int configure(struct cssh_connection *connection, const struct cssh_target *target, struct cssh_report *report)
 {
 	ssh_session session = connection->session;
@@ -143,7 +171,7 @@ static int configure(struct cssh_connection *connection, const struct cssh_targe
 	}
 	if (target->identity_file)
 		ssh_options_set(session, SSH_OPTIONS_ADD_IDENTITY, target->identity_file);
-	return 0;
+	return use_proxy(session, target, report);
 }
 
 static void describe_host_key(ssh_session session, struct cssh_report *report)
@@ -164,9 +192,53 @@ static void describe_host_key(ssh_session session, struct cssh_report *report)
 	ssh_key_free(key);
 }
 
-static int check_host(struct cssh_connection *connection, struct cssh_report *report)
+// Beside its own word, what libssh's files say that it passes over.
+static void look_into_files(struct cssh_connection *connection, const struct cssh_target *target,
+			    struct cssh_report *report, struct known_hosts_answer *answer)
 {
+	ssh_session session = connection->session;
+	ssh_key key = NULL;
+	char name[300], *system = NULL;
+
+	if (ssh_get_server_publickey(session, &key) != SSH_OK) {
+		// A key that can't be had can't be found in any file.
+		answer->is_revoked = 1;
+		return;
+	}
+	if (target->alias)
+		keep(name, sizeof(name), target->alias);
+	else if (report->port == 22 || report->port == 0)
+		keep(name, sizeof(name), report->host);
+	else
+		snprintf(name, sizeof(name), "[%s]:%u", report->host, report->port);
+	known_hosts_look(report->known_hosts, name, key, answer);
+	if (target->known_files)
+		known_hosts_look(target->known_files, name, key, answer);
+	if (ssh_options_get(session, SSH_OPTIONS_GLOBAL_KNOWNHOSTS, &system) == SSH_OK && system) {
+		known_hosts_look(system, name, key, answer);
+		ssh_string_free_char(system);
+	}
+	if (target->revoked_file && known_hosts_is_in(target->revoked_file, key))
+		answer->is_revoked = 1;
+	ssh_key_free(key);
+}
+
+static int check_host(struct cssh_connection *connection, const struct cssh_target *target, struct cssh_report *report)
+{
+	struct known_hosts_answer answer = {0};
+
 	describe_host_key(connection->session, report);
+	look_into_files(connection, target, report, &answer);
+	if (answer.is_revoked)
+		return fail(connection, report, CSSH_HOST_REVOKED);
+	if (answer.is_known)
+		return 0;
+	// By an alias libssh does not know the host: what it says is of its own name.
+	if (target->alias)
+		return fail(connection, report,
+			    answer.has_other	   ? CSSH_HOST_CHANGED
+			    : answer.has_authority ? CSSH_HOST_BY_AUTHORITY
+						   : CSSH_HOST_UNKNOWN);
 	switch (ssh_session_is_known_server(connection->session)) {
 	case SSH_KNOWN_HOSTS_OK:
 		return 0;
@@ -175,7 +247,10 @@ static int check_host(struct cssh_connection *connection, struct cssh_report *re
 		return fail(connection, report, CSSH_HOST_CHANGED);
 	case SSH_KNOWN_HOSTS_UNKNOWN:
 	case SSH_KNOWN_HOSTS_NOT_FOUND:
-		return fail(connection, report, CSSH_HOST_UNKNOWN);
+		return fail(connection, report,
+			    answer.has_other	   ? CSSH_HOST_CHANGED
+			    : answer.has_authority ? CSSH_HOST_BY_AUTHORITY
+						   : CSSH_HOST_UNKNOWN);
 	default:
 		return fail(connection, report, CSSH_BAD_CONFIG);
 	}
@@ -243,7 +318,7 @@ struct cssh_connection *cssh_open(const struct cssh_target *target, struct cssh_
 	// Only now has libssh put in what the configuration left open.
 	describe_endpoint(connection->session, report);
 	if (!result)
-		result = check_host(connection, report);
+		result = check_host(connection, target, report);
 	if (!result)
 		result = log_in(connection, report);
 	if (!result)

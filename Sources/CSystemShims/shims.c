@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +27,6 @@
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -100,6 +98,7 @@ static int32_t fill_stat(int result, const struct stat *st, struct shim_stat *ou
 	out->inode = st->st_ino;
 	out->modified_ns = (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
 	out->links = st->st_nlink;
+	out->owner = st->st_uid;
 	out->mode = st->st_mode;
 	out->block_size = (uint32_t)st->st_blksize;
 	return 0;
@@ -254,57 +253,6 @@ const char *shim_environment_entry(uint32_t index)
 	return NULL;
 }
 
-int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int32_t in, int32_t out, int32_t err,
-		   int32_t new_group)
-{
-	posix_spawn_file_actions_t actions;
-	posix_spawnattr_t attributes;
-	const int32_t fds[3] = {in, out, err};
-	sigset_t none, standard;
-	short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
-	pid_t pid;
-	int error;
-
-	posix_spawn_file_actions_init(&actions);
-	posix_spawnattr_init(&attributes);
-	for (int i = 0; i < 3; i++) {
-		if (fds[i] < 0)
-			posix_spawn_file_actions_addopen(&actions, i, "/dev/null", i ? O_WRONLY : O_RDONLY, 0);
-		else
-			posix_spawn_file_actions_adddup2(&actions, fds[i], i);
-	}
-	sigemptyset(&none);
-	sigfillset(&standard);
-	sigdelset(&standard, SIGKILL);
-	sigdelset(&standard, SIGSTOP);
-	posix_spawnattr_setsigmask(&attributes, &none);
-	posix_spawnattr_setsigdefault(&attributes, &standard);
-	if (new_group) {
-		posix_spawnattr_setpgroup(&attributes, 0);
-		flags |= POSIX_SPAWN_SETPGROUP;
-	}
-	posix_spawnattr_setflags(&attributes, flags);
-	error = posix_spawnp(&pid, path, &actions, &attributes, argv, envp);
-	posix_spawn_file_actions_destroy(&actions);
-	posix_spawnattr_destroy(&attributes);
-	return error ? -error : pid;
-}
-
-int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code)
-{
-	int status = 0;
-	pid_t result;
-
-	do
-		result = waitpid(pid, &status, wait ? 0 : WNOHANG);
-	while (result < 0 && errno == EINTR);
-	if (result < 0)
-		return -errno;
-	if (result > 0)
-		*exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-	return result;
-}
-
 int32_t shim_kill(int32_t pid, int32_t signal) { return kill(pid, signal) < 0 ? -errno : 0; }
 int32_t shim_getpid(void) { return getpid(); }
 int32_t shim_pidfd_open(int32_t pid) { RESULT((int)syscall(SYS_pidfd_open, pid, 0)); }
@@ -351,6 +299,7 @@ static int32_t unix_address(const char *path, struct sockaddr_un *address)
 static int32_t unix_socket(const char *path, int32_t backlog)
 {
 	struct sockaddr_un address;
+	const struct timeval patience = {.tv_sec = 15};
 	int32_t error = unix_address(path, &address);
 	int fd, result;
 
@@ -364,6 +313,8 @@ static int32_t unix_socket(const char *path, int32_t backlog)
 		if (!result)
 			result = listen(fd, backlog);
 	} else {
+		// A server that takes no connections holds nobody up for ever.
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 		result = connect(fd, (struct sockaddr *)&address, sizeof(address));
 	}
 	if (result < 0) {

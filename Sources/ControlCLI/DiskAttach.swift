@@ -21,7 +21,15 @@ struct DiskAttach: ParsableCommand {
         options.readOnly = readOnly
         options.direct = !buffered
         let attachments = DeviceAttachments()
-        var attached = try attachments.attach(disk.path, options: options)
+        var attached: AttachedDisk
+        var isNew = true
+        do throws(AgentError) { attached = try attachments.attach(disk.path, options: options) } catch {
+            // One that is attached without a device can be given one.
+            guard device, error.code == .alreadyAttached, let present = try attachments.attached(disk.path),
+                present.device == nil, present.readOnly == readOnly
+            else { throw error }
+            (attached, isNew) = (present, false)
+        }
         if device {
             var mount = MountOptions()
             mount.deviceOnly = true
@@ -29,7 +37,7 @@ struct DiskAttach: ParsableCommand {
             do throws(AgentError) {
                 attached = try attachments.mount(disk.path, at: nil, options: mount)
             } catch {
-                try? attachments.detach(disk.path)
+                if isNew { try? attachments.detach(disk.path) }
                 throw error
             }
         }

@@ -32,12 +32,23 @@ struct DiskResize: ParsableCommand {
             grown = opened.byteCount
             try opened.close()
         }
-        let report = ResizeReport(disk: disk.path, sizeBytes: grown)
-        try Report(common).result(report, ["\(disk.path) has \(SizeText.format(grown)) now"])
+        var report = ResizeReport(disk: disk.path, sizeBytes: grown)
+        var lines = ["\(disk.path) has \(SizeText.format(grown)) now"]
+        if let device = try attachments.fixedDevice(disk.path), device.sizeBytes < grown {
+            report.device = device.path
+            report.deviceSizeBytes = device.sizeBytes
+            lines.append(
+                "\(device.path) keeps its \(SizeText.format(device.sizeBytes)) until it is made anew: "
+                    + "'godwit disk umount', and 'godwit disk mount' again")
+        }
+        try Report(common).result(report, lines)
     }
 }
 
 private struct ResizeReport: Encodable {
     var disk: String
     var sizeBytes: UInt64
+    /// A block device that does not follow, and the size that it keeps.
+    var device: String?
+    var deviceSizeBytes: UInt64?
 }

@@ -8,10 +8,15 @@ struct FreezeGuardCommand: ParsableCommand {
         shouldDisplay: false)
 
     @Option var deadline: DurationArgument
+    /// The process that thaws when the guard can't.
+    @Flag var watch = false
     @Argument var mountpoints: [String]
 
     func run() throws {
-        let code = FreezeGuard.run(mountpoints: mountpoints, deadlineMilliseconds: deadline.milliseconds)
+        let code =
+            watch
+            ? FreezeGuard.watch(mountpoints: mountpoints, deadlineMilliseconds: deadline.milliseconds)
+            : FreezeGuard.run(mountpoints: mountpoints, deadlineMilliseconds: deadline.milliseconds)
         if code != 0 { throw ExitCode(code) }
     }
 }

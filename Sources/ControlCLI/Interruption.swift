@@ -21,6 +21,7 @@ enum Interruption {
                     return state.cleanEnds == 0 || state.signal != nil
                 }
                 if isLast { endProcess(status(of: signal)) }
+                StopRequest.make()
             }
         }
     }

@@ -52,7 +52,8 @@ public enum Program {
 
     private static func report(_ failure: CommandFailure, _ arguments: [String]) -> Int32 {
         let status = Interruption.status(for: failure.status)
-        let message = failure.message.split(whereSeparator: \.isNewline).joined(separator: " ")
+        let message = PrintableText.of(
+            failure.message.split(whereSeparator: \.isNewline).joined(separator: " "))
         if arguments.contains("--json"), let text = try? Report.json(ErrorObject(status: status, message: message)) {
             Report.write(text + "\n", to: .standardError)
         } else {

@@ -8,24 +8,31 @@ struct Report {
     init(_ common: CommonOptions) { self.common = common }
 
     /// A result: `lines` for people (none with `--quiet`), `value` with `--json`.
+    /// - Throws: when it could not be written in whole: who reads it must not take a part for it.
     func result(_ value: some Encodable, _ lines: [String]) throws(CommandFailure) {
+        let text: String
         if common.json {
-            Self.write(try Self.json(value) + "\n", to: .standardOutput)
+            text = try Self.json(value) + "\n"
         } else if !common.quiet {
-            Self.write(lines.map { $0 + "\n" }.joined(), to: .standardOutput)
+            text = lines.map { PrintableText.of($0) + "\n" }.joined()
+        } else {
+            return
+        }
+        do { _ = try FileDescriptor.standardOutput.writeAll(Array(text.utf8)) } catch {
+            throw CommandFailure(.inputOutput, "what was asked for is done, but its report can't be written: \(error)")
         }
     }
 
     /// A remark for those who asked for more; on standard error, so that results stay clean.
     func detail(_ line: @autoclosure () -> String) {
         guard common.verbose else { return }
-        Self.write(line() + "\n", to: .standardError)
+        Self.write(PrintableText.of(line()) + "\n", to: .standardError)
     }
 
     /// A remark for people, on standard error.
     func note(_ line: String) {
         guard !common.quiet, !common.json else { return }
-        Self.write(line + "\n", to: .standardError)
+        Self.write(PrintableText.of(line) + "\n", to: .standardError)
     }
 
     static func json(_ value: some Encodable) throws(CommandFailure) -> String {
@@ -34,7 +41,7 @@ struct Report {
         return try translated { String(decoding: try encoder.encode(value), as: UTF8.self) }
     }
 
-    /// A closed reader is its own business: there is nobody left to tell.
+    /// For remarks: when nobody reads them there is nobody left to tell.
     static func write(_ text: String, to descriptor: FileDescriptor) {
         _ = try? descriptor.writeAll(Array(text.utf8))
     }

@@ -15,28 +15,22 @@ struct StatusCommand: ParsableCommand {
         let attachments = DeviceAttachments()
         var list: [AttachedDisk] = []
         if disks.isEmpty {
-            list = try attachments.list()
+            list = try attachments.records()
         } else {
             for text in disks {
                 let disk = try DiskArgument.existing(text, configuration)
-                guard let attached = try attachments.attached(disk.path) else {
+                guard let attached = try attachments.record(disk.path) else {
                     throw CommandFailure(.notAttached, "\(disk.path) is not attached: use 'godwit disk attach' first")
                 }
                 list.append(attached)
             }
         }
-        var reports: [StatusReport] = []
-        for attached in list {
-            var report = StatusReport(attachment: AttachedReport(attached), server: nil)
-            if case .status(let status)? = try? attachments.control(attached.disk).call(.status) {
-                report.server = status
-            }
-            reports.append(report)
-        }
-        var rows = [["DISK", "SIZE", "PID", "DELTAS", "READ", "WRITTEN", "DEVICE", "MOUNTED AT"]]
+        let reports = try attachments.states(of: list).map { StatusReport($0) }
+        var rows = [["DISK", "STATE", "SIZE", "PID", "DELTAS", "READ", "WRITTEN", "DEVICE", "MOUNTED AT"]]
         for report in reports {
             rows.append([
-                report.attachment.disk, report.server.map { SizeText.format($0.sizeBytes) } ?? "-",
+                report.attachment.disk, report.state.rawValue,
+                report.server.map { SizeText.format($0.sizeBytes) } ?? "-",
                 "\(report.attachment.pid)", report.server.map { "\($0.deltas)" } ?? "-",
                 report.server.map { SizeText.format($0.readBytes) } ?? "-",
                 report.server.map { SizeText.format($0.writeBytes) } ?? "-",
@@ -50,16 +44,28 @@ struct StatusCommand: ParsableCommand {
 
 private struct StatusReport: Encodable {
     var attachment: AttachedReport
+    var state: AttachmentState.Word
     /// `nil` when the server does not answer.
     var server: DeviceStatus?
 
-    /// What is wrong, for people.
+    init(_ state: AttachmentState) {
+        attachment = AttachedReport(state.record)
+        self.state = state.word
+        server = state.server
+    }
+
+    /// What is wrong, and what to do about it, for people.
     var notes: [String] {
-        var notes: [String] = []
-        if server?.isOutOfSpace == true { notes.append("\(attachment.disk): writes wait for space on the host") }
-        if server?.isAborted == true {
-            notes.append("\(attachment.disk): writes fail after an error of the host; detach and attach the disk")
-        }
-        return notes
+        let remark: String? =
+            switch state {
+            case .serving, .paused: nil
+            case .starting: "its server opens it, and repairs it where it was not closed"
+            case .released: "it belongs to another host, and every request fails: see 'godwit migrate --recover'"
+            case .full: "writes wait for space on the host"
+            case .failed: "writes fail after an error of the host; detach and attach the disk"
+            case .silent: "its server gives no sign: it or its storage hangs; 'godwit disk detach --force' ends it"
+            case .dead: "its server has ended; 'godwit disk detach' clears up, 'godwit disk attach' serves it again"
+            }
+        return remark.map { ["\(attachment.disk): \($0)"] } ?? []
     }
 }

@@ -13,30 +13,43 @@ final class ControlSession {
     private let identifier: UInt64
     private let owner: DiskOwner
     private let time: any TimeSource
+    private let pulseInterval: UInt64
     private var trackers: [UInt32: any ChangeTracker] = [:]
     private var lastTracker: UInt32 = 0
     private var prepared: (any PreparedSwitch)?
     /// The disk is closed: after the reply the process ends.
     private var isShutDown = false
 
-    init(identifier: UInt64, owner: DiskOwner, time: any TimeSource = SystemTime()) {
+    init(
+        identifier: UInt64, owner: DiskOwner, time: any TimeSource = SystemTime(),
+        pulseInterval: UInt64 = WorkPulse.interval
+    ) {
         self.identifier = identifier
         self.owner = owner
         self.time = time
+        self.pulseInterval = pulseInterval
     }
 
     /// Serves the connection to its end.
     func run(_ channel: LineChannel) {
         do throws(ControlError) {
+            var pulse: WorkPulse?
             while !isShutDown, let request = try channel.receive(ControlRequest.self) {
+                if request.isLong, pulse == nil { pulse = WorkPulse(over: channel, interval: pulseInterval) }
+                guard request.isLong, let pulse else {
+                    try channel.send(answer(request))
+                    continue
+                }
                 var lastSent = time.monotonic()
                 try channel.send(
-                    answer(request) { done, total in
-                        // A caller that has gone away has no use for the rest.
-                        guard !channel.isHungUp else { return false }
-                        guard time.monotonic() - lastSent >= Self.progressInterval else { return true }
-                        lastSent = time.monotonic()
-                        return (try? channel.send(ControlReply.progress(done: done, total: total))) != nil
+                    pulse.during {
+                        answer(request) { done, total in
+                            // A caller that has gone away has no use for the rest.
+                            guard !channel.isHungUp else { return false }
+                            guard time.monotonic() - lastSent >= Self.progressInterval else { return true }
+                            lastSent = time.monotonic()
+                            return pulse.tell(done: done, total: total)
+                        }
                     })
             }
         } catch {
@@ -198,6 +211,16 @@ final class ControlSession {
 
     private static func invalid(_ message: String) -> ControlError {
         ControlError(code: ControlError.invalid, message: message)
+    }
+}
+
+extension ControlRequest {
+    /// Takes as long as the disk makes it: signs of life are given.
+    fileprivate var isLong: Bool {
+        switch self {
+        case .prepareSnapshot, .deleteSnapshot, .grow, .compact, .shutdown, .shutdownForced: true
+        default: false
+        }
     }
 }
 

@@ -20,9 +20,10 @@ extension ChildProcess {
     /// - Parameters:
     ///   - input: what it reads; `nil`: nothing.
     ///   - deadlineMilliseconds: it is killed when it takes longer; `nil`: for ever.
+    ///   - tie: to the thread that calls.
     public static func run(
         _ program: String, _ arguments: [String], environment: [String: String]? = nil, input: [UInt8]? = nil,
-        limit: Int = 16 << 20, deadlineMilliseconds: Int? = nil
+        limit: Int = 16 << 20, deadlineMilliseconds: Int? = nil, tie: Tie = .standard
     ) throws(SystemError) -> ProgramResult {
         let outputPipe = try Pipe()
         let errorPipe = try Pipe()
@@ -31,7 +32,7 @@ extension ChildProcess {
         let child = try ChildProcess(
             program, arguments, environment: environment,
             input: input == nil ? .null : .descriptor(inputPipe.reading.number),
-            output: .descriptor(outputPipe.writing.number), errors: .descriptor(errorPipe.writing.number))
+            output: .descriptor(outputPipe.writing.number), errors: .descriptor(errorPipe.writing.number), tie: tie)
         // Our copies of the child's ends must go, or its end would not be the end of the streams.
         let output = outputPipe.keepReading()
         let errors = errorPipe.keepReading()

@@ -19,20 +19,31 @@ public final class ChildProcess: Sendable {
     private let pidDescriptor: OwnedDescriptor
     private let state: Mutex<State>
 
-    /// Starts `program`, which is looked for along PATH unless it has a slash.
-    /// - Parameters:
-    ///   - environment: all of the child's variables; `nil`: this process's.
-    ///   - newGroup: lead a process group of its own, so that the terminal's Ctrl-C does not reach it.
+    /// What the child has in common with this process.
+    public enum Tie: Hashable, Sendable {
+        /// What children have: the group, and so the terminal's Ctrl-C.
+        case standard
+        /// It leads a process group of its own.
+        case ownGroup
+        /// It leads a session of its own: what ends ours does not reach it.
+        case ownSession
+        /// It is killed when the thread that starts it ends, with its process or before.
+        case bound
+    }
+
+    /// Starts `program`, which is looked for by ``programPath(_:)``.
+    /// - Parameter environment: all of the child's variables; `nil`: this process's.
     public init(
         _ program: String, _ arguments: [String], environment: [String: String]? = nil, input: Stream = .null,
-        output: Stream = .inherited, errors: Stream = .inherited, newGroup: Bool = false
+        output: Stream = .inherited, errors: Stream = .inherited, newGroup: Bool = false, tie: Tie? = nil
     ) throws(SystemError) {
+        let file = try programPath(program)
         let variables = (environment ?? processEnvironment()).map { "\($0.key)=\($0.value)" }
         let result = unsafe withCStrings([program] + arguments) { argv in
             unsafe withCStrings(variables) { envp in
                 unsafe shim_spawn(
-                    program, argv, envp, input.number(or: 0), output.number(or: 1), errors.number(or: 2),
-                    newGroup ? 1 : 0)
+                    file, argv, envp, input.number(or: 0), output.number(or: 1), errors.number(or: 2),
+                    (tie ?? (newGroup ? .ownGroup : .standard)).flags)
             }
         }
         identifier = try check(result, "start", program)
@@ -115,6 +126,17 @@ public final class ChildProcess: Sendable {
         var code: CInt = 0
         _ = shim_kill(identifier, Signal.kill)
         _ = unsafe shim_wait(identifier, 1, &code)
+    }
+}
+
+extension ChildProcess.Tie {
+    fileprivate var flags: UInt32 {
+        switch self {
+        case .standard: 0
+        case .ownGroup: SHIM_SPAWN_GROUP
+        case .ownSession: SHIM_SPAWN_SESSION
+        case .bound: SHIM_SPAWN_BOUND
+        }
     }
 }
 

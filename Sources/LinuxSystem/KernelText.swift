@@ -36,10 +36,19 @@ public func openLog(_ path: String) throws(SystemError) -> OwnedDescriptor {
 }
 
 /// Creates a folder that only this user can enter; an existing one is left as it is.
+/// - Throws: EPERM when somebody else could put files into an existing one.
 public func createPrivateFolder(_ path: String) throws(SystemError) {
     let result = unsafe shim_mkdir(path, 0o700)
-    if result == -Errno.fileExists.rawValue { return }
-    _ = try check(result, "create folder", path)
+    guard result == -Errno.fileExists.rawValue else {
+        _ = try check(result, "create folder", path)
+        return
+    }
+    var status = shim_stat()
+    _ = try check(unsafe shim_stat(path, &status), "examine", path)
+    let isOurs = status.owner == effectiveUser() || status.owner == 0
+    guard isOurs, status.mode & 0o022 == 0 else {
+        throw SystemError(errno: .notPermitted, operation: "use, for others can write to it,", subject: path)
+    }
 }
 
 /// Makes a device node for the block device `major:minor`, as the kernel writes it, for root only.
@@ -50,3 +59,25 @@ public func createBlockNode(_ path: String, device: String) throws(SystemError) 
     if result == -Errno.fileExists.rawValue { return }
     _ = try check(result, "create node", path)
 }
+
+extension OwnedDescriptor {
+    /// What a file of the kernel's says now, at most so many bytes of it.
+    public func kernelText(upTo limit: Int) throws(SystemError) -> String {
+        var result: Int64 = 0
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: limit) { memory, initialized in
+            result = unsafe shim_pread(number, memory.baseAddress, UInt64(limit), 0)
+            initialized = max(0, Int(result))
+        }
+        _ = try check(result, "read", "descriptor \(number)")
+        return String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+/// Makes an empty file that is for this user only. - Throws: EEXIST when there is one.
+public func createPrivateFile(_ path: String) throws(SystemError) {
+    let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE
+    _ = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, 0o600), "create", path))
+}
+
+/// Removes a file, if it is there.
+public func removeFile(_ path: String) { _ = unsafe shim_unlink(path) }

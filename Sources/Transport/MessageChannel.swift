@@ -218,16 +218,31 @@ extension MessageChannel {
             }
         }
 
+        private static let foreignBytesMax = 240
+
+        /// What somebody says who is no agent, up to the end of a line: it may tell why.
+        private func foreignWords(_ start: [UInt8], _ reader: inout FrameReader) -> String {
+            var bytes = start
+            let newline = UInt8(ascii: "\n")
+            // Blank lines in front of it tell nothing.
+            while bytes.count < Self.foreignBytesMax, bytes.last != newline || bytes.allSatisfy({ $0 <= 0x20 }) {
+                guard let next = try? reader.take(1, mayEnd: true) else { break }
+                bytes += next
+            }
+            let words = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isNewline).joined(separator: " ")
+            return bytes.count < Self.foreignBytesMax ? words : words + "…"
+        }
+
         private func greet(_ reader: inout FrameReader) throws(TransportError) {
             guard let start = try reader.take(Hello.preamble.count, mayEnd: true) else {
                 throw TransportError(
                     .closed, "\(peerName) ended the connection without a word: is godwit installed there?")
             }
             guard start == Hello.preamble else {
-                let text = String(decoding: start, as: UTF8.self).filter { !$0.isNewline }
                 throw TransportError(
                     .protocolViolation,
-                    "\(peerName) answered \"\(text)…\" instead of godwit's greeting: the far side's command must be "
+                    "\(peerName) answered \"\(foreignWords(start, &reader))\" instead of godwit's greeting: "
+                        + "the far side's command must be "
                         + "'godwit agent --stdio', and its shell's start-up files must print nothing")
             }
             guard let first = try reader.nextMessage() else {

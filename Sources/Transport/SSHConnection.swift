@@ -37,33 +37,50 @@ public enum SSHConnection {
     public static func open(_ target: SSHTarget, options: SSHOptions) throws(TransportError) -> any ByteStream {
         // libssh writes to sockets without asking for EPIPE.
         ignoreBrokenPipes()
+        let configuration = SSHConfiguration.of(target, file: options.configurationFile)
+        let proxyLog = ProxyLog()
         var report = cssh_report()
-        let connection = unsafe withCTarget(target, options) { ctarget in
+        let connection = unsafe withCTarget(target, options, configuration, proxyLog) { ctarget in
             unsafe cssh_open(ctarget, &report)
         }
         guard let connection = unsafe connection else {
-            throw SSHReport(report).error(target: target, options: options)
+            let said = SSHReport(report, alias: configuration.hostKeyAlias, proxyWords: proxyLog?.text ?? "")
+            throw said.error(target: target, options: options)
         }
         return try unsafe SSHStream(adopting: connection, target: target, options: options)
     }
 
     private static func withCTarget<R>(
-        _ target: SSHTarget, _ options: SSHOptions, _ body: (UnsafePointer<cssh_target>) -> R
+        _ target: SSHTarget, _ options: SSHOptions, _ configuration: SSHConfiguration, _ proxyLog: ProxyLog?,
+        _ body: (UnsafePointer<cssh_target>) -> R
     ) -> R {
-        unsafe withOptionalCString(target.user) { user in
-            unsafe withOptionalCString(options.configurationFile) { configuration in
-                unsafe withOptionalCString(options.identityFile) { identity in
-                    unsafe target.host.withCString { host in
-                        unsafe options.command.withCString { command in
-                            var ctarget = unsafe cssh_target(
-                                host: host, user: user, port: target.port ?? 0, config_file: configuration,
-                                identity_file: identity, command: command,
-                                timeout_ms: UInt32(clamping: options.connectMilliseconds))
-                            return unsafe body(&ctarget)
-                        }
-                    }
-                }
-            }
+        let texts = [
+            target.user, options.configurationFile, options.identityFile, target.host, options.command,
+            configuration.knownHostsFiles.joined(separator: "\n"), configuration.hostKeyAlias,
+            configuration.revokedKeysFile, proxyLog?.path,
+        ]
+        return unsafe withOptionalCStrings(texts) { texts in
+            var ctarget = unsafe cssh_target(
+                host: texts[3], user: texts[0], port: target.port ?? 0, config_file: texts[1],
+                identity_file: texts[2], command: texts[4],
+                timeout_ms: UInt32(clamping: options.connectMilliseconds), known_files: texts[5], alias: texts[6],
+                revoked_file: texts[7], is_jump: configuration.proxyJump == nil ? 0 : 1, proxy_log: texts[8])
+            return unsafe body(&ctarget)
+        }
+    }
+
+    private static func withOptionalCStrings<R>(
+        _ texts: [String?], _ body: ([UnsafePointer<CChar>?]) -> R
+    ) -> R {
+        unsafe lend(texts[...], lent: [], body)
+    }
+
+    private static func lend<R>(
+        _ texts: ArraySlice<String?>, lent: [UnsafePointer<CChar>?], _ body: ([UnsafePointer<CChar>?]) -> R
+    ) -> R {
+        guard let text = texts.first else { return unsafe body(lent) }
+        return unsafe withOptionalCString(text) { pointer in
+            unsafe lend(texts.dropFirst(), lent: lent + [pointer], body)
         }
     }
 
@@ -84,8 +101,17 @@ struct SSHReport {
     var fingerprint: String
     var methods: String
     var knownHostsFile: String
+    /// The command that was to make the connection; empty: it is made directly.
+    var proxy: String
+    /// What that said of its failure.
+    var proxyWords: String
+    /// The name by which the files know the host, where that is not its own.
+    var alias: String?
 
-    init(_ report: cssh_report) {
+    init(_ report: cssh_report, alias: String? = nil, proxyWords: String = "") {
+        self.alias = alias
+        self.proxyWords = proxyWords
+        proxy = Self.text(of: report.proxy)
         outcome = report.outcome
         port = report.port
         host = Self.text(of: report.host)
@@ -105,20 +131,38 @@ struct SSHReport {
     }
 
     /// As known_hosts names it.
-    private var entry: String { port == 22 || port == 0 ? host : "[\(host)]:\(port)" }
+    private var entry: String { alias ?? ownEntry }
+    private var ownEntry: String { port == 22 || port == 0 ? host : "[\(host)]:\(port)" }
     private var portOption: String { port == 22 || port == 0 ? "" : "-p \(port) " }
 
     func error(target: SSHTarget, options: SSHOptions) -> TransportError {
         let reason = detail.isEmpty ? "no reason given" : detail
         switch outcome {
         case Int32(CSSH_UNREACHABLE.rawValue):
-            return TransportError(.unreachable, "cannot reach \(host) port \(port): \(reason)")
+            guard !proxy.isEmpty else {
+                return TransportError(.unreachable, "cannot reach \(host) port \(port): \(reason)")
+            }
+            let said = proxyWords.isEmpty ? "it said nothing; \(reason)" : proxyWords
+            return TransportError(
+                .unreachable, "cannot reach \(host) port \(port) through '\(proxy)': \(said)")
+        case Int32(CSSH_HOST_REVOKED.rawValue):
+            return TransportError(
+                .hostKeyChanged,
+                "the key of host \(entry) was revoked: \(keyType) \(fingerprint), says a line with @revoked in "
+                    + "\(knownHostsFile), or another file that the SSH configuration names. Whoever has this key is "
+                    + "not to be trusted; give the host a new one")
+        case Int32(CSSH_HOST_BY_AUTHORITY.rawValue):
+            return TransportError(
+                .hostKeyUnknown,
+                "\(knownHostsFile) trusts host \(entry) by a certificate authority (@cert-authority), which Godwit "
+                    + "can't check. Add the host's own key, which is \(keyType) \(fingerprint): compare that with "
+                    + "'ssh-keygen -lf /etc/ssh/ssh_host_\(keyFileName)_key.pub' on that host, and then \(scan)")
         case Int32(CSSH_HOST_UNKNOWN.rawValue):
             return TransportError(
                 .hostKeyUnknown,
                 "the key of host \(entry) is not in \(knownHostsFile): it is \(keyType) \(fingerprint). "
                     + "Compare that with 'ssh-keygen -lf /etc/ssh/ssh_host_\(keyFileName)_key.pub' on that host; "
-                    + "when it is the same, run 'ssh-keyscan \(portOption)\(host) >> \(knownHostsFile)'")
+                    + "when it is the same, \(scan)")
         case Int32(CSSH_HOST_CHANGED.rawValue):
             return TransportError(
                 .hostKeyChanged,
@@ -143,10 +187,41 @@ struct SSHReport {
         }
     }
 
+    /// How to make the host's key known. An alias is not what a scan names the host.
+    private var scan: String {
+        let command = "ssh-keyscan \(portOption)\(host)"
+        guard let alias else { return "run '\(command) >> \(knownHostsFile)'" }
+        return "put what '\(command)' prints into \(knownHostsFile), with \(alias) in place of the host's name"
+    }
+
     private var quotedEntry: String { entry.hasPrefix("[") ? "'\(entry)'" : entry }
 
     private var keyFileName: String {
         if keyType.contains("ed25519") { return "ed25519" }
         return keyType.contains("ecdsa") ? "ecdsa" : "rsa"
+    }
+}
+
+/// Where the command that makes a connection writes why it does not.
+private final class ProxyLog {
+    let path: String
+
+    /// - Returns: `nil` where there is no place for it.
+    init?() {
+        let folder = environmentVariable("XDG_RUNTIME_DIR") ?? "/tmp"
+        path = "\(folder)/godwit-ssh-\(ownProcess())-\(SystemTime().monotonic())"
+        guard !path.contains("'"), (try? createPrivateFile(path)) != nil else { return nil }
+    }
+
+    deinit { removeFile(path) }
+
+    /// Its last lines.
+    var text: String {
+        let all = (try? kernelText(path)).flatMap { $0 } ?? ""
+        return all.split(whereSeparator: \.isNewline).suffix(3).map(printable).joined(separator: "; ")
+    }
+
+    private func printable(_ line: Substring) -> String {
+        String(line.map { $0.unicodeScalars.allSatisfy { $0.value >= 0x20 && $0.value != 0x7f } ? $0 : "?" })
     }
 }

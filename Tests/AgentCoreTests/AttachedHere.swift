@@ -23,9 +23,9 @@ final class AttachedHere: Sendable {
         server = try DeviceServer.start(DeviceConfiguration(disk: path, controlSocket: entry.controlSocket))
         let this = try #require(try ProcessHandle(ownProcess()))
         record = AttachedDisk(
-            disk: path, server: ProcessMark(pid: this.identifier, startTicks: this.startTicks),
-            controlSocket: entry.controlSocket, nbdSocket: entry.nbdSocket, readOnly: false, device: nil,
-            mountpoint: nil, repairedOnOpen: false)
+            disk: try LinuxFileSystem().resolve(path),
+            server: ProcessMark(pid: this.identifier, startTicks: this.startTicks), entry: entry, backend: .user,
+            readOnly: false)
         try entry.store(record)
     }
 

@@ -42,7 +42,8 @@ private let program: String = {
 }()
 private let canFreeze = canMountLoop && hasTool("mkfs.ext4") && (try? LinuxFileSystem().exists(program)) == true
 
-@Suite(.enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized)
+@Suite(.enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized,
+    .timeLimit(.minutes(1)))
 struct FreezeGuardTests {
     private func freeze(_ mounts: [String], _ milliseconds: UInt64 = 60_000) throws -> Freeze {
         try Freeze(mountpoints: mounts, deadlineMilliseconds: milliseconds, executable: program)
@@ -115,6 +116,35 @@ struct FreezeGuardTests {
         _ = try parent.wait()
         let last = try said.readSome(upTo: 100)
         #expect(String(decoding: last, as: UTF8.self).hasPrefix("thawed 0 "))
+        #expect(try !mount.isFrozen())
+    }
+
+    @Test func whatTheGuardAndItsParentLeaveIsThawed() throws {
+        let mount = try ScratchMount()
+        let input = try Pipe()
+        let output = try Pipe()
+        // This test is the parent, and as good as dead: it does nothing.
+        let guardian = try ChildProcess(
+            program, ["internal-freeze-guard", "--deadline", "300s", "--", mount.path],
+            input: .descriptor(input.reading.number), output: .descriptor(output.writing.number), newGroup: true)
+        let said = output.keepReading()
+        #expect(try said.readSome(upTo: 100) == Array("frozen\n".utf8))
+        #expect(try mount.isFrozen())
+        signalProcessGroup(guardian.identifier, Signal.kill)
+        _ = try guardian.wait()
+        // Waits in the kernel for the thaw.
+        try expectTool("touch", mount.path + "/file", deadlineMilliseconds: 10_000)
+        #expect(try !mount.isFrozen())
+        withExtendedLifetime(input) {}
+    }
+
+    @Test func aFreezeOfSomebodyElseStays() throws {
+        let mount = try ScratchMount()
+        let other = try FreezeHandle(freezing: mount.path)
+        let error = #expect(throws: AgentError.self) { try freeze([mount.path]) }
+        #expect(error?.code == .busy, "\(String(describing: error))")
+        #expect(try mount.isFrozen())
+        try other.thaw()
         #expect(try !mount.isFrozen())
     }
 

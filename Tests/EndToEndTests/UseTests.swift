@@ -56,7 +56,7 @@ struct UseTests {
         let script = """
             mount --bind "$1" "$1" && mount --make-shared "$1" && "$2" disk mount "$3" "$1" -q || exit
             unshare -m --propagation slave sh -c 'echo there; read -r line' & read -r line < "$4"
-            "$2" disk umount "$3"; echo "umount $?"; kill $!; umount "$1"
+            "$2" disk umount "$3" -q; echo "umount $?"; kill $!; umount "$1"
             """
         let fifo = bench.folder.file("fifo")
         try expectTool("mkfifo", fifo)

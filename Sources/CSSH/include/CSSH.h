@@ -14,6 +14,12 @@ struct cssh_target {
 	const char *identity_file; // NULL: the configuration's and the usual ones
 	const char *command;
 	uint32_t timeout_ms;
+	// What libssh does not take from the configuration itself.
+	const char *known_files;  // files of known hosts, a path a line; NULL: libssh's
+	const char *alias;	  // the name by which they know the host; NULL: its own
+	const char *revoked_file; // keys never to be trusted; NULL: none
+	int32_t is_jump;	  // the connection goes through ProxyJump's hosts
+	const char *proxy_log;	  // where the command that makes the connection writes its errors; NULL: nowhere
 };
 
 enum cssh_outcome {
@@ -25,6 +31,8 @@ enum cssh_outcome {
 	CSSH_NO_COMMAND = 5,
 	CSSH_BAD_CONFIG = 6,
 	CSSH_SYSTEM = 7,
+	CSSH_HOST_REVOKED = 8,
+	CSSH_HOST_BY_AUTHORITY = 9, // only a certificate authority vouches for it, which libssh does not know of
 };
 
 struct cssh_report {
@@ -37,6 +45,7 @@ struct cssh_report {
 	char fingerprint[128];	   // of the host's key, "SHA256:..."
 	char methods[64];	   // of authentication that the host offers
 	char known_hosts[512];	   // the file that was looked into
+	char proxy[512];	   // the command that was to make the connection, if it is not made directly
 };
 
 struct cssh_connection;

@@ -16,6 +16,7 @@ struct shim_stat {
 	uint64_t modified_ns;
 	uint64_t links;
 	uint32_t mode;
+	uint32_t owner;
 	uint32_t block_size;
 };
 
@@ -91,10 +92,14 @@ int32_t shim_thaw(int32_t fd);
 const char *shim_getenv(const char *name);
 const char *shim_environment_entry(uint32_t index);
 
-// Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null. The child leads a process
-// group of its own when new_group != 0.
+// 1 = a file that may be run.
+int32_t shim_is_program(const char *path);
+// Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null.
+#define SHIM_SPAWN_GROUP 1u	// it leads a process group of its own
+#define SHIM_SPAWN_SESSION 2u	// it leads a session of its own, and so a group
+#define SHIM_SPAWN_BOUND 4u	// it is killed when the thread that starts it ends; excludes the others
 int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int32_t in, int32_t out, int32_t err,
-		   int32_t new_group);
+		   uint32_t flags);
 // Waits; 0 = still running (only with wait == 0), else fills exit_code (128 + signal for a killed child) and returns pid.
 int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code);
 int32_t shim_kill(int32_t pid, int32_t signal);

@@ -1,0 +1,130 @@
+internal import AgentAPI
+internal import BlockIO
+internal import DeviceControl
+internal import DiskImage
+internal import LinuxSystem
+internal import SystemPackage
+
+extension DeviceAttachments {
+    private static let exitMilliseconds = 5_000
+    /// For a server that answers: it may have much to write.
+    private static let closeMilliseconds = 60_000
+    private static let signMilliseconds: UInt64 = 10_000
+
+    /// Unmounts, flushes, closes the disk and ends its server. Also clears up after a server that died.
+    /// - Parameter isForced: whoever uses the disk is cut off: NBD clients, and what has its device open or mounted.
+    /// - Throws: `.busy` when somebody uses it; then it is as it was, but for what could be unmounted. `.timeout` when
+    ///   its server does not answer: it is ended then, unless what it serves is a block device and nothing is forced.
+    public func detach(_ disk: String, isForced: Bool = false) throws(AgentError) {
+        let entry = entry(for: disk)
+        let lock = try entry.lock()
+        defer { withExtendedLifetime(lock) {} }
+        guard let owned = try ownedOrGone(entry), let server = try owned.server.handle() else {
+            guard let record = try entry.load() else {
+                _ = try settled(nil, entry)
+                entry.remove()
+                throw Self.notAttached(disk)
+            }
+            try clearUp(entry, record)
+            return
+        }
+        let silence = sign(of: owned)
+        if let silence {
+            guard isForced || owned.device == nil else {
+                throw AgentError(
+                    .timeout,
+                    "\(owned.disk): \(silence). End it with --force when waiting is no use: "
+                        + "what is not flushed is lost")
+            }
+            // Requests to the device would wait for a server that does not answer.
+            try withAgentError { () throws(SystemError) in _ = try server.stop(graceMilliseconds: 0) }
+        }
+        guard let record = try settled(owned, entry) else { return }
+        try removeDevice(record, entry, isForced: isForced)
+        let closing = silence ?? close(record, isForced: isForced)
+        // It is as it was.
+        if let closing, closing.code == .busy, !isForced || record.backend == .kernel { throw closing }
+        try withAgentError { () throws(SystemError) in
+            if closing == nil, try server.waitForEnd(deadlineMilliseconds: Self.exitMilliseconds) { return }
+            let mayTake = closing == nil || closing?.code == .timeout ? Self.exitMilliseconds : Self.closeMilliseconds
+            try server.stop(graceMilliseconds: mayTake)
+        }
+        entry.remove()
+        if let closing, closing.code != .notAttached {
+            throw AgentError(
+                closing.code,
+                "\(record.disk) was not closed properly, and is repaired when it is attached again: \(closing)")
+        }
+    }
+
+    /// Whether the server answers at all. - Returns: `nil` when it does, else how it failed to.
+    private func sign(of record: AttachedDisk) -> AgentError? {
+        do throws(ControlError) {
+            let control = try ControlClient.connect(
+                record.controlSocket, silenceMilliseconds: Self.signMilliseconds)
+            _ = try control.status()
+        } catch {
+            if error.code == ControlError.timeout { return AgentError(error) }
+        }
+        return nil
+    }
+
+    private func close(_ record: AttachedDisk, isForced: Bool) -> AgentError? {
+        do throws(ControlError) {
+            try ControlClient.connect(record.controlSocket).perform(isForced ? .shutdownForced : .shutdown)
+            return nil
+        } catch {
+            return AgentError(error)
+        }
+    }
+
+    /// Like ``live(_:)``, but a disk that has moved to another host gets no new owner for its device.
+    private func ownedOrGone(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        do throws(AgentError) { return try live(entry) } catch {
+            guard let record = try entry.load(),
+                (try? LinuxFileSystem().exists("\(record.disk)/\(DiskFolder.migratedMarkName)")) == true
+            else { throw error }
+            return nil
+        }
+    }
+
+    /// Undoes what a dead server left: mounts and devices on it, its files.
+    func clearUp(_ entry: RunEntry, _ record: AttachedDisk) throws(AgentError) {
+        if let device = record.device {
+            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true)
+        } else {
+            _ = try settled(record, entry)
+        }
+        if let index = record.driverDevice, try isDeviceLeft(record) {
+            do throws(DriverError) { try Driver().detach(index, force: true) } catch {
+                throw AgentError(error.code == .busy ? .busy : .io, error.message)
+            }
+        }
+        entry.remove()
+    }
+
+    /// Takes away what a command that was killed had begun to make of a disk that has no block device. The caller holds
+    /// the entry's lock.
+    /// - Parameter record: the disk's, if it has one.
+    /// - Returns: the record as it is then.
+    func settled(_ record: AttachedDisk?, _ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        guard record?.device == nil else { return record }
+        let isDead = try record?.server.handle() == nil
+        try BlockDeviceMaker(entry: entry).removeRemains(record, serverIsDead: isDead)
+        guard var record, record.intended != nil else { return record }
+        record.intended = nil
+        try entry.store(record)
+        return record
+    }
+
+    /// With the entry's lock held.
+    func removeDevice(_ record: AttachedDisk, _ entry: RunEntry, isForced: Bool) throws(AgentError) {
+        guard let device = record.device else { return }
+        let isDead = try record.server.handle() == nil
+        try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
+        var record = record
+        if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
+        record.mountpoint = nil
+        try entry.store(record)
+    }
+}

@@ -1,0 +1,156 @@
+public import AgentAPI
+internal import BlockIO
+internal import DeviceControl
+internal import DiskImage
+internal import LinuxSystem
+internal import SystemPackage
+
+extension DeviceAttachments {
+    private static let signMilliseconds: UInt64 = 10_000
+
+    /// `nil` when nobody owns the disk.
+    public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? { try attached(entry(for: disk)) }
+
+    private func attached(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        if let record = try entry.load() {
+            if try record.server.handle() != nil { return record }
+            guard record.backend == .kernel else { return nil }
+        } else {
+            guard (try? LinuxFileSystem().exists(entry.controlSocket)) == true else { return nil }
+        }
+        let lock = try entry.lock()
+        defer { withExtendedLifetime(lock) {} }
+        return try live(entry)
+    }
+
+    /// Those that have an owner.
+    public func list() throws(AgentError) -> [AttachedDisk] {
+        var list: [AttachedDisk] = []
+        for entry in try RunEntry.all(in: runFolder) {
+            if let record = try attached(entry) { list.append(record) }
+        }
+        return list.sorted { $0.disk < $1.disk }
+    }
+
+    /// What is on record of the disk, also when its server has died.
+    public func record(_ disk: String) throws(AgentError) -> AttachedDisk? {
+        let entry = entry(for: disk)
+        if let record = try attached(entry) { return record }
+        return try entry.load()
+    }
+
+    /// What is on record, also of disks whose server has died.
+    public func records() throws(AgentError) -> [AttachedDisk] {
+        var list: [AttachedDisk] = []
+        for entry in try RunEntry.all(in: runFolder) {
+            var record = try entry.load()
+            if record == nil { record = try attached(entry) }
+            if let record { list.append(record) }
+        }
+        return list.sorted { $0.disk < $1.disk }
+    }
+
+    /// A connection to the disk's owner, which has just given a sign of life. - Throws: `.notAttached`, `.timeout`.
+    public func control(_ disk: String) throws(AgentError) -> ControlClient {
+        guard let record = try attached(disk) else { throw Self.notAttached(disk) }
+        do throws(ControlError) {
+            // One that hangs is found out before anything waits for it.
+            _ = try ControlClient.connect(record.controlSocket, silenceMilliseconds: Self.signMilliseconds).status()
+            return try ControlClient.connect(record.controlSocket)
+        } catch {
+            throw AgentError(error)
+        }
+    }
+
+    /// Where the disk's file systems are mounted on this host, each file system once.
+    public func mountpoints(of disk: String) throws(AgentError) -> [String] {
+        guard let device = try attached(disk)?.device else { return [] }
+        return try DeviceTree.mounts(on: device.path).map { $0.mountPoint }
+    }
+
+    /// The disk's block device, where that does not follow when the disk grows: neither NBD clients nor FUSE files do.
+    public func fixedDevice(_ disk: String) throws(AgentError) -> (path: String, sizeBytes: UInt64)? {
+        guard let device = try attached(disk)?.device, device.way != .ploop,
+            let sectors = try BlockDeviceMaker.attribute("/sys/block/\(BlockDeviceMaker.name(of: device.path))/size")
+        else { return nil }
+        return UInt64(sectors).map { (device.path, $0 * 512) }
+    }
+
+    /// The disk's record when somebody owns it. A device of the driver whose owner died gets a new one. The caller
+    /// holds the entry's lock.
+    func live(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        var found = try entry.load()
+        if found == nil { found = try adopted(entry) }
+        guard let record = found else { return nil }
+        if try record.server.handle() != nil { return record }
+        guard record.backend == .kernel, try isDeviceLeft(record) else { return nil }
+        var options = AttachOptions()
+        options.readOnly = record.readOnly
+        do throws(AgentError) {
+            return try startOwner(record.disk, entry, options, leftBehind: record)
+        } catch {
+            // As it was: the next one tries again.
+            try? entry.store(record)
+            throw error
+        }
+    }
+
+    /// A server whose record is lost, by what it says of itself.
+    private func adopted(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+        guard (try? LinuxFileSystem().exists(entry.controlSocket)) == true,
+            let control = try? ControlClient.connect(entry.controlSocket, silenceMilliseconds: Self.signMilliseconds),
+            let status = try? control.status(),
+            let server = try withAgentError({ () throws(SystemError) in try ProcessHandle(status.pid) })
+        else { return nil }
+        var record = AttachedDisk(
+            disk: status.folder, server: ProcessMark(pid: server.identifier, startTicks: server.startTicks),
+            entry: entry, backend: status.device == nil ? .user : .kernel, readOnly: false)
+        record.device = status.device.map { BlockDevice(way: .ploop, path: $0, partitionPath: nil, fuse: nil) }
+        record.repairedOnOpen = status.repairedOnOpen
+        try entry.store(record)
+        return record
+    }
+
+    /// Whether the driver still has a device for the disk.
+    func isDeviceLeft(_ record: AttachedDisk) throws(AgentError) -> Bool {
+        let stacks = try withAgentError { () throws(SystemError) in try AttachedStack.all() }
+        guard let index = record.driverDevice else {
+            // The owner died between attaching and telling.
+            return stacks.contains { $0.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") } }
+        }
+        return stacks.contains { stack in
+            stack.device == index && stack.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") }
+        }
+    }
+
+    // MARK: names
+
+    /// The entry of a disk that may not be there any more, or has another name than when it was attached.
+    func entry(for disk: String) -> RunEntry {
+        let files = LinuxFileSystem()
+        let path: String
+        switch try? DiskLocation.find(disk, in: files) {
+        case .folder(let folder): path = folder.path
+        case .image(let image): path = image
+        case nil: path = (try? files.resolve(disk)) ?? Self.absolute(disk)
+        }
+        let entry = RunEntry(runFolder: runFolder, disk: path)
+        guard let identity = AttachedDisk.identity(of: path), (try? entry.load()).flatMap({ $0 }) == nil
+        else { return entry }
+        let others = (try? RunEntry.all(in: runFolder)) ?? []
+        let renamed = others.first { (try? $0.load()).flatMap { $0 }?.identity == identity }
+        return renamed ?? entry
+    }
+
+    /// Of a file that is not there: its folder's path, without symbolic links, with its name.
+    private static func absolute(_ path: String) -> String {
+        let files = LinuxFileSystem()
+        let folder = path.contains("/") ? LinuxFileSystem.folder(of: path) : "."
+        guard let name = path.split(separator: "/").last, let parent = try? files.resolve(folder) else { return path }
+        return parent == "/" ? "/\(name)" : "\(parent)/\(name)"
+    }
+
+    static func notAttached(_ disk: String) -> AgentError {
+        AgentError(.notAttached, "\(disk) is not attached: use 'godwit disk attach' first")
+    }
+}
