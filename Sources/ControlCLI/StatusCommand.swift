@@ -60,6 +60,10 @@ private struct StatusReport: Encodable {
         if server?.isAborted == true {
             notes.append("\(attachment.disk): writes fail after an error of the host; detach and attach the disk")
         }
+        if server?.isReleased == true {
+            notes.append(
+                "\(attachment.disk): handed to another host; 'godwit migrate --recover' finishes that")
+        }
         return notes
     }
 }
