@@ -166,6 +166,7 @@ install: release
 	for page in $(pages); do install -m 644 man/$$page $(mandir)/man$${page##*.}/ || exit 1; done
 	test -e $(confdir)/godwit.toml || install -m 640 conf/godwit.toml $(confdir)/godwit.toml
 	sed 's|@bindir@|$(PREFIX)/bin|' conf/systemd/godwit-backup.service > $(unitdir)/godwit-backup.service
+	sed 's|@bindir@|$(PREFIX)/bin|' conf/systemd/godwit-recover.service > $(unitdir)/godwit-recover.service
 	install -m 644 conf/systemd/godwit-backup.timer $(unitdir)/
 	sed 's|@bindir@|$(PREFIX)/bin|' conf/godwit.cron > $(sharedir)/doc/godwit/examples/godwit.cron
 	install -m 644 README.md CHANGELOG.md LICENSE conf/godwit.toml $(sharedir)/doc/godwit/
@@ -175,6 +176,7 @@ install: release
 
 uninstall:
 	rm -f $(bindir)/godwit $(addprefix $(sbindir)/,$(mount_helpers)) $(unitdir)/godwit-backup.service $(unitdir)/godwit-backup.timer \
+		$(unitdir)/godwit-recover.service \
 		$(foreach page,$(pages),$(mandir)/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
 		$(sharedir)/bash-completion/completions/godwit $(sharedir)/zsh/site-functions/_godwit \
 		$(sharedir)/fish/vendor_completions.d/godwit.fish

@@ -30,9 +30,13 @@ public enum ControlRequest: Codable, Hashable, Sendable {
     case pause(deadlineMilliseconds: UInt64)
     /// Answered by `.done`, or by `.failed` (code `expired`) when the pause had ended by itself before.
     case resume
-    /// While paused: the disk now belongs to another host. All later writes fail, reads too; never resumed.
-    /// Answered by `.done` once nothing can be written any more.
+    /// While paused: writes are held without a deadline from here on, until `.confirmRelease`, `.resume`, or the end of
+    /// the connection, at which they go on unless the disk's folder holds the record that gives it to another host.
+    /// Answered by `.done`, or by `.failed` (code `expired`) when the pause had ended by itself before.
     case release
+    /// After `.release`: that record is there. All held and later writes fail, reads too. Answered by `.done` once
+    /// nothing can be written any more.
+    case confirmRelease
     /// Flush, mark clean, end the server. Answered by `.done` before the server ends; by `.failed` (code `busy`) while
     /// somebody uses the disk, and then nothing has changed.
     case shutdown

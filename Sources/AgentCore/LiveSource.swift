@@ -6,11 +6,15 @@ internal import Synchronization
 /// An attached disk as the source of a migration: data over NBD or from the driver's device, the dirty map and the
 /// switch over the control socket.
 public final class LiveSource: MigrationSource {
-    public let byteCount: UInt64
+    private struct State {
+        var data: any LiveData
+        var tracker: UInt32
+        var byteCount: UInt64
+    }
+    private let disk: AttachedDisk
     private let control: ControlClient
-    /// `nil` once the disk has gone: its owner waits for who uses it to hang up.
-    private let data: Mutex<(any LiveData)?>
-    private let tracker = Mutex<UInt32?>(nil)
+    /// `nil` until the tracking starts, and once the disk has gone: its owner waits for who uses it to hang up.
+    private let state = Mutex<State?>(nil)
     private let onRetire: @Sendable () throws(AgentError) -> Void
     private static let runsMax = 4096
 
@@ -19,17 +23,40 @@ public final class LiveSource: MigrationSource {
     ///   - onRetire: ends the disk's server.
     public init(
         _ disk: AttachedDisk, control: ControlClient, onRetire: @escaping @Sendable () throws(AgentError) -> Void
-    ) throws(MigrationError) {
+    ) {
+        self.disk = disk
         self.control = control
         self.onRetire = onRetire
-        let data: any LiveData
-        if let socket = disk.nbdSocket {
-            data = try ExportData(socket)
-        } else {
-            data = try DeviceData(disk, control)
+    }
+
+    public var byteCount: UInt64 { state.withLock { $0?.byteCount ?? 0 } }
+
+    /// While there is a tracker the disk does not grow, so its size is asked for once there is one.
+    public func startTracking(granuleBytes: UInt64) throws(MigrationError) {
+        guard case .tracker(let number) = try ask(.startTracking(granuleBytes: granuleBytes)) else {
+            throw Self.wrongReply
         }
-        byteCount = data.byteCount
-        self.data = Mutex(data)
+        do throws(MigrationError) {
+            let size = try deviceSize()
+            let data: any LiveData =
+                if let socket = disk.nbdSocket { try ExportData(socket) } else { try DeviceData(disk, control) }
+            guard data.byteCount == size else { throw Self.grown(from: data.byteCount, to: size) }
+            state.withLock { $0 = State(data: data, tracker: number, byteCount: size) }
+        } catch {
+            _ = try? control.call(.stopTracking(tracker: number))
+            throw error
+        }
+    }
+
+    private func deviceSize() throws(MigrationError) -> UInt64 {
+        guard case .status(let status) = try ask(.status) else { throw Self.wrongReply }
+        return status.sizeBytes
+    }
+
+    private static func grown(from old: UInt64, to new: UInt64) -> MigrationError {
+        MigrationError(
+            .refused,
+            "the disk was resized from \(old) to \(new) bytes while its migration ran; migrate it again")
     }
 
     public func read(_ ranges: [ByteRange], into memory: UnsafeMutableRawBufferPointer) throws(MigrationError) {
@@ -46,13 +73,6 @@ public final class LiveSource: MigrationSource {
         try onData { data throws(MigrationError) in try data.flush() }
     }
 
-    public func startTracking(granuleBytes: UInt64) throws(MigrationError) {
-        guard case .tracker(let number) = try ask(.startTracking(granuleBytes: granuleBytes)) else {
-            throw Self.wrongReply
-        }
-        tracker.withLock { $0 = number }
-    }
-
     public func takeDirty(from offset: UInt64) throws(MigrationError) -> (runs: [ByteRange], coveredTo: UInt64) {
         let request = ControlRequest.takeDirty(
             tracker: try number(), offset: offset, count: byteCount - offset, limit: Self.runsMax)
@@ -67,28 +87,32 @@ public final class LiveSource: MigrationSource {
 
     public func stopTracking() {
         guard
-            let number = tracker.withLock({ number in
-                defer { number = nil }; return number
+            let was = state.withLock({ state in
+                defer { state = nil }; return state
             })
         else { return }
-        _ = try? control.call(.stopTracking(tracker: number))
+        _ = try? control.call(.stopTracking(tracker: was.tracker))
     }
 
     public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) {
         _ = try ask(.pause(deadlineMilliseconds: deadlineMilliseconds))
+        let size = try deviceSize()
+        guard size == byteCount else { throw Self.grown(from: byteCount, to: size) }
     }
 
     public func resume() { _ = try? control.call(.resume) }
 
     public func release() throws(MigrationError) { _ = try ask(.release) }
 
+    public func confirmRelease() { _ = try? control.call(.confirmRelease) }
+
     public func retire() throws(MigrationError) {
-        data.withLock { $0 = nil }
+        state.withLock { $0 = nil }
         do throws(AgentError) { try onRetire() } catch { throw MigrationError(.source, error.message) }
     }
 
     private func number() throws(MigrationError) -> UInt32 {
-        guard let number = tracker.withLock({ $0 }) else {
+        guard let number = state.withLock({ $0?.tracker }) else {
             throw MigrationError(.source, "the disk's changes are not being recorded")
         }
         return number
@@ -107,7 +131,7 @@ public final class LiveSource: MigrationSource {
     }
 
     private func onData<R>(_ body: (any LiveData) throws(MigrationError) -> R) throws(MigrationError) -> R {
-        guard let data = data.withLock({ $0 }) else {
+        guard let data = state.withLock({ $0?.data }) else {
             throw MigrationError(.source, "the disk has gone to another host")
         }
         return try body(data)

@@ -30,6 +30,11 @@ public final class AttachedGuest: GuestControl {
         }
     }
 
+    public func stopNote() -> GuestStopNote? {
+        guard hooks.has(.stop) else { return nil }
+        return GuestStopNote(mountpoint: (try? attachments.attached(disk))?.mountpoint)
+    }
+
     /// With a stop hook the guest ends and its file system is unmounted, so that the target finds it clean. Without one
     /// the file system is frozen where it is mounted.
     public func stop() throws(MigrationError) {
@@ -72,6 +77,19 @@ public final class AttachedGuest: GuestControl {
         }
     }
 
+    /// Starts the guest again that another process had stopped, which is gone.
+    /// - Parameter mountpoint: where its file system was mounted.
+    func restart(mountpoint: String?) throws(MigrationError) {
+        do throws(AgentError) {
+            if let mountpoint, let attached = try attachments.attached(disk), attached.mountpoint != mountpoint {
+                _ = try attachments.mount(disk, at: mountpoint)
+            }
+            try hooks.run(.start, environment: ["GODWIT_DISK": disk])
+        } catch {
+            throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
+        }
+    }
+
     /// The disk has gone: lets go of what still holds its file system here.
     func forget() {
         let was = state.withLock { state in
@@ -101,20 +119,24 @@ public struct ArrivedGuest: TargetGuest {
         self.hooks = hooks
     }
 
-    public func start(folder: String, command: String?) throws(MigrationError) {
+    public func objection(to command: String) -> String? {
+        allowsCommands
+            ? nil
+            : "runs no commands of a peer: give its agent --allow-commands, or leave --start-command out and set a "
+                + "start hook in its godwit.toml"
+    }
+
+    public func start(folder: String, command: String?, attempt: Int) throws(MigrationError) {
         do throws(AgentError) {
             var runner = hooks(folder)
             if let command {
-                guard allowsCommands else {
-                    throw AgentError(
-                        .unsupported, "this host runs no commands of a peer; set a start hook in its godwit.toml")
-                }
+                if let objection = objection(to: command) { throw AgentError(.unsupported, "this host \(objection)") }
                 runner = HookRunner(hooks: [.start: Hook(command: command, limitSeconds: 120)])
             }
             // A disk without a guest that is started by itself waits for whoever wants it.
             guard runner.has(.start) else { return }
             if try attachments.attached(folder) == nil { _ = try attachments.attach(folder, options: attach) }
-            try runner.run(.start, environment: ["GODWIT_DISK": folder])
+            try runner.run(.start, environment: ["GODWIT_DISK": folder, "GODWIT_ATTEMPT": "\(attempt)"])
         } catch {
             throw MigrationError(.guest, error.message)
         }

@@ -9,35 +9,43 @@ public import Transport
 public struct MigrationService: Sendable {
     private let attachments: DeviceAttachments
     private let fs: any FileSystem
+    /// Where unfinished migrations are noted, so that a start of the host finds them.
+    private let register: MigrationRegister?
     /// A conversation with the agent on that host; only the hello has been said.
-    public typealias Connector = @Sendable (SSHTarget) throws(TransportError) -> any MessagePeer
+    /// - Parameter wantsCommands: the agent shall be one that runs a command of ours.
+    public typealias Connector =
+        @Sendable (_ target: SSHTarget, _ wantsCommands: Bool) throws(TransportError) -> any MessagePeer
     private let connect: Connector
 
     public init(
         attachments: DeviceAttachments = DeviceAttachments(), fs: any FileSystem = LinuxFileSystem(),
-        connect: @escaping Connector = MigrationService.overSSH
+        register: MigrationRegister? = nil, connect: @escaping Connector = MigrationService.overSSH
     ) {
         self.attachments = attachments
         self.fs = fs
+        self.register = register
         self.connect = connect
     }
 
     /// With what the environment says of the SSH configuration and of the far side's command.
-    public static func overSSH(_ target: SSHTarget) throws(TransportError) -> any MessagePeer {
-        try PeerConnection.open(target, product: "godwit")
+    public static func overSSH(_ target: SSHTarget, wantsCommands: Bool) throws(TransportError) -> any MessagePeer {
+        var options = SSHOptions.fromEnvironment()
+        // Who may choose the command there may choose this; a forced command is not changed by it.
+        if wantsCommands, options.command == SSHOptions().command { options.command += " --allow-commands" }
+        return try PeerConnection.open(target, product: "godwit", options: options)
     }
 
     /// Moves the disk in `folder` to `[user@]host[:port]:folder`.
     /// - Parameters:
     ///   - hooks: the stop hook is run here, the start hook here after a failure; the target has its own.
     ///   - tell: called with progress on the caller's thread.
-    ///   - shouldStop: asked often.
+    ///   - shouldStop: asked often, from several threads.
     public func migrate(
         _ folder: String, to target: String, options: MigrationOptions = MigrationOptions(),
         hooks: HookRunner = HookRunner(hooks: [:]), tell: @escaping (MigrationProgress) -> Void = { _ in },
-        shouldStop: @escaping () -> Bool = { false }
+        shouldStop: @escaping @Sendable () -> Bool = { false }
     ) throws(MigrationError) -> MigrationReport {
-        let there = try reach(target)
+        let there = try reach(target, wantsCommands: options.startCommand != nil)
         let folder = try resolved(folder)
         if let obstacle = MigrationFiles.obstacle(folder, in: fs) { throw MigrationError(.migrated, obstacle) }
         let attached = try agent { () throws(AgentError) in try self.attachments.attached(folder) }
@@ -45,46 +53,109 @@ public struct MigrationService: Sendable {
             throw MigrationError(.refused, "\(folder) is attached read-only; detach it, or attach it for writing")
         }
         let disk = try describe(folder)
-        guard let attached else {
-            let open: Disk
-            do throws(DiskError) { open = try Disk.open(folder, in: fs) } catch {
+        register?.note(folder)
+        let source: any MigrationSource
+        let guest: any GuestControl
+        if let attached {
+            let owned = AttachedGuest(
+                disk: folder, attachments: attachments, hooks: hooks,
+                freezeMilliseconds: options.pauseDeadlineMilliseconds)
+            source = try live(attached, owned)
+            guest = owned
+        } else {
+            do throws(DiskError) { source = DiskSource(try Disk.open(folder, in: fs)) } catch {
                 throw MigrationError(.source, error)
             }
-            let source = DiskSource(open)
-            defer { try? source.close() }
-            return try MigrationController(
-                disk: disk, target: there, source: source, guest: NoGuest(), options: options, fs: fs, tell: tell,
-                shouldStop: shouldStop
-            ).run()
+            guest = NoGuest()
         }
-        let control = try agent { () throws(AgentError) in try self.attachments.control(folder) }
-        let guest = AttachedGuest(
-            disk: folder, attachments: attachments, hooks: hooks, freezeMilliseconds: options.pauseDeadlineMilliseconds)
+        defer { try? (source as? DiskSource)?.close() }
+        let report = try MigrationController(
+            disk: disk, target: there, source: source, guest: guest, options: options, fs: fs, tell: tell,
+            shouldStop: shouldStop
+        ).run()
+        if report.leftBehind == nil { register?.forget(folder) }
+        return report
+    }
+
+    private func live(_ attached: AttachedDisk, _ guest: AttachedGuest) throws(MigrationError) -> LiveSource {
+        let folder = attached.disk
         let attachments = self.attachments
-        let source = try LiveSource(attached, control: control) { () throws(AgentError) in
+        let control = try agent { () throws(AgentError) in try attachments.control(folder) }
+        return LiveSource(attached, control: control) { () throws(AgentError) in
             guest.forget()
             do throws(AgentError) { try attachments.detach(folder, isForced: true) } catch {
                 // A disk that was released is not closed like others: it is enough that nobody serves it any more.
                 guard try attachments.attached(folder) == nil else { throw error }
             }
         }
-        return try MigrationController(
-            disk: disk, target: there, source: source, guest: guest, options: options, fs: fs, tell: tell,
-            shouldStop: shouldStop
-        ).run()
     }
 
-    /// Finds out who owns the disk in `folder` after an interrupted migration, and finishes it when it was given up.
-    public func recover(_ folder: String) throws(MigrationError) -> MigrationOutcome {
+    /// Finds out who owns the disk in `folder` after an interrupted migration, and finishes it: at the source, where it
+    /// was given up, and at the target, where it was taken over.
+    /// - Parameter hooks: the start hook is run where a migration that died has left the guest stopped.
+    public func recover(
+        _ folder: String, hooks: HookRunner = HookRunner(hooks: [:]), configuration: Configuration,
+        patience: HandoverPatience = HandoverPatience()
+    ) throws(MigrationError) -> MigrationOutcome {
+        if let outcome = try recoverArrived(folder, configuration) {
+            if outcome.isFinished { register?.forget(folder) }
+            return outcome
+        }
         let folder = try resolved(folder)
         let attachments = self.attachments
-        return try MigrationRecovery.run(
-            folder: folder, fs: fs, reach: { name throws(MigrationError) in try reach(name) },
+        let guest = AttachedGuest(disk: folder, attachments: attachments, hooks: hooks, freezeMilliseconds: 0)
+        let outcome = try MigrationRecovery(
+            folder: folder, fs: fs,
+            reach: { record throws(MigrationError) in
+                try reach(record.target, wantsCommands: record.startCommand != nil)
+            },
             retire: { () throws(MigrationError) in
                 try agent { () throws(AgentError) in
                     if try attachments.attached(folder) != nil { try attachments.detach(folder, isForced: true) }
                 }
-            })
+            },
+            restart: { mountpoint throws(MigrationError) in try guest.restart(mountpoint: mountpoint) },
+            patience: patience
+        ).run()
+        if outcome.isFinished { register?.forget(folder) }
+        return outcome
+    }
+
+    /// What ``recover(_:hooks:configuration:patience:)`` is worth being called for: the disks of the configuration and
+    /// those whose migration was noted, if there is something of a migration with them.
+    public func unfinished(_ configuration: Configuration) throws(MigrationError) -> [String] {
+        try host { () throws(SystemError) in
+            var disks = Set(try register?.all() ?? [])
+            for disk in disks where try !isThere(disk) {
+                register?.forget(disk)
+                disks.remove(disk)
+            }
+            for disk in configuration.disks.map(\.path) {
+                let marks = [MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.arrived]
+                for mark in marks where try fs.exists("\(disk)/\(mark)") { disks.insert(try fs.resolve(disk)) }
+            }
+            return disks.sorted()
+        }
+    }
+
+    private func isThere(_ disk: String) throws(SystemError) -> Bool {
+        if try fs.exists(disk) { return true }
+        return try fs.exists(disk + MigrationFiles.partialSuffix)
+    }
+
+    /// - Returns: `nil` where no disk has arrived.
+    private func recoverArrived(
+        _ folder: String, _ configuration: Configuration
+    ) throws(MigrationError) -> MigrationOutcome? {
+        let isThere = try host { () throws(SystemError) in try fs.exists(folder) }
+        if isThere, try MigrationRecovery.record(folder, in: fs) != nil { return nil }
+        // A start command that is on record was allowed when it came.
+        let receiver = Self.receiver(
+            attachments: attachments, configuration: configuration, allowsCommands: true, fs: fs)
+        if let arrived = try receiver.resume(folder: folder) { return .arrived(startFailure: arrived.startFailure) }
+        let partial = folder + MigrationFiles.partialSuffix
+        let waits = try host { () throws(SystemError) in try fs.exists(partial) }
+        return !isThere && waits ? .waiting(partial: partial) : nil
     }
 
     /// Takes disks that are moved to this host: for ``PeerAgent``.
@@ -93,7 +164,7 @@ public struct MigrationService: Sendable {
     ///   - allowsCommands: whether a start command of the source's is run here. Not where the peer is confined.
     public static func receiver(
         attachments: DeviceAttachments = DeviceAttachments(), configuration: Configuration, allowsCommands: Bool,
-        fs: any FileSystem = LinuxFileSystem()
+        register: MigrationRegister? = nil, fs: any FileSystem = LinuxFileSystem()
     ) -> MigrationReceiver {
         var attach = AttachOptions()
         attach.backend = configuration.backend
@@ -101,19 +172,44 @@ public struct MigrationService: Sendable {
             let folder = (try? fs.resolve(folder)) ?? folder
             return HookRunner(hooks: configuration.disk(folder)?.hooks ?? configuration.hooks)
         }
-        return MigrationReceiver(fs: fs, disks: DiskFolders(fs: fs), guest: guest)
+        return MigrationReceiver(fs: fs, disks: DiskFolders(fs: fs), guest: guest) { folder, isOver in
+            if isOver { register?.forget(folder) } else { register?.note(folder) }
+        }
     }
 
-    private func reach(_ name: String) throws(MigrationError) -> MigrationTarget {
-        let target: SSHTarget
+    /// The target of that name, whose own name is the one spelling of it.
+    func reach(_ name: String, wantsCommands: Bool) throws(MigrationError) -> MigrationTarget {
+        var target: SSHTarget
         do throws(TransportError) { target = try SSHTarget(parsingWithFolder: name) } catch {
             throw MigrationError(.refused, error.message, cause: .link(error.code))
         }
-        guard let folder = target.path else {
+        target.host = target.host.lowercased()
+        if target.port == 22 { target.port = nil }
+        let folder = try Self.normalized(target.path ?? "", of: name)
+        target.path = folder
+        let connect = self.connect
+        let peer = target
+        return MigrationTarget(name: "\(target):\(folder)", folder: folder) { () throws(TransportError) in
+            try connect(peer, wantsCommands)
+        }
+    }
+
+    /// The one spelling of a folder at the target: whatever a path repeats or goes round by is left out, but not what
+    /// only that host can tell.
+    private static func normalized(_ path: String, of name: String) throws(MigrationError) -> String {
+        // Shells replace it only where it begins a word, so scp and ssh users may well have written it.
+        let path = path == "~" ? "" : path.hasPrefix("~/") ? String(path.dropFirst(2)) : path
+        guard !path.hasPrefix("~") else {
+            throw MigrationError(
+                .refused, "\(name): a folder in the user's home is written without '~', as host:folder",
+                cause: .link(.invalidTarget))
+        }
+        let parts = path.split(separator: "/").filter { $0 != "." }
+        let folder = (path.hasPrefix("/") ? "/" : "") + parts.joined(separator: "/")
+        guard !parts.isEmpty else {
             throw MigrationError(.refused, "\(name): name a folder at the target", cause: .link(.invalidTarget))
         }
-        let connect = self.connect
-        return MigrationTarget(name: name, folder: folder) { () throws(TransportError) in try connect(target) }
+        return folder
     }
 
     private func resolved(_ folder: String) throws(MigrationError) -> String {
@@ -121,6 +217,10 @@ public struct MigrationService: Sendable {
             throw MigrationError(
                 .source, error.description, cause: error.errno == .noSuchFileOrDirectory ? .disk(.notFound) : nil)
         }
+    }
+
+    private func host<R>(_ body: () throws(SystemError) -> R) throws(MigrationError) -> R {
+        do throws(SystemError) { return try body() } catch { throw MigrationError(.source, error.description) }
     }
 
     private func describe(_ folder: String) throws(MigrationError) -> MigratedDisk {

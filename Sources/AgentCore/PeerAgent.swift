@@ -1,4 +1,5 @@
 internal import Backup
+internal import BackupStore
 public import BlockIO
 internal import LinuxSystem
 public import Migration
@@ -94,6 +95,10 @@ public struct PeerAgent: Sendable {
         if limits.storeFolder != nil && limits.rootFolder == nil && !isStore {
             return .failure(ServiceRefusal("forbidden", "this login is for stores only"))
         }
+        if !isStore, let store = storeAround(request.path) {
+            return .failure(
+                ServiceRefusal("refused", "\(request.path) is within the store \(store), which is no place for a disk"))
+        }
         let allowed =
             isStore ? [limits.storeFolder, limits.rootFolder].compactMap { $0 } : [limits.rootFolder].compactMap { $0 }
         guard let first = allowed.first else { return .success(request.path) }
@@ -113,6 +118,17 @@ public struct PeerAgent: Sendable {
         } catch {
             return .failure(ServiceRefusal("notFound", error.description))
         }
+    }
+
+    /// The store that `path` is, or lies in; `nil` when there is none, or nothing to tell it by.
+    private func storeAround(_ path: String) -> String? {
+        let first = limits.rootFolder ?? "."
+        guard var place = try? resolveNew(path.hasPrefix("/") ? path : "\(first)/\(path)") else { return nil }
+        while place != "/" {
+            if (try? fs.exists("\(place)/\(LocalStore.markName)")) == true { return place }
+            place = LinuxFileSystem.folder(of: place)
+        }
+        return nil
     }
 
     /// Where `path` leads, symbolic links followed, also when its last parts do not exist yet.

@@ -7,6 +7,8 @@ internal import SystemPackage
 
 /// A store in a folder, godwit-store(5).
 public final class LocalStore: StoreBackend {
+    /// The file that makes a folder a store.
+    public static let markName = StoreDescription.fileName
     public let address: String
     public let info: StoreInfo
     let fs: any FileSystem

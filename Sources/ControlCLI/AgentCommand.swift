@@ -15,6 +15,8 @@ struct AgentCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Allow nothing outside of this folder.", valueName: "folder"), completion: .directory)
     var restrictFolder: String?
     @Flag(help: "Allow nothing that changes anything.") var readOnly = false
+    @Flag(help: "Run the command with which a peer that moves a disk here wants its guest started.")
+    var allowCommands = false
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
@@ -26,9 +28,8 @@ struct AgentCommand: ParsableCommand {
         limits.storeFolder = restrictStore
         limits.rootFolder = restrictFolder
         limits.isReadOnly = readOnly
-        // A key that is tied to folders must not run commands of its owner's choice.
-        let isConfined = restrictStore != nil || restrictFolder != nil || readOnly
-        let receiver = MigrationService.receiver(configuration: try common.configuration(), allowsCommands: !isConfined)
+        let receiver = MigrationService.receiver(
+            configuration: try common.configuration(), allowsCommands: allowCommands, register: MigrationRegister())
         try PeerAgent(fs: LinuxFileSystem(), limits: limits, product: Program.product, receiver: receiver)
             .serveStandardStreams()
     }

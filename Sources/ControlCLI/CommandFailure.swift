@@ -117,6 +117,7 @@ struct CommandFailure: Error, Hashable {
     }
 
     private static func status(_ error: MigrationError) -> ExitStatus {
+        if error.code == .guestDown { return .guestDown }
         switch error.cause {
         case .disk(let code) where error.code == .source: return status(code)
         case .link(let code) where [.link, .refused].contains(error.code): return status(code)
@@ -124,6 +125,8 @@ struct CommandFailure: Error, Hashable {
         }
         return switch error.code {
         case .refused: .refused
+        case .busy: .busy
+        case .guestDown: .guestDown
         case .notConverging: .notConverged
         case .link: .connection
         case .source: .inputOutput

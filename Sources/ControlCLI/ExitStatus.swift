@@ -42,6 +42,10 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case refused = 33
     /// A disk was handed over and the target has not confirmed it.
     case unconfirmed = 34
+    /// A migration failed, and the guest, which it had stopped, could not be started again here.
+    case guestDown = 35
+    /// The disk is the target's, and its guest could not be started there.
+    case guestNotStarted = 36
     case usage = 64
     case configuration = 78
     case interrupted = 130

@@ -36,8 +36,10 @@ enum Interruption {
         return try body()
     }
 
-    /// After an interruption, whatever error it led to, the status tells of the interruption.
+    /// After an interruption, whatever error it led to, the status tells of the interruption; but not in the place of a
+    /// guest that is down or of a disk that nobody can use.
     static func status(for other: ExitStatus) -> ExitStatus {
+        if [.unconfirmed, .guestDown, .guestNotStarted].contains(other) { return other }
         guard let signal = state.withLock({ $0.signal }) else { return other }
         return status(of: signal) == ExitStatus.interrupted.rawValue ? .interrupted : .terminated
     }

@@ -9,7 +9,7 @@ struct MigrateCommand: ParsableCommand {
         discussion:
             "Until the target has proved that its copy is the same, a failure leaves the disk and its guest here.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk) var disk: String?
     @Argument(help: ArgumentHelp("[user@]host[:port]:folder", valueName: "target")) var target: String?
     @Option(
         help: ArgumentHelp(
@@ -18,7 +18,7 @@ struct MigrateCommand: ParsableCommand {
     var maxDowntime: DurationArgument?
     @Option(help: ArgumentHelp("Rounds of copying after which it ends, 1 to 1000.", valueName: "number"))
     var maxRounds = 30
-    @Flag(help: "At that end switch, however long it takes, instead of giving up.") var forceSwitch = false
+    @Flag(help: "Switch in the end, however long it takes, instead of giving up.") var forceSwitch = false
     @Option(
         help: ArgumentHelp(
             "Granule of the dirty map, from 4K to 1M; if not given 4K for up to 512G of data, 16K for 4T, else 64K.",
@@ -33,10 +33,19 @@ struct MigrateCommand: ParsableCommand {
             valueName: "command"))
     var startCommand: String?
     @Flag(help: "Remove the disk's files here once the target has it.") var removeSource = false
+    @Option(
+        help: ArgumentHelp(
+            "Ask a target that does not answer for this long to take over what was handed to it; 5m if not given.",
+            valueName: "duration"))
+    var commitTimeout: DurationArgument?
     @Flag(help: "Finish a migration of this disk that was interrupted.") var recover = false
+    @Flag(help: "With --recover: of all disks of this host.") var all = false
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
+        guard recover || !all else { throw ValidationError("--all goes with --recover") }
+        guard !all || disk == nil else { throw ValidationError("--recover --all takes no disk: leave it out") }
+        guard all || disk != nil else { throw ValidationError("name a disk") }
         guard (target == nil) == recover else {
             throw ValidationError(
                 recover
@@ -53,32 +62,44 @@ struct MigrateCommand: ParsableCommand {
 
     func run() throws {
         let configuration = try common.configuration()
-        let disk = try DiskArgument.existing(disk, configuration)
-        guard let target else { return try finish(disk) }
+        guard let disk, let target else {
+            return try MigrationRecoveryRun(common, configuration, commitTimeout).run(disk)
+        }
+        let named = try DiskArgument.existing(disk, configuration)
+        var own = named.entry?.hooks ?? configuration.hooks
+        if let stopCommand { own[.stop] = Hook(command: stopCommand) }
+        if let startCommand { own[.start] = Hook(command: startCommand) }
+        let hooks = HookRunner(hooks: own)
+        let options = options(configuration)
+        let display = MigrationDisplay(common)
+        defer { display.finish() }
+        let report = try translated {
+            try Interruption.withCleanEnd { () throws(MigrationError) in
+                try MigrationService(register: MigrationRegister()).migrate(
+                    named.path, to: target, options: options, hooks: hooks, tell: display.tell,
+                    shouldStop: { Interruption.isRequested })
+            }
+        }
+        display.finish()
+        try Report(common).result(report, lines(report))
+        if let failure = report.startFailure {
+            throw CommandFailure(
+                .guestNotStarted, "\(named.path) is at \(report.target), but its guest does not run there: \(failure)")
+        }
+    }
+
+    private func options(_ configuration: Configuration) -> MigrationOptions {
         var options = MigrationOptions()
         let downtime = maxDowntime?.milliseconds ?? configuration.limits.downtimeMilliseconds
         options.limits.downtimeNanoseconds = downtime &* 1_000_000
         options.limits.roundsMax = maxRounds
         options.limits.forcesSwitch = forceSwitch
         if let granule { options.granuleBytes = granule.bytes }
+        if let commitTimeout { options.commitTimeoutMilliseconds = commitTimeout.milliseconds }
         options.compressionLevel = Int32(compressionLevel)
         options.startCommand = startCommand
         options.removesSource = removeSource
-        var own = disk.entry?.hooks ?? configuration.hooks
-        if let stopCommand { own[.stop] = Hook(command: stopCommand) }
-        if let startCommand { own[.start] = Hook(command: startCommand) }
-        let hooks = HookRunner(hooks: own)
-        let display = MigrationDisplay(common)
-        defer { display.finish() }
-        let report = try translated {
-            try Interruption.withCleanEnd { () throws(MigrationError) in
-                try MigrationService().migrate(
-                    disk.path, to: target, options: options, hooks: hooks, tell: display.tell,
-                    shouldStop: { Interruption.isRequested })
-            }
-        }
-        display.finish()
-        try Report(common).result(report, lines(report))
+        return options
     }
 
     private func lines(_ report: MigrationReport) -> [String] {
@@ -94,31 +115,10 @@ struct MigrateCommand: ParsableCommand {
             rows[rows.count - 2][1] += ", predicted \(Self.text(milliseconds: predicted))"
         }
         var lines = Report.columns(rows)
-        if let failure = report.startFailure {
-            lines.append("the guest could not be started at the target: \(failure)")
-        }
         if let left = report.leftBehind {
             lines.append("something is left behind here ('godwit migrate --recover' tries again): \(left)")
         }
         return lines
-    }
-
-    private func finish(_ disk: DiskArgument) throws {
-        let outcome = try MigrationService().recover(disk.path)
-        switch outcome {
-        case .ownedHere(let isUnderWay):
-            let text =
-                isUnderWay ? "a migration of it was begun and can be started again" : "no migration of it is open"
-            try Report(common).result(
-                RecoveryReport(disk: disk.path, owner: "source", target: nil, startFailure: nil),
-                ["\(disk.path) belongs to this host; \(text)"])
-        case .ownedThere(let record, let startFailure):
-            var lines = ["\(disk.path) belongs to \(record.target)"]
-            if let startFailure { lines.append("the guest could not be started there: \(startFailure)") }
-            try Report(common).result(
-                RecoveryReport(disk: disk.path, owner: "target", target: record.target, startFailure: startFailure),
-                lines)
-        }
     }
 
     static func text(milliseconds: Double) -> String {
@@ -139,22 +139,16 @@ struct GranuleArgument: ExpressibleByArgument, Hashable {
     }
 }
 
-private struct RecoveryReport: Encodable {
-    var disk: String
-    /// `source` or `target`.
-    var owner: String
-    var target: String?
-    var startFailure: String?
-}
-
 /// Shows how a migration goes: a line for each round, progress within it.
 private final class MigrationDisplay {
     private let common: CommonOptions
     private var round = 1
     private var display: ProgressDisplay
+    private let comparison: ProgressDisplay
 
     init(_ common: CommonOptions) {
         self.common = common
+        comparison = ProgressDisplay("the target reads its copy back", common)
         display = ProgressDisplay("round 1", common)
     }
 
@@ -165,7 +159,10 @@ private final class MigrationDisplay {
         case .resuming(let bytes):
             report.note(
                 "the target has \(SizeText.format(bytes)) of an earlier attempt, which are compared instead of sent")
-        case .copied(let done, let total): _ = display.update(done, total)
+        case .comparing(let done, let total): _ = comparison.update(done, total)
+        case .copied(let done, let total):
+            comparison.finish()
+            _ = display.update(done, total)
         case .round(let told):
             display.finish()
             let predicted =
@@ -174,12 +171,15 @@ private final class MigrationDisplay {
             report.note(
                 "round \(told.round): \(SizeText.format(told.bytes)) in \(duration), "
                     + "sent \(SizeText.format(told.sentBytes)), goodput \(rate(told.goodputBytesPerSecond)), "
+                    + "link \(told.linkBytesPerSecond.map { rate($0) } ?? "unknown"), "
                     + "dirty \(SizeText.format(told.dirtyBytes)) at \(rate(told.dirtyBytesPerSecond)), "
                     + "downtime now \(predicted)"
             )
             round = told.round + 1
             display = ProgressDisplay("round \(round)", common)
         case .stopping: report.detail("stopping the guest")
+        case .unanswered(let attempt, let failure, let next):
+            MigrationRecoveryRun.tell(report, attempt, failure, next)
         case .finishing: report.detail("the target has the disk")
         }
     }
@@ -188,5 +188,8 @@ private final class MigrationDisplay {
         "\(SizeText.format(UInt64(max(0, min(bytesPerSecond, 1e18)))))/s"
     }
 
-    func finish() { display.finish() }
+    func finish() {
+        comparison.finish()
+        display.finish()
+    }
 }

@@ -116,9 +116,9 @@ final class ControlSession {
         case .resume:
             guard owner.pause.end(holder: identifier) else { throw WritePause.expired }
         case .release:
-            try whileOpen { () throws(ControlError) in
-                try owner.pause.release(holder: identifier) { () throws(DiskError) in try owner.disk.release() }
-            }
+            try whileOpen { () throws(ControlError) in try owner.pause.release(holder: identifier) }
+        case .confirmRelease:
+            try whileOpen { () throws(ControlError) in try owner.pause.confirmRelease(holder: identifier) }
         case .shutdown: try shutDown(isForced: false)
         case .shutdownForced: try shutDown(isForced: true)
         }

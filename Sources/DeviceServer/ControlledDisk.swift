@@ -1,4 +1,5 @@
 internal import AgentAPI
+internal import BlockIO
 internal import DiskImage
 internal import Geometry
 
@@ -26,15 +27,29 @@ protocol ControlledDisk: AnyObject, Sendable {
     func holdWrites(milliseconds: UInt64) throws(DiskError)
     /// Undoes one ``holdWrites(milliseconds:)``; blocks no longer than a file system takes to go on.
     func letWritesGo()
-    /// While writes are held: from here on all of them fail.
+    /// The disk's folder, or its image where it has none.
+    var location: String { get }
+    /// While writes are held: no deadline lets them go on from here on.
     /// - Throws: `.busy` when they were no longer held; nothing has changed then.
-    func release() throws(DiskError)
+    func beginRelease() throws(DiskError)
+    /// The disk is another host's: what is held fails, and all that comes.
+    func finishRelease()
+    /// It is not: as before ``beginRelease()``, but for what has failed meanwhile.
+    func cancelRelease()
 
     /// Does what can be refused before the disk is closed; it stays open when this throws.
     /// - Parameter isForced: whoever uses it loses it, where that is possible.
     func prepareToClose(isForced: Bool) throws(DiskError)
     /// Closes the disk and drops its lock. Nothing may follow.
     func close() throws(DiskError)
+}
+
+extension ControlledDisk {
+    /// Whether the record of a migration gives the disk to another host. What can't be looked at counts as there: it is
+    /// better that nobody writes than that two do.
+    var isGivenAway: Bool {
+        (try? LinuxFileSystem().exists("\(location)/\(DiskFolder.migratedMarkName)")) ?? true
+    }
 }
 
 /// A new top in waiting.

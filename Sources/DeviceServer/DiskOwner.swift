@@ -24,7 +24,10 @@ final class DiskOwner: Sendable {
                     throw ControlError(error)
                 }
             },
-            letGo: { disk.letWritesGo() })
+            letGo: { disk.letWritesGo() },
+            handover: WritePause.HandoverSteps(
+                begin: { () throws(DiskError) in try disk.beginRelease() }, finish: { disk.finishRelease() },
+                cancel: { disk.cancelRelease() }, isGivenAway: { disk.isGivenAway }))
     }
 
     /// Begins to listen. Takes the disk over: when this fails, it is closed.
@@ -51,6 +54,7 @@ final class DiskOwner: Sendable {
             defer { listener = nil }
             return listener
         }
+        pause.failRelease()
         listener?.stop()
         try closeDisk(isForced: true)
     }

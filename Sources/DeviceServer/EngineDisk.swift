@@ -79,7 +79,11 @@ final class EngineDisk: ControlledDisk {
 
     func holdWrites(milliseconds: UInt64) throws(DiskError) { try disk.pauseWrites() }
     func letWritesGo() { disk.resumeWrites() }
-    func release() throws(DiskError) { disk.release() }
+    var location: String { path }
+    // The engine holds writes until it is told otherwise: the deadline is the pause's.
+    func beginRelease() throws(DiskError) {}
+    func finishRelease() { disk.release() }
+    func cancelRelease() {}
     func prepareToClose(isForced: Bool) throws(DiskError) {
         if !isForced { try clients.refuseWhileConnected(path) }
     }

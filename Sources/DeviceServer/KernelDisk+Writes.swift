@@ -84,9 +84,11 @@ extension KernelDisk {
         return (try? devices.thaw()) == false
     }
 
+    var location: String { held.path }
+
     /// First the writes are made to fail, and then those that were held go on: if the deadline was not earlier, none
-    /// came in between.
-    func release() throws(DiskError) {
+    /// came in between. The driver holds nothing without a deadline, so what is held fails already here.
+    func beginRelease() throws(DiskError) {
         try asking { () throws(DriverError) in try driver.setAborted(true, device) }
         if thaw() {
             state.change { $0.isReleased = true }
@@ -94,6 +96,13 @@ extension KernelDisk {
         }
         try asking { () throws(DriverError) in try driver.setAborted(false, device) }
         throw DiskError(.busy, "\(held.path): the freeze ended by itself at its deadline", path: held.path)
+    }
+
+    func finishRelease() {}
+
+    func cancelRelease() {
+        state.change { $0.isReleased = false }
+        try? driver.setAborted(false, device)
     }
 
     private func refuseCachedWriters() throws(DiskError) {

@@ -9,6 +9,8 @@ final class WritePause: Sendable {
     private enum State {
         case running
         case paused(holder: UInt64, watch: Watch)
+        /// As paused, without a deadline: the disk is being handed over, and its record decides what becomes of it.
+        case releasing(holder: UInt64)
         /// The deadline passed; kept until the holder asks or another one pauses.
         case expired(holder: UInt64)
         /// The disk has gone to another host: nothing is held back, everything fails.
@@ -28,21 +30,39 @@ final class WritePause: Sendable {
     private let beginning = Mutex(())
     private let hold: @Sendable (_ milliseconds: UInt64) throws(ControlError) -> Void
     private let letGo: @Sendable () -> Void
+    private let handover: HandoverSteps
+
+    /// What a release does to the disk, and what it goes by.
+    struct HandoverSteps: Sendable {
+        /// Writes are to be held without a deadline.
+        /// - Throws: `.busy` when they were no longer held.
+        var begin: @Sendable () throws(DiskError) -> Void
+        /// All that is held, and all that comes, fails.
+        var finish: @Sendable () -> Void
+        /// As before the release; the writes are still held.
+        var cancel: @Sendable () -> Void
+        /// Whether the record is there that gives the disk to another host, or can't be looked for.
+        var isGivenAway: @Sendable () -> Bool
+    }
 
     /// - Parameters:
     ///   - hold: holds back new writes; returns when those in flight have ended and are durable. Undone by one `letGo`.
     ///   - letGo: does not wait for anything that waits for this.
     init(
         hold: @escaping @Sendable (_ milliseconds: UInt64) throws(ControlError) -> Void,
-        letGo: @escaping @Sendable () -> Void
+        letGo: @escaping @Sendable () -> Void, handover: HandoverSteps
     ) {
         self.hold = hold
         self.letGo = letGo
+        self.handover = handover
     }
 
     var isPaused: Bool {
         state.withLock { state in
-            if case .paused = state { true } else { false }
+            switch state {
+            case .paused, .releasing: true
+            default: false
+            }
         }
     }
 
@@ -68,7 +88,8 @@ final class WritePause: Sendable {
         let refusal: ControlError? = state.withLock { state in
             switch state {
             case .running, .expired: nil
-            case .paused: ControlError(code: ControlError.busy, message: "the disk's writes are paused already")
+            case .paused, .releasing:
+                ControlError(code: ControlError.busy, message: "the disk's writes are paused already")
             case .released: Self.released
             case .closed: Self.closed
             }
@@ -108,6 +129,17 @@ final class WritePause: Sendable {
                 letGo()
                 try? watch.pipe.writing.writeAll([0])
                 return true
+            case .releasing(holder):
+                // Whoever asked may be dead: what it has put on record counts.
+                if handover.isGivenAway() {
+                    handover.finish()
+                    state = .released
+                } else {
+                    handover.cancel()
+                    letGo()
+                    state = .running
+                }
+                return true
             case .expired(holder):
                 state = .running
                 return false
@@ -124,9 +156,22 @@ final class WritePause: Sendable {
             case .paused(_, let watch):
                 letGo()
                 try? watch.pipe.writing.writeAll([0])
+            case .releasing:
+                // They may be another host's already.
+                handover.finish()
             default: break
             }
             state = .closed
+        }
+    }
+
+    /// This side is about to end connections: a holder that lives on may still put the disk on record as another
+    /// host's, so what its release holds fails.
+    func failRelease() {
+        state.withLock { state in
+            guard case .releasing = state else { return }
+            handover.finish()
+            state = .released
         }
     }
 
@@ -136,19 +181,33 @@ final class WritePause: Sendable {
         }
     }
 
-    /// Turns the pause of `holder` into a release, which `body` makes lasting. No deadline applies from here on.
-    func release(holder: UInt64, _ body: () throws(DiskError) -> Void) throws(ControlError) {
+    /// Turns the pause of `holder` into one without a deadline, which ends with a record that gives the disk away, or
+    /// with the holder.
+    func release(holder: UInt64) throws(ControlError) {
         let result: Result<Void, ControlError> = state.withLock { state in
             guard case .paused(holder, let watch) = state else { return .failure(Self.expired) }
             // The deadline must not let writes go on between the two, so both are within the lock.
-            do throws(DiskError) { try body() } catch {
+            do throws(DiskError) { try handover.begin() } catch {
                 return .failure(error.code == .busy ? Self.expired : ControlError(error))
             }
-            state = .released
+            state = .releasing(holder: holder)
             try? watch.pipe.writing.writeAll([0])
             return .success(())
         }
         try result.get()
+    }
+
+    /// The record is there: nothing is written here any more.
+    func confirmRelease(holder: UInt64) throws(ControlError) {
+        let isReleasing = state.withLock { state in
+            guard case .releasing(holder) = state else { return false }
+            handover.finish()
+            state = .released
+            return true
+        }
+        guard isReleasing else {
+            throw ControlError(code: ControlError.invalid, message: "this connection releases no disk")
+        }
     }
 
     private func expire(_ watch: Watch) {

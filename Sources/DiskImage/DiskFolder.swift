@@ -51,6 +51,8 @@ public struct DiskFolder: Sendable {
     public static let ownerLockName = "godwit.lock"
     /// In the folder of a disk that belongs to another host now: the migration's record, godwit-stream(5).
     public static let migratedMarkName = "godwit-migrated.json"
+    /// Held by whoever works on a migration of the disk, here or at its target.
+    public static let migrationLockName = "godwit-migration.lock"
     /// The lock of the descriptor, which ploop's tools take too: held while it is changed.
     static let descriptorLockName = DiskDescriptor.fileName + ".lck"
     private static let lockWaitMilliseconds = 60_000
@@ -137,6 +139,20 @@ public struct DiskFolder: Sendable {
             path: path)
     }
 
+    /// Between a migration's writing of its record and that record's coming into force nobody may become the owner. A
+    /// record that is left of a migration that died is in nobody's way.
+    /// - Throws: `.busy` then.
+    private func refuseWhileHandedOver() throws(DiskError) {
+        let isRecordReady = try withPath(path) { () throws(SystemError) in
+            try fs.exists("\(path)/\(Self.migratedMarkName).pending")
+        }
+        guard isRecordReady else { return }
+        let name = "\(path)/\(Self.migrationLockName)"
+        let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
+        guard lock == nil else { return try refuseIfMigrated() }
+        throw DiskError(.busy, "\(path): the disk is being handed to another host; try again later", path: path)
+    }
+
     /// Takes the disk as its owner.
     /// - Parameter mayBeAttached: the driver may have the images open: for who controls that device.
     /// - Throws: `.inUse` when somebody else has it, on this host or another.
@@ -147,6 +163,10 @@ public struct DiskFolder: Sendable {
         guard let lock else {
             throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
         }
+        // Whoever had the disk before may have given it away, or be just about to: its server lets go of the lock when
+        // it dies, and the migration goes on.
+        try refuseIfMigrated()
+        try refuseWhileHandedOver()
         if !mayBeAttached { try refuseIfAttached(to: path + "/", in: fs) }
         return lock
     }

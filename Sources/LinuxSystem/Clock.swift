@@ -14,6 +14,12 @@ public struct SystemTime: TimeSource {
     public func realtime() -> UInt64 { shim_realtime_ns() }
 }
 
+/// Lets this thread rest: between two tries of what may succeed later, never to wait for another thread.
+public func pauseThread(nanoseconds: UInt64) {
+    var nothing: [PollEntry] = []
+    _ = try? pollDescriptors(&nothing, deadlineMilliseconds: Int(clamping: nanoseconds / 1_000_000))
+}
+
 /// The largest resident set of this process so far, in bytes.
 public func peakMemoryBytes() -> UInt64 { shim_peak_memory() }
 

@@ -18,3 +18,8 @@ extension UnixSocket {
     /// descriptor stays open.
     public static func end(_ socket: CInt) { _ = shim_shutdown(socket) }
 }
+
+/// Tells one start of this host from another; empty when the kernel does not say.
+public func bootIdentifier() -> String {
+    ((try? kernelText("/proc/sys/kernel/random/boot_id")) ?? "").filter { !$0.isWhitespace }
+}

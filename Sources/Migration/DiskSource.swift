@@ -43,6 +43,7 @@ public final class DiskSource: MigrationSource {
     public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) {}
     public func resume() {}
     public func release() throws(MigrationError) {}
+    public func confirmRelease() {}
     public func retire() throws(MigrationError) { try close() }
 
     /// Gives the lock back.

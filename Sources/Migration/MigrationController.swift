@@ -7,8 +7,7 @@ public import LinuxSystem
 /// Moves one disk to another host: the source's side. ``PrecopyPlanner`` decides, this acts. For one thread.
 ///
 /// A failure before the source has given up the disk leaves its guest running here and at the target a partial copy
-/// that a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``MigrationRecovery``
-/// the way.
+/// that a rerun goes on from. After that only forward leads out: ``SourcePlace`` has the record, ``Handover`` the way.
 public final class MigrationController {
     let disk: MigratedDisk
     let target: MigrationTarget
@@ -17,23 +16,30 @@ public final class MigrationController {
     let options: MigrationOptions
     let time: any TimeSource
     let place: SourcePlace
-    private let tell: (MigrationProgress) -> Void
-    private let shouldStop: () -> Bool
+    let tell: (MigrationProgress) -> Void
+    let shouldStop: @Sendable () -> Bool
 
-    private var planner: PrecopyPlanner
-    private var report: MigrationReport
-    private var link: MigrationLink?
+    var planner: PrecopyPlanner
+    var report: MigrationReport
+    var link: MigrationLink?
+    var watch: LinkWatch?
+    /// Names what this run copies.
+    let attempt = MigrationIdentity.make()
+    /// On the monotonic clock.
+    var stoppedAt: UInt64 = 0
+    var wasStopped = false
+    /// By then the target has to have proved its copy.
+    var switchDeadline: UInt64?
     private var outgoing: OutgoingStream?
-    private var wasStopped = false
-    private var stoppedAt: UInt64 = 0
 
     /// - Parameters:
     ///   - tell: called with progress on the caller's thread.
-    ///   - shouldStop: asked often; honoured until the guest has been stopped for the switch.
+    ///   - shouldStop: asked often, from several threads; honoured until the disk is given up, and after that while the
+    ///     target does not answer.
     public init(
         disk: MigratedDisk, target: MigrationTarget, source: any MigrationSource, guest: any GuestControl,
         options: MigrationOptions = MigrationOptions(), fs: any FileSystem, time: any TimeSource = SystemTime(),
-        tell: @escaping (MigrationProgress) -> Void = { _ in }, shouldStop: @escaping () -> Bool = { false }
+        tell: @escaping (MigrationProgress) -> Void = { _ in }, shouldStop: @escaping @Sendable () -> Bool = { false }
     ) {
         self.disk = disk
         self.target = target
@@ -45,23 +51,23 @@ public final class MigrationController {
         self.shouldStop = shouldStop
         place = SourcePlace(folder: disk.folder, fs: fs)
         planner = PrecopyPlanner(limits: options.limits)
-        report = MigrationReport(identity: "", target: target.name, sizeBytes: source.byteCount)
+        report = MigrationReport(identity: "", target: target.name, sizeBytes: 0)
     }
 
-    /// Does it all. - Returns: once the disk is the target's and the guest was started there.
+    /// Does it all. - Returns: once the disk is the target's; ``MigrationReport/startFailure`` tells of its guest.
     public func run() throws(MigrationError) -> MigrationReport {
         let start = time.monotonic()
-        let link = try target.connect()
-        self.link = link
-        defer { self.link?.close() }
-        try begin(link)
+        let lock = try place.lock()
+        defer { withExtendedLifetime(lock) {} }
+        try begin()
+        defer { endConversation() }
         var actions = planner.handle(.started)
         var failure: MigrationError?
         while let action = actions.first {
             var event: PrecopyPlanner.Event?
             do throws(MigrationError) { event = try perform(action, after: failure) } catch {
                 guard !planner.isOver else { throw error }
-                failure = error
+                failure = explained(error)
                 event = .failed
             }
             guard let event else { break }
@@ -71,37 +77,54 @@ public final class MigrationController {
         return report
     }
 
-    private func begin(_ link: MigrationLink) throws(MigrationError) {
-        let identity = try place.identity(for: target.name)
+    // MARK: the beginning
+
+    private func begin() throws(MigrationError) {
         let granuleBytes = options.granuleBytes ?? Self.granuleBytes(usedBytes: disk.usedBytes)
+        // Before anything is asked of the source: from here on the disk does not grow, and what is written comes again.
+        try source.startTracking(granuleBytes: granuleBytes)
+        do throws(MigrationError) {
+            report.sizeBytes = source.byteCount
+            let link = try target.connect()
+            self.link = link
+            if options.usesThreads { watch = LinkWatch(link, time: time, shouldStop: shouldStop) }
+            try begin(link, granuleBytes: granuleBytes)
+        } catch {
+            place.removeTree()
+            source.stopTracking()
+            let explained = explained(error)
+            endConversation()
+            throw explained
+        }
+    }
+
+    private func begin(_ link: MigrationLink, granuleBytes: UInt64) throws(MigrationError) {
         // Chunks of the size that backups have, unless the granules are finer.
         let chunkBytes = UInt32(min(granuleBytes, UInt64(TreeShape.chunkBytesStandard)))
-        report.identity = identity
+        var journal = try place.outgoing() ?? OutgoingRecord(identity: MigrationIdentity.make())
+        report.identity = journal.identity
         let offer = MigrationOffer(
-            identity: identity, sizeBytes: source.byteCount, clusterBytes: disk.clusterBytes,
-            imageVersion: disk.imageVersion, usedBytes: disk.usedBytes, chunkBytes: chunkBytes)
+            identity: journal.identity, sizeBytes: source.byteCount, clusterBytes: disk.clusterBytes,
+            imageVersion: disk.imageVersion, usedBytes: disk.usedBytes, chunkBytes: chunkBytes,
+            startCommand: options.startCommand)
         guard case .checked(let found, let partialBytes) = try link.call(.check(offer)) else {
             throw MigrationError(.protocolViolation, "\(link.name) gave the wrong reply to a check")
         }
         let problems =
-            try place.problems(
-                sizeBytes: source.byteCount, treeBytes: disk.usedBytes / UInt64(chunkBytes) * 34)
+            try place.problems(sizeBytes: source.byteCount, treeBytes: disk.usedBytes / UInt64(chunkBytes) * 34)
             + found.map { "\(link.name): \($0)" }
         guard problems.isEmpty else { throw MigrationError(.refused, problems.joined(separator: "\n")) }
         tell(.checked)
         if partialBytes > 0 { tell(.resuming(bytes: partialBytes)) }
-        try place.begin(identity: identity, target: target.name)
-        do throws(MigrationError) {
-            let outgoing = try OutgoingStream(
-                source: source, tree: try place.makeTree(sizeBytes: source.byteCount, chunkBytes: offer.chunkBytes),
-                link: link, level: options.compressionLevel, usesThreads: options.usesThreads)
-            self.outgoing = outgoing
-            // Before the first byte is read: whatever is written from here on comes again.
-            try source.startTracking(granuleBytes: granuleBytes)
-            report.reusedBytes = try outgoing.begin(offer)
-        } catch {
-            rollBack()
-            throw error
+        journal.add(OutgoingRecord.Attempt(attempt: attempt, target: target.name))
+        try place.store(journal)
+        let outgoing = try OutgoingStream(
+            source: source, tree: try place.makeTree(sizeBytes: source.byteCount, chunkBytes: offer.chunkBytes),
+            link: link, level: options.compressionLevel, usesThreads: options.usesThreads)
+        self.outgoing = outgoing
+        report.reusedBytes = try outgoing.begin(offer, attempt: attempt) { done throws(MigrationError) in
+            try self.checkStop()
+            self.tell(.comparing(done: done, total: offer.sizeBytes))
         }
     }
 
@@ -111,6 +134,8 @@ public final class MigrationController {
     private static func granuleBytes(usedBytes: UInt64) -> UInt64 {
         usedBytes <= 512 << 30 ? 4 << 10 : usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
     }
+
+    // MARK: actions
 
     /// - Returns: what came of it; `nil` when it is over.
     private func perform(
@@ -128,10 +153,11 @@ public final class MigrationController {
             try verify()
             return .verified
         case .release:
-            try source.release()
+            try release()
             return .released
         case .record:
             try place.giveUp()
+            source.confirmRelease()
             return .recorded
         case .commit:
             try commit()
@@ -139,9 +165,7 @@ public final class MigrationController {
         case .finish:
             finish()
             return nil
-        case .rollBack(let reason):
-            rollBack()
-            throw failure ?? hopeless(reason)
+        case .rollBack(let reason): throw rolledBack(failure ?? hopeless(reason))
         case .recover:
             try recover(after: failure)
             return nil
@@ -153,21 +177,18 @@ public final class MigrationController {
     private func copyRound(_ round: Int) throws(MigrationError) -> RoundResult {
         let outgoing = try stream()
         let start = time.monotonic()
-        let sentBefore = outgoing.link.sent
+        let before = (sent: outgoing.link.sent, busy: outgoing.link.busyNanoseconds, changed: outgoing.changedBytes)
         let bytes = try outgoing.copy(
-            round == 1 ? .everything : .dirty,
-            checking: { () throws(MigrationError) in
-                if self.shouldStop() {
-                    throw MigrationError(.cancelled, "the migration was stopped; the guest runs on here")
-                }
-            },
+            round == 1 ? .everything : .dirty, checking: checkStop,
             progress: { done in
                 self.tell(.copied(done: done, total: round == 1 ? max(self.disk.usedBytes, done) : done))
             })
         let syncNanoseconds = try outgoing.sync()
         let copied = time.monotonic() - start
+        let sent = outgoing.link.sent - before.sent
         // What the guest's system holds back would only come to light when it is stopped.
         guest.settle()
+        try checkStop()
         let flushStart = time.monotonic()
         try source.flush()
         let end = time.monotonic()
@@ -175,12 +196,15 @@ public final class MigrationController {
         let roundTrip = try outgoing.roundTrip(time)
         let result = RoundResult(
             bytes: bytes, nanoseconds: copied, intervalNanoseconds: end - start, dirtyBytes: dirty,
-            fixedNanoseconds: syncNanoseconds + (end - flushStart) + 6 * roundTrip + Self.overheadNanoseconds)
+            fixedNanoseconds: syncNanoseconds + (end - flushStart) + 6 * roundTrip + Self.overheadNanoseconds,
+            changedBytes: outgoing.changedBytes - before.changed, sentBytes: sent,
+            linkNanoseconds: outgoing.link.busyNanoseconds - before.busy)
         var preview = planner
         _ = preview.handle(.roundEnded(result))
         let told = RoundReport(
-            round: round, bytes: bytes, sentBytes: outgoing.link.sent - sentBefore, seconds: Double(end - start) / 1e9,
+            round: round, bytes: bytes, sentBytes: sent, seconds: Double(end - start) / 1e9,
             dirtyBytes: dirty, dirtyBytesPerSecond: preview.dirtyRate, goodputBytesPerSecond: preview.goodput,
+            linkBytesPerSecond: preview.linkRate == 0 ? nil : preview.linkRate,
             predictedDowntimeMilliseconds: preview.predictedMilliseconds)
         report.rounds.append(told)
         tell(.round(told))
@@ -190,134 +214,34 @@ public final class MigrationController {
     /// Renames, journals, threads: what a switch costs and no round measures.
     private static let overheadNanoseconds: UInt64 = 10_000_000
 
-    // MARK: the switch
-
-    private func stopGuest() throws(MigrationError) {
-        report.predictedDowntimeMilliseconds = planner.predictedMilliseconds
-        report.isForced = planner.isForced
-        tell(.stopping(predictedMilliseconds: planner.predictedMilliseconds))
-        stoppedAt = time.monotonic()
-        wasStopped = true
-        try guest.stop()
-        try source.pause(deadlineMilliseconds: options.pauseDeadlineMilliseconds)
-        report.stopMilliseconds = milliseconds(since: stoppedAt)
-    }
-
-    private func sendFinal() throws(MigrationError) {
-        let outgoing = try stream()
-        let start = time.monotonic()
-        report.finalBytes = try outgoing.copy(.dirty, checking: { () throws(MigrationError) in }, progress: { _ in })
-        report.sourceDigest = try outgoing.finish().description
-        report.finalCopyMilliseconds = milliseconds(since: start)
-    }
-
-    private func verify() throws(MigrationError) {
-        let outgoing = try stream()
-        let start = time.monotonic()
-        guard case .prepared(let root) = try outgoing.link.call(.prepare) else {
-            throw MigrationError(.protocolViolation, "\(outgoing.link.name) gave the wrong reply to a prepare")
-        }
-        report.targetDigest = root
-        report.sentBytes = outgoing.link.sent
-        guard root == report.sourceDigest else {
-            throw MigrationError(
-                .digestMismatch,
-                "the copy at \(outgoing.link.name) has digest \(root), the disk here "
-                    + "\(report.sourceDigest): not switched"
-            )
-        }
-        // All that can fail for want of space happens before anything is given up.
-        try place.prepareToGiveUp(
-            MigratedRecord(
-                identity: report.identity, target: target.name, state: .released, root: root,
-                startCommand: options.startCommand, removesSource: options.removesSource))
-        report.verifyMilliseconds = milliseconds(since: start)
-    }
-
-    private func commit() throws(MigrationError) {
-        guard let link else { throw MigrationError(.link, "there is no connection") }
-        let start = time.monotonic()
-        let reply = try link.call(.commit(identity: report.identity, startCommand: options.startCommand))
-        try note(reply, start)
-    }
-
-    private func note(_ reply: MigrationReply, _ start: UInt64) throws(MigrationError) {
-        guard case .active(_, let failure) = reply else {
-            throw MigrationError(.protocolViolation, "\(target.name) gave the wrong reply to a commit")
-        }
-        report.startFailure = failure
-        report.startMilliseconds = milliseconds(since: start)
-        report.downtimeMilliseconds = milliseconds(since: stoppedAt)
-        tell(.finishing)
-    }
-
-    // MARK: when it fails
-
-    /// The guest goes on here. Nothing in it throws: each part is worth doing without the others.
-    private func rollBack() {
-        place.forgetGivingUp()
-        source.resume()
-        source.stopTracking()
-        if wasStopped {
-            do throws(MigrationError) { try guest.restart() } catch { report.startFailure = error.message }
-        }
-        _ = try? link?.call(.abort)
-        place.removeTree()
-    }
-
-    private func hopeless(_ reason: PrecopyPlanner.Reason) -> MigrationError {
-        let rates =
-            "it dirties \(SizeText.format(UInt64(planner.dirtyRate)))/s, the link carries "
-            + "\(SizeText.format(UInt64(planner.goodput)))/s"
-        let why =
-            reason == .tooManyRounds
-            ? "\(options.limits.roundsMax) rounds were not enough" : "the guest writes too fast"
-        return MigrationError(
-            .notConverging,
-            "\(why) for a downtime of \(options.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). "
-                + "The guest runs on here; "
-                + "try when it writes less, allow a longer --max-downtime, or switch in any case with --force-switch")
-    }
-
-    /// The source's record says who owns the disk; if it is the target, it is told once more.
-    private func recover(after failure: MigrationError?) throws(MigrationError) {
-        link?.close()
-        let recovery = MigrationRecovery(place: place, target: target)
-        do throws(MigrationError) {
-            let start = time.monotonic()
-            guard let reply = try recovery.commitAgain(attempts: 3) else {
-                place.forgetGivingUp()
-                throw MigrationError(
-                    .source,
-                    "\(failure?.message ?? "the disk could not be given up"); it still belongs to this host, "
-                        + "but its server has let go of it: detach it and attach it again")
-            }
-            try note(reply, start)
-        } catch {
-            guard error.code != .source else { throw error }
-            throw MigrationError(
-                .unconfirmed,
-                "\(disk.folder) was handed to \(target.name), which has not confirmed it (\(error.message)). "
-                    + "It can be used on no host until it has: run godwit migrate --recover \(disk.folder)")
-        }
-        finish()
-    }
-
-    /// The move itself is done: what can't be tidied up now is told, and can be done later.
-    private func finish() {
-        do throws(MigrationError) {
-            try place.finish(removesSource: options.removesSource) { () throws(MigrationError) in try source.retire() }
-        } catch {
-            report.leftBehind = error.message
-        }
-    }
-
-    private func stream() throws(MigrationError) -> OutgoingStream {
+    func stream() throws(MigrationError) -> OutgoingStream {
         guard let outgoing else { throw MigrationError(.protocolViolation, "nothing was begun") }
         return outgoing
     }
 
-    private func milliseconds(since start: UInt64) -> Double { Double(time.monotonic() - start) / 1e6 }
+    func checkStop() throws(MigrationError) {
+        if shouldStop() { throw Self.cancelled }
+    }
+
+    private static let cancelled = MigrationError(.cancelled, "the migration was stopped; the guest runs on here")
+
+    /// What a failure of the conversation came from, where that was on this side.
+    private func explained(_ error: MigrationError) -> MigrationError {
+        guard error.code == .link else { return error }
+        return switch watch?.reason {
+        case .cancelled: Self.cancelled
+        case .late: tooLate
+        case nil: error
+        }
+    }
+
+    func endConversation() {
+        watch?.end()
+        watch = nil
+        link?.close()
+    }
+
+    func milliseconds(since start: UInt64) -> Double { Double(time.monotonic() - start) / 1e6 }
 }
 
 extension PrecopyPlanner {

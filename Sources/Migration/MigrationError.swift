@@ -9,6 +9,8 @@ public struct MigrationError: Error, Hashable, Sendable, CustomStringConvertible
         case refused
         /// The guest writes faster than the link carries. It runs on at the source.
         case notConverging
+        /// Another migration of the disk, or to the same place, is under way.
+        case busy
         /// The connection failed. What has arrived stays, a rerun goes on from there.
         case link
         /// The source's disk cannot be read, or its folder not be written.
@@ -21,6 +23,8 @@ public struct MigrationError: Error, Hashable, Sendable, CustomStringConvertible
         case guest
         /// The final phase took longer than the guest may be held.
         case expired
+        /// It failed, and the guest, which had been stopped, could not be started again here: it runs nowhere.
+        case guestDown
         /// Stopped by the user.
         case cancelled
         /// The source has given the disk up and the target has not confirmed it: recover.

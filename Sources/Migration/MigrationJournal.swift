@@ -12,7 +12,7 @@ public enum MigrationFiles {
     public static let outgoing = "godwit-migration.json"
     /// In the source's folder: the disk belongs to another host.
     public static let migrated = DiskFolder.migratedMarkName
-    static let migratedPending = "godwit-migrated.json.pending"
+    static let migratedPending = migrated + ".pending"
     /// In the target's partial folder.
     public static let incoming = "godwit-incoming.json"
     /// In the target's folder, afterwards.
@@ -23,6 +23,9 @@ public enum MigrationFiles {
     /// The descriptor of a disk that has moved away.
     static let descriptorMigrated = "DiskDescriptor.xml.migrated"
     static let tree = "godwit-migration.tree"
+    static let probe = "godwit-migration.probe"
+    /// In the disk's folder on either side: held by whoever works on a migration of it.
+    static let lock = DiskFolder.migrationLockName
     public static let partialSuffix = ".godwit-partial"
     static let sizeMax = 64 << 10
 
@@ -38,8 +41,26 @@ public enum MigrationFiles {
 
 /// ``MigrationFiles/outgoing``.
 struct OutgoingRecord: Codable, Hashable, Sendable {
+    struct Attempt: Codable, Hashable, Sendable {
+        var attempt: String
+        /// In its one spelling.
+        var target: String
+    }
+    /// The guest was told to stop and has not been started again.
+    struct Stop: Codable, Hashable, Sendable {
+        /// Of the host's start during which that was: a later one starts its guests anew.
+        var boot: String
+        var mountpoint: String?
+    }
     var identity: String
-    var target: String
+    /// The last ones, the newest at the end: where partial copies may lie.
+    var attempts: [Attempt] = []
+    var stop: Stop?
+    static let attemptsMax = 16
+
+    mutating func add(_ attempt: Attempt) {
+        attempts = attempts.suffix(Self.attemptsMax - 1) + [attempt]
+    }
 }
 
 /// ``MigrationFiles/migrated``.
@@ -50,22 +71,73 @@ public struct MigratedRecord: Codable, Hashable, Sendable {
         case finished
     }
     public var identity: String
-    /// As in `godwit migrate`.
+    /// In its one spelling.
     public var target: String
     public var state: State
+    /// The copy that the disk was given up for. Records of versions before 2 have none.
+    public var attempt: String?
     /// Digest of the content.
     public var root: String
+    public var sizeBytes: UInt64?
     public var startCommand: String?
     var removesSource: Bool
+
+    /// What the target is asked to take over; `nil` for a record of an older version.
+    var commit: MigrationCommit? {
+        guard let attempt, let sizeBytes else { return nil }
+        return MigrationCommit(
+            identity: identity, attempt: attempt, root: root, sizeBytes: sizeBytes, startCommand: startCommand)
+    }
 }
 
 /// ``MigrationFiles/incoming`` and ``MigrationFiles/arrived``.
 struct IncomingRecord: Codable, Hashable, Sendable {
     enum State: String, Codable, Hashable, Sendable { case receiving, prepared, active }
     var identity: String
+    var attempt: String
     var state: State
     var sizeBytes: UInt64
     var root: String?
+    /// The folder that the copy lies in, as it was when the attempt began.
+    var parent: FolderMark?
+    var start: StartRecord?
+
+    /// Whether this is what the source has given its disk up for.
+    func matches(_ commit: MigrationCommit) -> Bool {
+        identity == commit.identity && attempt == commit.attempt && root == commit.root
+            && sizeBytes == commit.sizeBytes && state != .receiving
+    }
+}
+
+/// What tells one folder from another that has its name later, as where a file system was not mounted.
+struct FolderMark: Codable, Hashable, Sendable {
+    var device: UInt64
+    var inode: UInt64
+    /// Numbers of devices hold for one start of the host.
+    var boot: String
+
+    func isSame(_ other: FolderMark) -> Bool {
+        inode == other.inode && (device == other.device || boot != other.boot)
+    }
+}
+
+/// What is known of the guest's start at the target.
+struct StartRecord: Codable, Hashable, Sendable {
+    enum State: String, Codable, Hashable, Sendable {
+        /// Begun; the guest may run.
+        case starting
+        case started
+        /// Known to have failed: can be tried again.
+        case failed
+    }
+    var state: State
+    /// How often it was begun, this time included.
+    var attempt: Int
+    /// Of the host's start: what was begun before a later one has ended.
+    var boot: String
+    /// The source's, where the target allows such.
+    var command: String?
+    var failure: String?
 }
 
 extension FileSystem {

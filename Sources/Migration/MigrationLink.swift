@@ -10,13 +10,17 @@ final class MigrationLink {
     /// Bytes of the stream that were sent, and that the target has applied.
     private(set) var sent: UInt64 = 0
     private(set) var applied: UInt64 = 0
+    /// How long sending, and waiting for what was sent to be applied, took.
+    private(set) var busyNanoseconds: UInt64 = 0
     private var pending: [UInt8] = []
+    private let time: any TimeSource
     /// A message is sent when this much of the stream is together.
     private static let messageBytes = 1 << 20
 
-    init(peer: any MessagePeer, name: String) {
+    init(peer: any MessagePeer, name: String, time: any TimeSource = SystemTime()) {
         self.peer = peer
         self.name = name
+        self.time = time
     }
 
     /// Asks for the service at the target's `folder`.
@@ -29,6 +33,11 @@ final class MigrationLink {
     }
 
     func close() { peer.close() }
+
+    /// Ends the conversation from another thread: whoever waits for the peer here fails.
+    var hangUp: @Sendable () -> Void {
+        { [peer] in peer.fail(code: "cancelled", message: "the source has given up") }
+    }
 
     /// - Parameter onLeaves: gets what the target tells of its copy before it replies.
     func call(
@@ -72,10 +81,15 @@ final class MigrationLink {
     /// Sends what is together, and waits until the target has applied all.
     func drain() throws(MigrationError) {
         try flush()
+        let start = time.monotonic()
+        defer { busyNanoseconds += time.monotonic() - start }
         while applied < sent { try awaitApplied() }
     }
 
     private func flush() throws(MigrationError) {
+        guard !pending.isEmpty else { return }
+        let start = time.monotonic()
+        defer { busyNanoseconds += time.monotonic() - start }
         var position = 0
         while position < pending.count {
             let count = min(pending.count - position, Message.payloadMax)

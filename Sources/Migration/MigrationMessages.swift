@@ -9,6 +9,8 @@ enum MigrationMessage {
     static let applied: UInt16 = 515
     static let leaves: UInt16 = 516
 
+    /// Version of the messages. Hosts of different versions move no disks between them.
+    static let version = 2
     /// Bytes of the stream that may be under way.
     static let windowBytes: UInt64 = 16 << 20
     /// Most leaves in one message.
@@ -18,27 +20,38 @@ enum MigrationMessage {
 /// What the source asks of the target.
 enum MigrationRequest: Codable, Hashable, Sendable {
     case check(MigrationOffer)
-    case begin(MigrationOffer)
+    /// `attempt`: made up for this beginning; what is prepared after it can only be committed by naming it.
+    case begin(MigrationOffer, attempt: String)
     case sync
     case prepare
-    /// `startCommand`: for the target's shell, after the disk is in place, if the target allows such.
-    case commit(identity: String, startCommand: String?)
+    case commit(MigrationCommit)
     case abort
     case ping
 }
 
+/// The one copy that the source has given the disk up for.
+struct MigrationCommit: Codable, Hashable, Sendable {
+    var identity: String
+    var attempt: String
+    /// Digest of the content.
+    var root: String
+    var sizeBytes: UInt64
+    /// For the target's shell, after the disk is in place, if the target allows such.
+    var startCommand: String?
+}
+
 /// The disk that is to come.
 struct MigrationOffer: Codable, Hashable, Sendable {
-    /// Of this move; a rerun has the same.
+    /// Of the source's disk: reruns have the same, so that they find what came over already.
     var identity: String
-    /// Version of the messages.
-    var protocolVersion = 1
+    var protocolVersion = MigrationMessage.version
     var sizeBytes: UInt64
     var clusterBytes: UInt64
     var imageVersion: Int
     /// What the source's images take up.
     var usedBytes: UInt64
     var chunkBytes: UInt32
+    /// To be run by the target's shell at the end.
     var startCommand: String?
 }
 
@@ -48,7 +61,8 @@ enum MigrationReply: Codable, Hashable, Sendable {
     case begun
     case synced(nanoseconds: UInt64)
     case prepared(root: String)
-    /// The disk is the target's; how long putting it in place and starting the guest took.
+    /// The disk is the target's; how long putting it in place and starting the guest took. Once the guest was started
+    /// no later commit starts it again.
     case active(nanoseconds: UInt64, startFailure: String?)
     case done
 }

@@ -9,7 +9,7 @@ public struct MigrationTarget: Sendable {
     /// Where the disk is to be, there.
     public let folder: String
     /// A new conversation, with nothing said yet but the hello.
-    private let open: @Sendable () throws(TransportError) -> any MessagePeer
+    let open: @Sendable () throws(TransportError) -> any MessagePeer
 
     public init(name: String, folder: String, open: @escaping @Sendable () throws(TransportError) -> any MessagePeer) {
         self.name = name
@@ -31,19 +31,63 @@ public struct MigrationTarget: Sendable {
 /// What became of an interrupted migration.
 public enum MigrationOutcome: Hashable, Sendable {
     /// No migration was begun, or it failed before the end: the disk is this host's.
-    case ownedHere(isUnderWay: Bool)
+    case ownedHere(LeftHere)
     /// The disk is the target's, and it has confirmed that.
-    case ownedThere(MigratedRecord, startFailure: String?)
+    case ownedThere(MigratedRecord, startFailure: String?, leftBehind: [String])
+    /// The disk came from another host, and is this one's.
+    case arrived(startFailure: String?)
+    /// A copy is here that its source has not given the disk up for, as far as this host knows: it waits for the
+    /// source.
+    case waiting(partial: String)
+
+    /// Whether nothing is left to do.
+    public var isFinished: Bool {
+        switch self {
+        case .ownedHere(let left): left.restartFailure == nil
+        case .ownedThere(_, _, let leftBehind): leftBehind.isEmpty
+        case .arrived(let startFailure): startFailure == nil
+        case .waiting: false
+        }
+    }
+
+    /// What a migration that failed has left at the source.
+    public struct LeftHere: Hashable, Sendable {
+        /// The disk's journal names a migration that was begun.
+        public var isUnderWay = false
+        /// Targets where partial copies may lie.
+        public var targets: [String] = []
+        /// The guest was found stopped by the migration, and was started again.
+        public var wasRestarted = false
+        /// Why it could not be.
+        public var restartFailure: String?
+    }
 }
 
 /// Finishes what a crash has interrupted.
 public struct MigrationRecovery {
     let place: SourcePlace
-    let target: MigrationTarget
+    let reach: (MigratedRecord) throws(MigrationError) -> MigrationTarget
+    /// Ends what serves the disk here.
+    let retire: () throws(MigrationError) -> Void
+    /// Starts the guest again that the migration had stopped, and mounts its file system there first.
+    let restart: (_ mountpoint: String?) throws(MigrationError) -> Void
+    let patience: HandoverPatience
 
-    init(place: SourcePlace, target: MigrationTarget) {
-        self.place = place
-        self.target = target
+    /// - Parameters:
+    ///   - reach: the target that the record names.
+    ///   - retire: ends what serves the disk here.
+    ///   - restart: mounts the disk's file system there, if it was mounted, and starts its guest.
+    public init(
+        folder: String, fs: any FileSystem, reach: @escaping (MigratedRecord) throws(MigrationError) -> MigrationTarget,
+        retire: @escaping () throws(MigrationError) -> Void,
+        restart: @escaping (String?) throws(MigrationError) -> Void = { (_) throws(MigrationError) in },
+        patience: HandoverPatience = HandoverPatience()
+    ) {
+        place = SourcePlace(folder: folder, fs: fs)
+        self.reach = reach
+        self.retire = retire
+        self.restart = restart
+        self.patience = patience
     }
 
     /// What the source's folder says; `nil` when the disk is this host's.
@@ -51,43 +95,40 @@ public struct MigrationRecovery {
         try SourcePlace(folder: folder, fs: fs).migratedRecord()
     }
 
-    /// Finds out who owns the disk in `folder`, and has the target take over what was given up.
-    /// - Parameters:
-    ///   - reach: the target of that name.
-    ///   - retire: ends what serves the disk here.
-    public static func run(
-        folder: String, fs: any FileSystem, reach: (String) throws(MigrationError) -> MigrationTarget,
-        retire: () throws(MigrationError) -> Void
-    ) throws(MigrationError) -> MigrationOutcome {
-        let place = SourcePlace(folder: folder, fs: fs)
-        guard let record = try place.migratedRecord() else {
-            place.forgetGivingUp()
-            place.removeTree()
-            return .ownedHere(isUnderWay: try place.isUnderWay())
-        }
-        guard record.state == .released else { return .ownedThere(record, startFailure: nil) }
-        let recovery = MigrationRecovery(place: place, target: try reach(record.target))
-        guard case .active(_, let failure)? = try recovery.commitAgain(attempts: 1) else {
+    /// Finds out who owns the disk, and has the target take over what was given up.
+    public func run() throws(MigrationError) -> MigrationOutcome {
+        let lock = try place.lock()
+        defer { withExtendedLifetime(lock) {} }
+        guard let record = try place.migratedRecord() else { return .ownedHere(try recoverHere()) }
+        guard record.state == .released else { return .ownedThere(record, startFailure: nil, leftBehind: []) }
+        let handover = Handover(place: place, target: try reach(record), patience: patience)
+        guard case .active(_, let failure) = try handover.run(record) else {
             throw MigrationError(.protocolViolation, "\(record.target) gave the wrong reply to a commit")
         }
-        try place.finish(removesSource: record.removesSource, retire: retire)
-        return .ownedThere(record, startFailure: failure)
+        let left = try place.finish(removesSource: record.removesSource, retire: retire)
+        return .ownedThere(record, startFailure: failure, leftBehind: left)
     }
 
-    /// Tells the target over a new connection that the disk is its own. - Returns: `nil` when it is not.
-    func commitAgain(attempts: Int) throws(MigrationError) -> MigrationReply? {
-        guard let record = try place.migratedRecord() else { return nil }
-        var last = MigrationError(.link, "not tried")
-        for _ in 0..<max(attempts, 1) {
+    private func recoverHere() throws(MigrationError) -> MigrationOutcome.LeftHere {
+        place.forgetGivingUp()
+        place.removeTree()
+        guard let outgoing = try place.outgoing() else { return MigrationOutcome.LeftHere() }
+        var left = MigrationOutcome.LeftHere(isUnderWay: true)
+        for target in outgoing.attempts.map(\.target) where !left.targets.contains(target) {
+            left.targets.append(target)
+        }
+        guard let stop = outgoing.stop else { return left }
+        // A later start of the host has started its guests itself.
+        if stop.boot == place.boot {
             do throws(MigrationError) {
-                let link = try target.connect()
-                defer { link.close() }
-                return try link.call(.commit(identity: record.identity, startCommand: record.startCommand))
+                try restart(stop.mountpoint)
+                left.wasRestarted = true
             } catch {
-                last = error
-                guard error.code == .link else { break }
+                left.restartFailure = error.message
+                return left
             }
         }
-        throw last
+        try place.forgetStop()
+        return left
     }
 }

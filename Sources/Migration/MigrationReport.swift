@@ -1,3 +1,5 @@
+internal import LinuxSystem
+
 /// One round of copying, as people and programs are told.
 public struct RoundReport: Codable, Hashable, Sendable {
     /// From 1; the one in the frozen phase is the last.
@@ -10,7 +12,10 @@ public struct RoundReport: Codable, Hashable, Sendable {
     /// Bytes that became dirty meanwhile.
     public var dirtyBytes: UInt64
     public var dirtyBytesPerSecond: Double
+    /// Of data that was looked at, sent or found to be there already.
     public var goodputBytesPerSecond: Double
+    /// Of the stream on the link; `nil` before enough was sent to tell.
+    public var linkBytesPerSecond: Double?
     public var predictedDowntimeMilliseconds: Double?
 }
 
@@ -49,11 +54,16 @@ public enum MigrationProgress: Hashable, Sendable {
     case checked
     /// The target holds that much of a former attempt.
     case resuming(bytes: UInt64)
+    /// It reads that back: so much of the disk so far.
+    case comparing(done: UInt64, total: UInt64)
     /// Of the present round.
     case copied(done: UInt64, total: UInt64)
     case round(RoundReport)
     /// The guest is being stopped.
     case stopping(predictedMilliseconds: Double?)
+    /// The disk is given up, and that try to have the target take it over has failed; the next one comes after so many
+    /// nanoseconds, if one does.
+    case unanswered(attempt: Int, failure: String, nextNanoseconds: UInt64?)
     case finishing
 }
 
@@ -65,6 +75,10 @@ public struct MigrationOptions: Sendable {
     public var compressionLevel: Int32 = 1
     /// After this the guest's writes go on by themselves, and the migration fails.
     public var pauseDeadlineMilliseconds: UInt64 = 60_000
+    /// For so long a target that does not answer is asked to take over what was given up.
+    public var commitTimeoutMilliseconds: UInt64 = 300_000
+    /// Waits for so many nanoseconds, or less, between such tries.
+    public var wait: @Sendable (UInt64) -> Void = { pauseThread(nanoseconds: $0) }
     /// For the target's shell, once the disk is in place.
     public var startCommand: String?
     /// Remove the source's files once the target runs.

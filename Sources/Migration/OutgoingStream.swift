@@ -14,6 +14,8 @@ final class OutgoingStream {
     private var encoder: StreamEncoder
     private let chunkBytes: UInt64
     private let head: [UInt8]
+    /// Bytes of data that were sent, before they were compressed.
+    private(set) var changedBytes: UInt64 = 0
 
     init(
         source: any MigrationSource, tree: HashTreeFile, link: MigrationLink, level: Int32, usesThreads: Bool
@@ -32,11 +34,15 @@ final class OutgoingStream {
         self.head = head
     }
 
-    /// Makes the target ready, and learns what it has. - Returns: bytes that it has of an earlier attempt.
-    func begin(_ offer: MigrationOffer) throws(MigrationError) -> UInt64 {
+    /// Makes the target ready, and learns what it has.
+    /// - Parameter compared: told up to where the target has read back its copy; may stop it.
+    /// - Returns: bytes that it has of an earlier attempt.
+    func begin(
+        _ offer: MigrationOffer, attempt: String, compared: @escaping (UInt64) throws(MigrationError) -> Void
+    ) throws(MigrationError) -> UInt64 {
         var reused: UInt64 = 0
         let tree = self.tree
-        let reply = try link.call(.begin(offer)) { payload throws(MigrationError) in
+        let reply = try link.call(.begin(offer, attempt: attempt)) { payload throws(MigrationError) in
             guard let run = LeafRun(parsing: payload, chunkCount: tree.shape.chunkCount) else {
                 throw MigrationError(.protocolViolation, "the target told of chunks that the disk does not have")
             }
@@ -45,6 +51,7 @@ final class OutgoingStream {
                 try tree.setLeaf(index, id)
                 if !id.isZero { reused += UInt64(tree.shape.length(of: index)) }
             }
+            try compared(min((run.first + UInt64(run.ids.count)) * self.chunkBytes, offer.sizeBytes))
         }
         guard case .begun = reply else { throw MigrationError(.protocolViolation, "\(link.name) did not begin") }
         try link.append(head)
@@ -64,6 +71,7 @@ final class OutgoingStream {
                 switch item {
                 case .data(let offset, let payload):
                     var bytes: [UInt8] = []
+                    changedBytes += payload.plainBytes
                     encoder.append(payload, at: offset, to: &bytes)
                     try link.append(bytes)
                 case .zeros(let range):

@@ -10,10 +10,23 @@ public struct RoundResult: Hashable, Sendable {
     public var dirtyBytes: UInt64
     /// What each switch costs besides copying: the target's sync, round trips, the source's flush.
     public var fixedNanoseconds: UInt64
+    /// Bytes of data that differed from what the target had.
+    public var changedBytes: UInt64
+    /// What went over the link for those, and how long the link took for it.
+    public var sentBytes: UInt64
+    public var linkNanoseconds: UInt64
 
+    /// - Parameters:
+    ///   - changedBytes: `nil`: all of `bytes`.
+    ///   - sentBytes: `nil`: all of `bytes`, as they were.
+    ///   - linkNanoseconds: `nil`: the whole time.
     public init(
-        bytes: UInt64, nanoseconds: UInt64, intervalNanoseconds: UInt64, dirtyBytes: UInt64, fixedNanoseconds: UInt64
+        bytes: UInt64, nanoseconds: UInt64, intervalNanoseconds: UInt64, dirtyBytes: UInt64, fixedNanoseconds: UInt64,
+        changedBytes: UInt64? = nil, sentBytes: UInt64? = nil, linkNanoseconds: UInt64? = nil
     ) {
+        self.changedBytes = changedBytes ?? bytes
+        self.sentBytes = sentBytes ?? bytes
+        self.linkNanoseconds = linkNanoseconds ?? nanoseconds
         self.bytes = bytes
         self.nanoseconds = nanoseconds
         self.intervalNanoseconds = intervalNanoseconds
@@ -33,6 +46,14 @@ public struct PrecopyLimits: Hashable, Sendable {
     /// At such an end: switch, however long it takes.
     public var forcesSwitch = false
     public init() {}
+
+    /// How long writes may be held for a switch before it is given up: three times the limit, but a second at least.
+    /// `nil`: however long it takes.
+    public var switchNanosecondsMax: UInt64? {
+        guard !forcesSwitch else { return nil }
+        let (tripled, overflow) = downtimeNanoseconds.multipliedReportingOverflow(by: 3)
+        return overflow ? .max : max(tripled, 1_000_000_000)
+    }
 }
 
 /// The decisions of a migration, without any I/O: events in, actions out.
@@ -86,8 +107,13 @@ public struct PrecopyPlanner: Hashable, Sendable {
 
     public private(set) var state = State.idle
     public let limits: PrecopyLimits
-    /// Of the last rounds that copied anything, in bytes a second.
+    /// How fast data is dealt with, sent or found to be there already: of the last rounds that looked at any, in bytes
+    /// a second.
     public private(set) var goodput: Double = 0
+    /// How fast the link carries what is sent, in bytes of the stream a second; 0 before enough was sent to tell.
+    public private(set) var linkRate: Double = 0
+    /// Bytes of the stream for a byte that the guest wrote.
+    private var streamRatio: Double = 1
     /// In the last round, in bytes a second.
     public private(set) var dirtyRate: Double = 0
     public private(set) var predictedDowntime: UInt64 = .max
@@ -102,7 +128,7 @@ public struct PrecopyPlanner: Hashable, Sendable {
         switch (state, event) {
         case (.idle, .started): return go(.copying(round: 1), .copyRound(1))
         case (.copying(let round), .roundEnded(let result)):
-            learn(result)
+            learn(result, round)
             return afterRound(round)
         case (.stopping, .stopped): return go(.sending, .sendFinal)
         case (.sending, .finalSent): return go(.verifying, .verify)
@@ -124,17 +150,39 @@ public struct PrecopyPlanner: Hashable, Sendable {
         return [action]
     }
 
-    private mutating func learn(_ result: RoundResult) {
-        let seconds = max(Double(result.nanoseconds) / 1e9, 1e-6)
+    /// Rounds of less say much about round trips, and little about how fast much data goes.
+    private static let tellingBytes = 4 << 20
+    /// Less than this is sent within the fixed time.
+    private static let smallBytes = 65_536.0
+
+    private mutating func learn(_ result: RoundResult, _ round: Int) {
         dirtyRate = Double(result.dirtyBytes) / max(Double(result.intervalNanoseconds) / 1e9, 1e-6)
-        // Tiny rounds are all overhead: they say little about how fast much data goes, and nothing when they are empty.
-        if result.bytes > 0 {
-            let measured = Double(result.bytes) / seconds
-            goodput = result.bytes >= 4 << 20 || goodput == 0 ? measured : (measured + 3 * goodput) / 4
+        Self.blend(&goodput, result.bytes, result.nanoseconds)
+        if Double(result.sentBytes) >= Self.smallBytes {
+            Self.blend(&linkRate, result.sentBytes, result.linkNanoseconds)
         }
-        let copying = result.dirtyBytes == 0 ? 0 : goodput > 0 ? Double(result.dirtyBytes) / goodput * 1e9 : .infinity
-        let predicted = copying + Double(result.fixedNanoseconds)
+        // The first round's data is not what the guest writes now.
+        if round > 1, Double(result.changedBytes) >= Self.smallBytes {
+            streamRatio = Double(result.sentBytes) / Double(result.changedBytes)
+        }
+        let predicted = copyingNanoseconds(result.dirtyBytes) + Double(result.fixedNanoseconds)
         predictedDowntime = predicted < 1e18 ? UInt64(predicted) : .max
+    }
+
+    private static func blend(_ rate: inout Double, _ bytes: UInt64, _ nanoseconds: UInt64) {
+        guard bytes > 0 else { return }
+        let measured = Double(bytes) / max(Double(nanoseconds) / 1e9, 1e-6)
+        rate = bytes >= UInt64(tellingBytes) || rate == 0 ? measured : (measured + 3 * rate) / 4
+    }
+
+    /// All that is dirty may differ from what the target has, whatever share of an earlier round did: the slower of
+    /// looking and sending counts.
+    private func copyingNanoseconds(_ dirty: UInt64) -> Double {
+        guard dirty > 0 else { return 0 }
+        let looking = goodput > 0 ? Double(dirty) / goodput : .infinity
+        let stream = Double(dirty) * streamRatio
+        let sending = linkRate > 0 ? stream / linkRate : stream <= Self.smallBytes ? 0 : .infinity
+        return max(looking, sending) * 1e9
     }
 
     private mutating func afterRound(_ round: Int) -> [Action] {

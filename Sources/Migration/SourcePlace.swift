@@ -1,23 +1,44 @@
 internal import BlockIO
 internal import ChunkTree
+internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
+internal import SystemPackage
 
 /// The source's folder, and the files there that say whose the disk is.
 struct SourcePlace: Sendable {
     let folder: String
     let fs: any FileSystem
+    let boot: String
     private func path(_ name: String) -> String { "\(folder)/\(name)" }
     /// For journals and the hash tree's upper levels.
     private static let spareBytes: UInt64 = 8 << 20
 
-    /// The identity of this move: the one of an earlier attempt to the same target, or a new one.
-    func identity(for target: String) throws(MigrationError) -> String {
-        let record = try at(.source) { () throws(SystemError) in
+    /// - Parameter boot: tells one start of this host from another.
+    init(folder: String, fs: any FileSystem, boot: String = bootIdentifier()) {
+        self.folder = folder
+        self.fs = fs
+        self.boot = boot
+    }
+
+    /// Excludes all others that work on a migration of this disk.
+    /// - Throws: `.busy` when there is one.
+    func lock() throws(MigrationError) -> any HeldLock {
+        let lock = try at(.source) { () throws(SystemError) in
+            try fs.lock(path(MigrationFiles.lock), wait: false)
+        }
+        guard let lock else {
+            throw MigrationError(
+                .busy, "another godwit migrates \(folder) or finishes its migration; wait until it is over")
+        }
+        return lock
+    }
+
+    /// What is known of earlier attempts.
+    func outgoing() throws(MigrationError) -> OutgoingRecord? {
+        try at(.source) { () throws(SystemError) in
             try fs.record(OutgoingRecord.self, at: path(MigrationFiles.outgoing))
         }
-        if let record, record.target == target { return record.identity }
-        return randomBytes(16).map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
 
     /// Everything here that keeps the disk from moving. Changes nothing.
@@ -28,14 +49,14 @@ struct SourcePlace: Sendable {
         }
         if let obstacle = MigrationFiles.obstacle(folder, in: fs) { problems.append(obstacle) }
         let space = try at(.source) { () throws(SystemError) in try fs.space(at: folder) }
-        let needed = treeBytes + Self.spareBytes
+        let needed = treeBytes.addingSaturated(Self.spareBytes)
         if space.freeBytes < needed {
             problems.append(
                 "\(folder) has \(SizeText.format(space.freeBytes)) free, "
                     + "a migration needs \(SizeText.format(needed)) there"
             )
         }
-        let probe = path("godwit-migration.probe")
+        let probe = path(MigrationFiles.probe)
         do throws(SystemError) {
             _ = try fs.open(probe, OpenMode(writable: true, creation: .ifMissing))
             try fs.remove(probe)
@@ -45,10 +66,22 @@ struct SourcePlace: Sendable {
         return problems
     }
 
-    func begin(identity: String, target: String) throws(MigrationError) {
-        try at(.source) { () throws(SystemError) in
-            try fs.store(OutgoingRecord(identity: identity, target: target), at: path(MigrationFiles.outgoing))
-        }
+    func store(_ record: OutgoingRecord) throws(MigrationError) {
+        try at(.source) { () throws(SystemError) in try fs.store(record, at: path(MigrationFiles.outgoing)) }
+    }
+
+    /// Notes, before it is done, that the guest is being stopped: whoever comes after a crash can start it again.
+    func noteStop(mountpoint: String?) throws(MigrationError) {
+        guard var record = try outgoing() else { return }
+        record.stop = OutgoingRecord.Stop(boot: boot, mountpoint: mountpoint)
+        try store(record)
+    }
+
+    /// The guest runs again.
+    func forgetStop() throws(MigrationError) {
+        guard var record = try outgoing(), record.stop != nil else { return }
+        record.stop = nil
+        try store(record)
     }
 
     func makeTree(sizeBytes: UInt64, chunkBytes: UInt32) throws(MigrationError) -> HashTreeFile {
@@ -77,23 +110,28 @@ struct SourcePlace: Sendable {
         }
     }
 
-    /// The record that the disk is another host's, made durable if it wasn't; `nil` when it is ours.
+    /// The record that the disk is another host's; `nil` when it is ours.
     func migratedRecord() throws(MigrationError) -> MigratedRecord? {
         try at(.source) { () throws(SystemError) in
-            guard let record = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated)) else { return nil }
-            try fs.synchronizeFolder(folder)
-            return record
+            try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated))
         }
     }
 
-    /// Whether a migration was begun that is not over.
-    func isUnderWay() throws(MigrationError) -> Bool {
-        try at(.source) { () throws(SystemError) in try fs.exists(path(MigrationFiles.outgoing)) }
+    /// Makes the record durable whatever became of an earlier try: after a failed synchronisation only what is written
+    /// again counts.
+    func confirm(_ record: MigratedRecord) throws(MigrationError) {
+        try at(.source) { () throws(SystemError) in
+            do throws(SystemError) { try fs.store(record, at: path(MigrationFiles.migrated)) } catch {
+                guard [.noSpace, .diskQuotaExceeded].contains(error.errno) else { throw error }
+                try fs.synchronizeFolder(folder)
+            }
+        }
     }
 
     /// The target has confirmed: tidies up. Can be repeated.
     /// - Parameter retire: ends what serves the disk here.
-    func finish(removesSource: Bool, retire: () throws(MigrationError) -> Void) throws(MigrationError) {
+    /// - Returns: what is left behind here because it is not the disk's, if the folder was to be removed.
+    func finish(removesSource: Bool, retire: () throws(MigrationError) -> Void) throws(MigrationError) -> [String] {
         try retire()
         guard !removesSource else { return try removeAll() }
         try at(.source) { () throws(SystemError) in
@@ -106,18 +144,24 @@ struct SourcePlace: Sendable {
             try fs.removeIfThere(path(MigrationFiles.outgoing))
             try fs.removeIfThere(path(MigrationFiles.tree))
         }
+        return []
     }
 
-    /// The record goes last: until then the folder says that it is not a disk any more.
-    private func removeAll() throws(MigrationError) {
+    /// Removes what is known to be the disk's. The record goes last: until then the folder says that it is not a disk
+    /// any more.
+    private func removeAll() throws(MigrationError) -> [String] {
         try at(.source) { () throws(SystemError) in
-            let names = try fs.list(folder)
-            for name in names where name != MigrationFiles.migrated && name != "godwit.lock" {
-                try fs.remove(path(name))
+            let last = [MigrationFiles.migrated, MigrationFiles.lock, DiskFolder.ownerLockName]
+            let known = SourceFiles(in: folder, fs: fs)
+            var left: [String] = []
+            for name in known.inOrderOfRemoval(try fs.list(folder)) where !last.contains(name) {
+                if known.isOurs(name) { try fs.remove(path(name)) } else { left.append(name) }
             }
             try fs.synchronizeFolder(folder)
-            for name in [MigrationFiles.migrated, "godwit.lock"] { try fs.removeIfThere(path(name)) }
+            guard left.isEmpty else { return left }
+            for name in last { try fs.removeIfThere(path(name)) }
             try fs.removeFolder(folder)
+            return []
         }
     }
 }

@@ -1,4 +1,5 @@
-import AgentCore
+import AgentAPI
+@testable import AgentCore
 import BlockIO
 import DiskImage
 import Geometry
@@ -38,7 +39,7 @@ private struct Hosts {
     /// A service whose far side is a thread of this process.
     var service: MigrationService {
         let theirs = self.theirs
-        return MigrationService(attachments: ours, fs: fs) { _ throws(TransportError) in
+        return MigrationService(attachments: ours, fs: fs) { _, _ throws(TransportError) in
             let (near, far) = MemoryStream.pair(capacity: 4 << 20)
             let agent = PeerAgent(
                 fs: LinuxFileSystem(), product: "test",
@@ -62,6 +63,45 @@ private struct Hosts {
 }
 
 @Suite(.serialized) struct MigrationServiceTests {
+    @Test(
+        "a disk in use does not grow while it moves, and moves with the size that it has",
+        .enabled(if: pluginPath != nil && hasTool("nbdkit")))
+    func growth() throws {
+        setenv("GODWIT_PLUGIN", pluginPath ?? "", 1)
+        let hosts = try Hosts(byteCount: 64 << 20)
+        var attaching = AttachOptions()
+        attaching.backend = .user
+        _ = try hosts.ours.attach(hosts.here, options: attaching)
+        defer { try? hosts.ours.detach(hosts.here) }
+        try hosts.ours.control(hosts.here).perform(.grow(bytes: 80 << 20))
+        var refused = 0
+        let report = try hosts.service.migrate(hosts.here, to: "far:\(hosts.there)") { event in
+            guard event == .checked else { return }
+            let error = #expect(throws: ControlError.self) {
+                try hosts.ours.control(hosts.here).perform(.grow(bytes: 96 << 20))
+            }
+            if error?.code == ControlError.busy { refused += 1 }
+        }
+        #expect(refused == 1 && report.sizeBytes == 80 << 20)
+        #expect(try diskInfo(at: hosts.there, in: hosts.fs).byteCount == 80 << 20)
+    }
+
+    @Test("spellings of one target are one, and a home is not part of a name")
+    func spellings() throws {
+        let hosts = try Hosts(byteCount: 1 << 20)
+        for target in ["Far:22:/a//b/./c/", "far:/a/b/c", "ssh://far/a/b/c"] {
+            #expect(try hosts.service.reach(target, wantsCommands: false).name == "far:/a/b/c")
+        }
+        for target in ["far:a", "far:~/a", "ssh://far/~/a", "far:./a"] {
+            #expect(try hosts.service.reach(target, wantsCommands: false).name == "far:a")
+        }
+        #expect {
+            try hosts.service.migrate(hosts.here, to: "far:~other/a")
+        } throws: {
+            ($0 as? MigrationError)?.message.contains("without '~'") == true
+        }
+    }
+
     @Test("a detached disk moves in one round")
     func detached() throws {
         let hosts = try Hosts(byteCount: 64 << 20)

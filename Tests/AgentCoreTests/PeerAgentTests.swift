@@ -1,4 +1,4 @@
-import AgentCore
+@testable import AgentCore
 import Backup
 import BackupStore
 import BlockIO
@@ -41,6 +41,33 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
         #expect(try channel.greeting().product == "9.9")
         channel.close()
         thread.join()
+    }
+
+    @Test func `a store is no place for a disk, however it is reached`() throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        try LocalStore.create(
+            at: folder.file("store"), uuid: "u", chunkBytes: TreeShape.chunkBytesStandard, in: fs)
+        try expectTool("ln", "-s", folder.file("store/tmp"), folder.file("link"))
+        var limits = PeerLimits()
+        limits.rootFolder = folder.path
+        let receiver = MigrationService.receiver(configuration: Configuration(), allowsCommands: false)
+        for limits in [PeerLimits(), limits] {
+            let agent = PeerAgent(fs: fs, limits: limits, product: "9.9", receiver: receiver)
+            for name in ["store/disk", "store/tmp/disk", "store/packs/x", "link/disk", "store"] {
+                let request = ServiceRequest(service: "migrate", path: folder.file(name), isReadOnly: false)
+                guard case .failure(let refusal) = agent.admit(request) else {
+                    Issue.record("\(name) was admitted")
+                    continue
+                }
+                #expect(refusal.failure.code == "refused", "\(name)")
+            }
+            let beside = ServiceRequest(service: "migrate", path: folder.file("beside"), isReadOnly: false)
+            guard case .success = agent.admit(beside) else {
+                Issue.record("a free place was refused")
+                continue
+            }
+        }
     }
 
     @Test func `unknown services are refused`() throws {

@@ -81,6 +81,8 @@ import Testing
         try client.perform(.pause(deadlineMilliseconds: 60_000))
         let writer = try Background { try? disk.write(2, at: 0, count: 4096) }
         try client.perform(.release)
+        #expect(try !writer.ends(withinMilliseconds: 50))
+        try client.perform(.confirmRelease)
         #expect(try writer.ends(withinMilliseconds: 10_000))
         writer.join()
         let fault = #expect(throws: DeviceFault.self) { try disk.read(at: 0, count: 512) }
@@ -97,6 +99,58 @@ import Testing
         try bytes.withUnsafeMutableBytes { try again.read(at: 0, into: $0) }
         #expect(bytes.allSatisfy { $0 == 1 })
         try again.close()
+    }
+
+    @Test func aReleaseWithoutARecordEndsWithItsConnection() throws {
+        let disk = try ServedDisk()
+        var client: ControlClient? = try disk.client()
+        try client?.perform(.pause(deadlineMilliseconds: 20))
+        try client?.perform(.release)
+        let writer = try Background { try? disk.write(1, at: 0, count: 4096) }
+        // The deadline of the pause counts no more.
+        #expect(try !writer.ends(withinMilliseconds: 100))
+        client = nil
+        #expect(try writer.ends(withinMilliseconds: 10_000))
+        writer.join()
+        #expect(try disk.read(at: 0, count: 512).allSatisfy { $0 == 1 })
+        #expect(try !disk.client().status().isReleased)
+    }
+
+    @Test func aReleaseWithARecordLastsWhateverBecomesOfItsConnection() throws {
+        let disk = try ServedDisk()
+        var client: ControlClient? = try disk.client()
+        try client?.perform(.pause(deadlineMilliseconds: 60_000))
+        try client?.perform(.release)
+        let writer = try Background { #expect(throws: DeviceFault.self) { try disk.write(1, at: 0, count: 4096) } }
+        let record = disk.path + "/godwit-migrated.json"
+        _ = try LinuxFileSystem().open(record, OpenMode(writable: true, creation: .exclusive))
+        client = nil
+        #expect(try writer.ends(withinMilliseconds: 10_000))
+        writer.join()
+        #expect(try disk.client().status().isReleased)
+    }
+
+    @Test func aReleaseThatIsTakenBackLetsWritesGoOn() throws {
+        let disk = try ServedDisk()
+        let client = try disk.client()
+        try client.perform(.pause(deadlineMilliseconds: 60_000))
+        try client.perform(.release)
+        try client.perform(.resume)
+        try disk.write(2, at: 0, count: 4096)
+        let error = #expect(throws: ControlError.self) { try client.perform(.confirmRelease) }
+        #expect(error?.code == ControlError.invalid)
+    }
+
+    @Test func stoppingInAReleaseFailsWhatIsHeld() throws {
+        let disk = try ServedDisk()
+        let client = try disk.client()
+        try disk.write(1, at: 0, count: 4096)
+        try client.perform(.pause(deadlineMilliseconds: 60_000))
+        try client.perform(.release)
+        let writer = try Background { #expect(throws: DeviceFault.self) { try disk.write(2, at: 0, count: 4096) } }
+        try disk.server.stop()
+        #expect(try writer.ends(withinMilliseconds: 10_000))
+        writer.join()
     }
 
     @Test func stoppingEndsAPause() throws {

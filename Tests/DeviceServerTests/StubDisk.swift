@@ -29,7 +29,10 @@ final class StubDisk: ControlledDisk {
     func startTracking(granuleBytes: UInt64) throws(DiskError) -> any ChangeTracker { throw Self.unsupported }
     func holdWrites(milliseconds: UInt64) throws(DiskError) {}
     func letWritesGo() {}
-    func release() throws(DiskError) {}
+    let location = "/stub"
+    func beginRelease() throws(DiskError) {}
+    func finishRelease() {}
+    func cancelRelease() {}
     func prepareToClose(isForced: Bool) throws(DiskError) {}
     func close() throws(DiskError) { try onClose() }
 

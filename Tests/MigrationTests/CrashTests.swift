@@ -54,6 +54,7 @@ private struct TwoHosts {
         var options = MigrationOptions()
         options.usesThreads = false
         options.granuleBytes = 64 << 10
+        options.commitTimeoutMilliseconds = 0
         _ = try MigrationController(
             disk: MigratedDisk(
                 folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2, usedBytes: UInt64(Self.bytes)),
@@ -64,7 +65,7 @@ private struct TwoHosts {
     func recover() throws(MigrationError) -> MigrationOutcome {
         let host = self.host
         defer { host.settle() }
-        return try MigrationRecovery.run(folder: Self.here, fs: ours, reach: { _ in host.target }, retire: {})
+        return try MigrationRecovery(folder: Self.here, fs: ours, reach: { _ in host.target }, retire: {}).run()
     }
 
     var isOwnedHere: Bool {
@@ -118,6 +119,12 @@ private struct TwoHosts {
             let when = "when the \(side) stops at change \(number) (\(survival))"
             guard cut.isStopped else {
                 #expect(failure == nil)
+                // What was told to be done is done: both sides may lose their power after that.
+                let after = TwoHosts(
+                    ours: hosts.ours.afterPowerCut(survival), theirs: hosts.theirs.afterPowerCut(survival),
+                    source: hosts.source)
+                #expect(try !after.isOwnedHere && after.isInPlaceThere, "after success")
+                #expect(try after.arrived() == hosts.source.content, "after success")
                 break
             }
             if side == .target, try hosts.isOwnedHere {
@@ -194,13 +201,7 @@ private struct TwoHosts {
             cut.setPlan(nil)
             let when = "when call \(number) fails at the \(side) (\(failure?.message ?? "without effect"))"
             if failure != nil {
-                // Between the release and the rename the source's server has let go, which only an attach cures.
-                let released = hosts.source.state.withLock { $0.isReleased }
-                try finish(
-                    released
-                        ? TwoHosts(ours: hosts.ours, theirs: hosts.theirs, source: ScriptedSource(hosts.source.content))
-                        : hosts,
-                    when)
+                try finish(hosts, when)
             } else {
                 #expect(try hosts.arrived() == hosts.source.content, "\(when)")
             }

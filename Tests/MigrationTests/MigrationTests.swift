@@ -7,44 +7,6 @@ import Synchronization
 import TestSupport
 import Testing
 
-/// Two hosts with a folder each on this one.
-private struct World {
-    let temporary: TemporaryFolder
-    let fs = LinuxFileSystem()
-    let here: String
-    let host: TargetHost
-    let source: ScriptedSource
-    let guest = CountingGuest()
-    var options = MigrationOptions()
-
-    init(_ bytes: [UInt8], cutAfter count: Int? = nil) throws {
-        temporary = try TemporaryFolder()
-        here = temporary.file("here")
-        try fs.createFolder(here)
-        try fs.createFolder(temporary.file("there"))
-        try fs.open(here + "/DiskDescriptor.xml", OpenMode(writable: true, creation: .exclusive)).writeBytes(
-            [60], at: 0)
-        host = TargetHost(fs: fs, folder: temporary.file("there/disk"), cutAfter: count)
-        source = ScriptedSource(bytes)
-    }
-
-    func controller(
-        tell: @escaping (MigrationProgress) -> Void = { _ in }, shouldStop: @escaping () -> Bool = { false }
-    ) -> MigrationController {
-        MigrationController(
-            disk: MigratedDisk(folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: source.byteCount),
-            target: host.target,
-            source: source, guest: guest, options: options, fs: fs, tell: tell, shouldStop: shouldStop)
-    }
-
-    func arrived() throws -> [UInt8] {
-        try fs.contents(of: host.folder + "/root.hds", limit: 1 << 30)
-    }
-    /// Exactly one side owns.
-    var isOwnedHere: Bool { (try? MigrationRecovery.record(here, in: fs)) == .some(nil) }
-    var isInPlaceThere: Bool { (try? fs.exists(host.folder + "/DiskDescriptor.xml")) == true }
-}
-
 @Suite struct MigrationTests {
     @Test("a disk arrives whole while its guest writes", arguments: [true, false], [64 << 10, 4 << 10] as [UInt64])
     func arrives(usesThreads: Bool, granule: UInt64) throws {
@@ -121,7 +83,7 @@ private struct World {
                 && error?.message.contains("part of another disk") == true
         }
         world.host.settle()
-        #expect(try world.fs.list(world.here) == ["DiskDescriptor.xml"])
+        #expect(try world.fs.list(world.here) == ["DiskDescriptor.xml", "godwit-migration.lock"])
         #expect(try world.fs.list(world.host.folder + ".godwit-partial") == ["x"])
     }
 
@@ -135,7 +97,10 @@ private struct World {
         #expect(world.isOwnedHere && !world.isInPlaceThere)
         #expect(world.source.guestWrites([9], at: 5))
         #expect(world.guest.state.withLock { $0.isRunning })
-        #expect(try world.fs.list(world.here) == ["DiskDescriptor.xml", "godwit-migration.json"])
+        #expect(
+            try world.fs.list(world.here) == [
+                "DiskDescriptor.xml", "godwit-migration.json", "godwit-migration.lock",
+            ])
         world.options.limits = PrecopyLimits()
         let report = try world.controller().run()
         world.host.settle()
@@ -224,8 +189,9 @@ private struct World {
                 _ = try world.controller().run()
             } else if !completed {
                 let host = world.host
-                let outcome = try MigrationRecovery.run(
-                    folder: world.here, fs: world.fs, reach: { _ in host.target }, retire: {})
+                let outcome = try MigrationRecovery(
+                    folder: world.here, fs: world.fs, reach: { _ in host.target }, retire: {}
+                ).run()
                 guard case .ownedThere = outcome else {
                     throw MigrationError(.source, "owned by \(outcome) after \(count)")
                 }

@@ -51,6 +51,49 @@ private func planner(_ change: (inout PrecopyLimits) -> Void = { _ in }) -> Prec
         #expect(planner.handle(round(0, seconds: 0, dirty: 0)) == [.stopGuest])
     }
 
+    @Test("a round that found all there says nothing of the link, and no switch relies on it")
+    func resumed() {
+        var planner = planner { $0.downtimeNanoseconds = 300_000_000 }
+        _ = planner.handle(.started)
+        // 40 MiB compared in 0.18 s, 32 bytes sent; the guest has written 8 MiB.
+        let compared = RoundResult(
+            bytes: 40 * MiB, nanoseconds: 178_000_000, intervalNanoseconds: 200_000_000, dirtyBytes: 8 * MiB,
+            fixedNanoseconds: 0, changedBytes: 0, sentBytes: 32, linkNanoseconds: 20_000_000)
+        #expect(planner.handle(.roundEnded(compared)) == [.copyRound(2)])
+        #expect(planner.predictedDowntime == .max)
+        // The link carries 8 MiB/s: as much again would take a second.
+        let sent = RoundResult(
+            bytes: 8 * MiB, nanoseconds: 1_000_000_000, intervalNanoseconds: 1_000_000_000, dirtyBytes: 8 * MiB,
+            fixedNanoseconds: 0, changedBytes: 8 * MiB, sentBytes: 8 * MiB, linkNanoseconds: 1_000_000_000)
+        #expect(planner.handle(.roundEnded(sent)) == [.copyRound(3)])
+        #expect((900_000_000...1_100_000_000).contains(planner.predictedDowntime))
+    }
+
+    @Test("what is dirty counts as sent, however much of a round was zeros or there already")
+    func zeros() {
+        var planner = planner { $0.downtimeNanoseconds = 300_000_000 }
+        _ = planner.handle(.started)
+        // 4 GiB looked at in two seconds, of which 16 MiB were sent, at 8 MiB/s.
+        let round = RoundResult(
+            bytes: 4096 * MiB, nanoseconds: 2_000_000_000, intervalNanoseconds: 2_000_000_000, dirtyBytes: 16 * MiB,
+            fixedNanoseconds: 0, changedBytes: 16 * MiB, sentBytes: 16 * MiB, linkNanoseconds: 2_000_000_000)
+        #expect(planner.handle(.roundEnded(round)) == [.copyRound(2)])
+        #expect((1_900_000_000...2_100_000_000).contains(planner.predictedDowntime))
+    }
+
+    @Test("a switch has three times the limit, a second at least, and no end where it is forced")
+    func switchTime() {
+        var limits = PrecopyLimits()
+        limits.downtimeNanoseconds = 2_000_000_000
+        #expect(limits.switchNanosecondsMax == 6_000_000_000)
+        limits.downtimeNanoseconds = 10
+        #expect(limits.switchNanosecondsMax == 1_000_000_000)
+        limits.downtimeNanoseconds = .max
+        #expect(limits.switchNanosecondsMax == .max)
+        limits.forcesSwitch = true
+        #expect(limits.switchNanosecondsMax == nil)
+    }
+
     @Test("a guest that writes faster than the link is left alone, with the reason")
     func hopeless() {
         var planner = planner { $0.stalledRoundsMax = 3 }

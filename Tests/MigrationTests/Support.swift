@@ -79,6 +79,8 @@ final class ScriptedSource: MigrationSource {
         var bytes: [UInt8]
         var map: DirtyBitmap?
         var isPaused = false
+        /// Held without a deadline.
+        var isReleasing = false
         var isReleased = false
         var isRetired = false
         var resumes = 0
@@ -90,6 +92,7 @@ final class ScriptedSource: MigrationSource {
     let byteCount: UInt64
     let hole: UInt64 = 32 << 10
     let onLook: Mutex<(@Sendable (ScriptedSource) -> Void)?> = Mutex(nil)
+    let onRelease: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
 
     init(_ bytes: [UInt8]) {
         byteCount = UInt64(bytes.count)
@@ -99,13 +102,16 @@ final class ScriptedSource: MigrationSource {
     /// The guest's write. - Returns: whether it was let through.
     @discardableResult func guestWrites(_ bytes: [UInt8], at offset: Int) -> Bool {
         state.withLock { state in
-            guard !state.isPaused, !state.isReleased else { return false }
+            guard !state.isPaused, !state.isReleasing, !state.isReleased else { return false }
             state.bytes.replaceSubrange(offset..<offset + bytes.count, with: bytes)
             state.map?.mark(ByteRange(offset: UInt64(offset), count: UInt64(bytes.count)))
             return true
         }
     }
     var content: [UInt8] { state.withLock { $0.bytes } }
+
+    /// A resize. - Returns: whether it was let through.
+    func grows() -> Bool { state.withLock { $0.map == nil } }
 
     func read(_ ranges: [ByteRange], into memory: UnsafeMutableRawBufferPointer) throws(MigrationError) {
         state.withLock { state in
@@ -153,6 +159,7 @@ final class ScriptedSource: MigrationSource {
     func resume() {
         state.withLock {
             $0.isPaused = false
+            $0.isReleasing = false
             $0.resumes += 1
         }
     }
@@ -162,7 +169,14 @@ final class ScriptedSource: MigrationSource {
                 state.isPaused = false
                 throw MigrationError(.expired, "the pause ended by itself")
             }
-            state.isReleased = true
+            state.isReleasing = true
+        }
+        onRelease.withLock { $0 }?()
+    }
+    func confirmRelease() {
+        state.withLock { state in
+            state.isReleased = state.isReleased || state.isReleasing
+            state.isReleasing = false
         }
     }
     func retire() throws(MigrationError) { state.withLock { $0.isRetired = true } }
@@ -174,17 +188,47 @@ final class CountingGuest: GuestControl, TargetGuest {
         var isRunning = true
         var starts = 0
         var failsToStop = false
+        /// How many starts fail, here and there.
+        var failingStarts = 0
+        var failsToRestart = false
+        var hasHook = false
+        var attempts: [Int] = []
+        var refusesCommands = false
     }
     let state = Mutex(State())
+    /// What a start takes its time with.
+    let onStart: Mutex<(@Sendable () -> Void)?> = Mutex(nil)
     func settle() {}
+    func stopNote() -> GuestStopNote? {
+        state.withLock { $0.hasHook } ? GuestStopNote(mountpoint: "/srv/one") : nil
+    }
+    func objection(to command: String) -> String? {
+        state.withLock { $0.refusesCommands } ? "runs no commands of a peer" : nil
+    }
     func stop() throws(MigrationError) {
         try state.withLock { state throws(MigrationError) in
             if state.failsToStop { throw MigrationError(.guest, "the stop hook failed") }
             state.isRunning = false
         }
     }
-    func restart() throws(MigrationError) { state.withLock { $0.isRunning = true } }
-    func start(folder: String, command: String?) throws(MigrationError) { state.withLock { $0.starts += 1 } }
+    func restart() throws(MigrationError) {
+        try state.withLock { state throws(MigrationError) in
+            if state.failsToRestart { throw MigrationError(.guest, "the start hook failed") }
+            state.isRunning = true
+        }
+    }
+    func start(folder: String, command: String?, attempt: Int) throws(MigrationError) {
+        state.withLock {
+            $0.starts += 1
+            $0.attempts.append(attempt)
+        }
+        onStart.withLock { $0 }?()
+        try state.withLock { state throws(MigrationError) in
+            guard state.failingStarts > 0 else { return }
+            state.failingStarts -= 1
+            throw MigrationError(.guest, "the start hook failed")
+        }
+    }
 }
 
 /// Cuts the connection after so many messages of either side.
@@ -222,60 +266,6 @@ final class CutPeer: MessagePeer {
     func receive() throws(TransportError) -> Message? { try peer.receive() }
     func fail(code: String, message: String) { peer.fail(code: code, message: message) }
     func close() { peer.close() }
-}
-
-/// A target host: each connection is served by a thread of its own.
-final class TargetHost: Sendable {
-    let fs: any FileSystem
-    let guest = CountingGuest()
-    let folder: String
-    let cutter: Mutex<Cutter>
-    private let threads = Mutex<[OwnThread]>([])
-
-    let disks: any TargetDisks
-
-    init(fs: any FileSystem, folder: String, cutAfter count: Int? = nil, disks: (any TargetDisks)? = nil) {
-        self.fs = fs
-        self.disks = disks ?? RawDisks(fs: fs)
-        self.folder = folder
-        cutter = Mutex(Cutter(after: count))
-    }
-
-    var target: MigrationTarget {
-        MigrationTarget(name: "there:\(folder)", folder: folder) { () throws(TransportError) in try self.connect() }
-    }
-
-    func connect() throws(TransportError) -> any MessagePeer {
-        let cutter = self.cutter.withLock { $0 }
-        guard !cutter.isCut else { throw TransportError(.unreachable, "the target is out of reach") }
-        let (ours, theirs) = MemoryStream.pair()
-        let receiver = MigrationReceiver(fs: fs, disks: disks, guest: guest)
-        do throws(SystemError) {
-            let thread = try OwnThread(name: "target") {
-                guard let channel = try? MessageChannel(stream: theirs, peerName: "the source") else { return }
-                let peer = CutPeer(channel, theirs, cutter)
-                do throws(TransportError) {
-                    guard let first = try peer.receive() else { return }
-                    let request = try ServiceRequest(parsing: first)
-                    try receiver.serve(peer, folder: request.path)
-                } catch {}
-                peer.close()
-            }
-            threads.withLock { $0.append(thread) }
-        } catch {
-            throw TransportError(.system, error.description)
-        }
-        return CutPeer(try MessageChannel(stream: ours, peerName: "the target"), ours, cutter)
-    }
-
-    /// Waits until every connection has ended.
-    func settle() {
-        let all = threads.withLock { threads in
-            defer { threads = [] }
-            return threads
-        }
-        for thread in all { thread.join() }
-    }
 }
 
 /// Bytes with holes, runs and noise.

@@ -182,16 +182,23 @@ public final class SimulatedFileSystem: FileSystem {
         }
     }
 
-    /// Never waits: a test that would wait for a lock hangs, so it fails with EDEADLK instead.
+    /// Waits for other threads, but not for ever: a test that waits for itself fails with EDEADLK.
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
-        let lease = try world.withLock { world throws(SystemError) in
-            let node = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
-            return world.takeLease(of: node, .exclusive) ? node : nil
+        let deadline = SystemTime().monotonic() + Self.lockWaitNanoseconds
+        while true {
+            let lease = try world.withLock { world throws(SystemError) in
+                let node = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
+                return world.takeLease(of: node, .exclusive) ? node : nil
+            }
+            if let lease { return SimulatedLease(self, node: lease, .exclusive) }
+            guard wait else { return nil }
+            guard SystemTime().monotonic() < deadline else {
+                throw SystemError(errno: .deadlock, operation: "lock", subject: path)
+            }
+            pauseThread(nanoseconds: 1_000_000)
         }
-        if let lease { return SimulatedLease(self, node: lease, .exclusive) }
-        if wait { throw SystemError(errno: .deadlock, operation: "lock", subject: path) }
-        return nil
     }
+    private static let lockWaitNanoseconds: UInt64 = 5_000_000_000
 
     public func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer {
         let node = try world.withLock { world throws(SystemError) in

@@ -1,0 +1,47 @@
+public import BlockIO
+internal import Codecs
+internal import LinuxSystem
+internal import SystemPackage
+
+/// The disks of this host whose migration, away from here or to here, is not over: a file for each, named after the
+/// disk's path, which is in it. Outlives a start of the host. Noted before anything is done, forgotten at the end, so a
+/// name too many is harmless.
+public struct MigrationRegister: Sendable {
+    private let folder: String
+    private let fs: any FileSystem
+    private static let pathBytesMax = 8 << 10
+
+    /// - Parameter folder: `nil` means `$GODWIT_STATE_DIR`/migrations, or /var/lib/godwit/migrations.
+    public init(folder: String? = nil, fs: any FileSystem = LinuxFileSystem()) {
+        self.folder = folder ?? "\(environmentVariable("GODWIT_STATE_DIR") ?? "/var/lib/godwit")/migrations"
+        self.fs = fs
+    }
+
+    /// What can't be noted, as by a user without rights, is only not found by itself.
+    func note(_ disk: String) {
+        do throws(SystemError) {
+            for parent in [LinuxFileSystem.folder(of: folder), folder] where try !fs.exists(parent) {
+                try createPrivateFolder(parent)
+            }
+            try fs.replaceContents(of: path(of: disk), with: [UInt8](disk.utf8) + [10])
+        } catch {}
+    }
+
+    func forget(_ disk: String) { try? fs.remove(path(of: disk)) }
+
+    /// The disks' paths, sorted.
+    func all() throws(SystemError) -> [String] {
+        guard try fs.exists(folder) else { return [] }
+        var disks: [String] = []
+        for name in try fs.list(folder) where !name.hasSuffix(".tmp") {
+            let bytes = try fs.contents(of: "\(folder)/\(name)", limit: Self.pathBytesMax)
+            let disk = String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
+            if disk.hasPrefix("/") { disks.append(disk) }
+        }
+        return disks.sorted()
+    }
+
+    private func path(of disk: String) -> String {
+        "\(folder)/\(Digest.hash([UInt8](disk.utf8)).description.prefix(16))"
+    }
+}
