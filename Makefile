@@ -35,7 +35,7 @@ mandir = $(sharedir)/man
 confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
-.PHONY: help demo demo-vm check build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
+.PHONY: help demo demo-vm check soak mutants build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
 	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
@@ -43,6 +43,8 @@ help:
 	@echo "make demo       install what is needed, build, and run the whole way once: backup, crash, migration, restore"
 	@echo "make demo-vm    the same on the driver, in two virtual machines, with a power cut"
 	@echo "make check      install what is needed, build, pass all tests"
+	@echo "make soak       the simulation, for SECONDS=3600 from seed FIRST=1 on, in as many processes as there are processors"
+	@echo "make mutants    put one fault back at a time: the tests must notice each (MUTANTS= for those of some names)"
 	@echo "make build      debug build"
 	@echo "make release    the binary and the plugin, without need of a Swift toolchain"
 	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
@@ -75,7 +77,21 @@ check: packages/test packages/kernelquick docs-lint
 	$(SWIFT) build
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build
+	Tests/Simulate/soak.sh .build/debug/simulate 120
 	kernel/tests/suite -k 6.1 $(kernel_groups_quick) -k 6.12 $(kernel_groups_smoke)
+
+# The simulation of disks, stores and hosts, optimised: each seed is a world of its own.
+SECONDS ?= 3600
+FIRST ?= 1
+
+soak: packages/build
+	$(SWIFT) build -c release --product simulate
+	Tests/Simulate/soak.sh .build/release/simulate $(SECONDS) $(FIRST)
+
+mutants: packages/test
+	$(SWIFT) build
+	$(SWIFT) build --build-tests
+	SWIFT="$(SWIFT)" Tests/Mutants/run.sh $(MUTANTS)
 
 build: packages/build
 	$(SWIFT) build

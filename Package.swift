@@ -110,6 +110,15 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["BlockIO", "LinuxSystem", "Geometry", system], path: "Tests/TestSupport"
         ),
+        // The whole in one process, driven by a seed; see Tests/SimulationSupport.
+        .target(
+            name: "SimulationSupport",
+            dependencies: [
+                "TestSupport", "CSystemShims", "Backup", "BackupStore", "DiskImage", "BlockIO", "LinuxSystem",
+                "Geometry", system,
+            ], path: "Tests/SimulationSupport"),
+        .executableTarget(
+            name: "simulate", dependencies: ["SimulationSupport"], path: "Tests/Simulate", exclude: ["soak.sh"]),
     ],
     cxxLanguageStandard: .cxx17
 )
@@ -128,6 +137,10 @@ for name in [
         .testTarget(
             name: name + "Tests", dependencies: tested.dependencies + beside + [.byName(name: name), "TestSupport"]))
 }
+package.targets.append(
+    .testTarget(
+        name: "SimulationTests",
+        dependencies: ["SimulationSupport", "TestSupport", "DiskImage", "BlockIO", "LinuxSystem", "Geometry", system]))
 // The whole product against real tools, through the built binary.
 package.targets.append(
     .testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "BlockIO", "LinuxSystem", system]))
@@ -144,6 +157,6 @@ where !target.name.hasPrefix("C") || ["Codecs", "ChangeTracking", "ChunkTree", "
         .enableExperimentalFeature("Lifetimes"),
         .treatAllWarnings(as: .error),
     ]
-    if !target.isTest && target.name != "TestSupport" { settings.append(.strictMemorySafety()) }
+    if !target.isTest && target.path?.hasPrefix("Tests/") != true { settings.append(.strictMemorySafety()) }
     target.swiftSettings = settings
 }

@@ -62,7 +62,8 @@ private func foreignMount(
         let text = (try? kernelText("/proc/\(process)/mountinfo")).flatMap({ $0 })
     else { return nil }
     return MountTable(parsing: text).mounts.first { mount in
-        numbers.contains(mount.device) && groups.isDisjoint(with: [mount.peerGroup, mount.masterGroup].compactMap { $0 })
+        numbers.contains(mount.device)
+            && groups.isDisjoint(with: [mount.peerGroup, mount.masterGroup].compactMap { $0 })
     }
 }
 

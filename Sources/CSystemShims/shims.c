@@ -282,7 +282,17 @@ int32_t shim_realpath(const char *path, char *target, uint64_t capacity)
 
 int32_t shim_poll_wait(struct shim_poll *fds, uint32_t count, int32_t timeout_ms)
 {
+	const struct shim_scheduler *scheduler = shim_scheduler();
+
 	_Static_assert(sizeof(struct shim_poll) == sizeof(struct pollfd), "layout of pollfd");
+	if (scheduler) {
+		uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : scheduler->now(0) + (uint64_t)timeout_ms * 1000000u;
+		int ready;
+
+		while (!(ready = poll((struct pollfd *)fds, count, 0)) && scheduler->idle(deadline))
+			;
+		RESULT(ready);
+	}
 	RESULT(poll((struct pollfd *)fds, count, timeout_ms));
 }
 
@@ -360,6 +370,9 @@ struct thread_start {
 	void (*body)(void *);
 	void *context;
 	char name[16];
+	// Of the scheduler that the maker runs under, and what that calls the thread.
+	const struct shim_scheduler *scheduler;
+	void *scheduled;
 };
 
 static void *thread_main(void *argument)
@@ -368,13 +381,19 @@ static void *thread_main(void *argument)
 
 	free(argument);
 	pthread_setname_np(pthread_self(), start.name);
+	if (start.scheduler)
+		start.scheduler->begin(start.scheduled);
 	start.body(start.context);
+	if (start.scheduler)
+		start.scheduler->end(start.scheduled);
 	return NULL;
 }
 
 int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_bytes, const char *name, uint64_t *handle)
 {
+	const struct shim_scheduler *scheduler = shim_scheduler();
 	struct thread_start *start = malloc(sizeof(*start));
+	void *scheduled = NULL;
 	pthread_attr_t attributes;
 	pthread_t thread;
 	int error;
@@ -385,11 +404,17 @@ int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_by
 	start->body = body;
 	start->context = context;
 	snprintf(start->name, sizeof(start->name), "%s", name);
+	if (scheduler)
+		scheduled = scheduler->make(name);
+	start->scheduler = scheduler;
+	start->scheduled = scheduled;
 	pthread_attr_init(&attributes);
 	error = pthread_attr_setstacksize(&attributes, stack_bytes);
 	if (!error)
 		error = pthread_create(&thread, &attributes, thread_main, start);
 	pthread_attr_destroy(&attributes);
+	if (scheduler)
+		scheduler->made(scheduled, error ? 0 : (uint64_t)thread);
 	if (error) {
 		free(start);
 		return -error;
@@ -398,7 +423,16 @@ int32_t shim_thread_start(void (*body)(void *), void *context, uint64_t stack_by
 	return 0;
 }
 
-int32_t shim_thread_join(uint64_t handle) { return -pthread_join((pthread_t)handle, NULL); }
+
+int32_t shim_thread_join(uint64_t handle)
+{
+	const struct shim_scheduler *scheduler = shim_scheduler();
+
+	if (scheduler)
+		scheduler->join(handle);
+	return -pthread_join((pthread_t)handle, NULL);
+}
+
 int32_t shim_thread_detach(uint64_t handle) { return -pthread_detach((pthread_t)handle); }
 
 static uint64_t clock_ns(clockid_t clock)
@@ -409,13 +443,29 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-uint64_t shim_monotonic_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
-uint64_t shim_realtime_ns(void) { return clock_ns(CLOCK_REALTIME); }
+uint64_t shim_monotonic_ns(void)
+{
+	const struct shim_scheduler *scheduler = shim_scheduler();
+
+	return scheduler ? scheduler->now(0) : clock_ns(CLOCK_MONOTONIC);
+}
+
+uint64_t shim_realtime_ns(void)
+{
+	const struct shim_scheduler *scheduler = shim_scheduler();
+
+	return scheduler ? scheduler->now(1) : clock_ns(CLOCK_REALTIME);
+}
 
 int32_t shim_random(void *buffer, uint64_t count)
 {
+	const struct shim_scheduler *scheduler = shim_scheduler();
 	uint8_t *next = buffer;
 
+	if (scheduler) {
+		scheduler->random(buffer, count);
+		return 0;
+	}
 	while (count > 0) {
 		ssize_t got = getrandom(next, count, 0);
 		if (got < 0 && errno != EINTR)

@@ -8,7 +8,9 @@ import Testing
 @Suite struct CloseTests {
     @Test func aFailureOfTheCloseIsToldToWhoeverAsks() throws {
         let folder = try TemporaryFolder()
-        let disk = StubDisk(onClose: { () throws(DiskError) in throw DiskError(.io, "the medium failed", path: "/stub") })
+        let disk = StubDisk(onClose: { () throws(DiskError) in
+            throw DiskError(.io, "the medium failed", path: "/stub")
+        })
         let owner = try DiskOwner.start(disk, controlSocket: folder.file("control.sock")) {}
         let client = try ControlClient.connect(folder.file("control.sock"))
         for request in [ControlRequest.shutdown, .shutdown, .shutdownForced] {

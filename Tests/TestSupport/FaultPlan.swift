@@ -8,7 +8,9 @@ public struct FaultPlan: Sendable {
         case create, rename, remove, synchronizeFolder, createFolder, removeFolder
         /// Changes nothing, so it counts only where it is named.
         case read
-        public static let changes = Set(allCases).subtracting([.read])
+        /// Names, sizes and the like are looked at: never counted.
+        case look
+        public static let changes = Set(allCases).subtracting([.read, .look])
         public static let taking: Set<Call> = [.write, .reserve, .zero, .truncate, .create, .createFolder]
     }
 
@@ -18,6 +20,11 @@ public struct FaultPlan: Sendable {
         case stop
         /// The call throws that and has done nothing; a write may have written its first half.
         case fail(Errno)
+        /// A write throws that and has written any sectors of its bytes.
+        case tear(Errno, seed: UInt64)
+        /// A synchronization throws that, and what waited for it never becomes durable, though reads still see it: the
+        /// host has marked it clean. A second one has nothing to complain of.
+        case failDropping(Errno)
     }
 
     public var calls: Set<Call>

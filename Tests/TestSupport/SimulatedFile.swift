@@ -35,14 +35,14 @@ final class SimulatedFile: StorageFile {
     }
 
     func size() throws(SystemError) -> UInt64 {
-        try owner.world.withLock { world throws(SystemError) in
+        try owner.perform(.look, path) { world throws(SystemError) in
             try world.requirePower("examine", path)
             return world.file(node).live.size
         }
     }
 
     func allocatedBytes() throws(SystemError) -> UInt64 {
-        try owner.world.withLock { world throws(SystemError) in
+        try owner.perform(.look, path) { world throws(SystemError) in
             try world.requirePower("examine", path)
             return UInt64(world.file(node).live.pages.count * SimulatedContent.pageBytes)
         }
@@ -56,27 +56,35 @@ final class SimulatedFile: StorageFile {
                 throw SystemError(errno: .invalidArgument, operation: "\(transfer.operation)", subject: path)
             }
         }
-        try owner.world.withLock { world throws(SystemError) in
-            var first: SystemError?
-            for transfer in transfers {
-                do throws(SystemError) {
-                    switch transfer.operation {
-                    case .read: try read(transfer, &world)
-                    // The transfers of a batch are under way together: when the power goes at one, the others may have
-                    // happened too.
-                    case .write: try write(transfer, &world, isUnderWay: first?.errno == SimulatedFileSystem.powerCut)
+        var first: SystemError?
+        for transfer in transfers {
+            do throws(SystemError) {
+                let (offset, count) = (transfer.offset, transfer.memory.count)
+                switch transfer.operation {
+                case .read:
+                    try owner.perform(.read, "\(path) \(offset)+\(count)") { world throws(SystemError) in
+                        try read(transfer, &world)
                     }
-                } catch {
-                    first = first ?? error
+                // The transfers of a batch are under way together: when the power goes at one, the others may have
+                // happened too.
+                case .write:
+                    let isUnderWay = first?.errno == SimulatedFileSystem.powerCut
+                    try owner.perform(.write, "\(path) \(offset)+\(count)") { world throws(SystemError) in
+                        try write(transfer, &world, isUnderWay: isUnderWay)
+                    }
                 }
+            } catch {
+                first = first ?? error
             }
-            if let first { throw first }
         }
+        if let first { throw first }
     }
 
     private func read(_ transfer: Transfer, _ world: inout SimulatedWorld) throws(SystemError) {
-        if case .fail(let errno) = try world.enter(.read, path) {
+        switch try world.enter(.read, path) {
+        case .fail(let errno), .tear(let errno, _), .failDropping(let errno):
             throw SystemError(errno: errno, operation: "read", subject: path)
+        case .go, .stopAfterwards: break
         }
         world.file(node).live.read(at: transfer.offset, into: transfer.memory)
     }
@@ -98,14 +106,29 @@ final class SimulatedFile: StorageFile {
             let half = bytes.count / 2 / Int(sectorBytes) * Int(sectorBytes)
             if half > 0 { world.change(node, .write(Array(bytes.prefix(half)), at: transfer.offset)) }
             throw SystemError(errno: errno, operation: "write", subject: path)
+        case .tear(let errno, let seed):
+            var random = SeededRandom(seed: seed)
+            for start in stride(from: 0, to: bytes.count, by: Int(sectorBytes)) where random.oneIn(2) {
+                let sector = Array(bytes[start..<min(start + Int(sectorBytes), bytes.count)])
+                world.change(node, .write(sector, at: transfer.offset + UInt64(start)))
+            }
+            throw SystemError(errno: errno, operation: "write", subject: path)
+        case .failDropping(let errno):
+            throw SystemError(errno: errno, operation: "write", subject: path)
         }
     }
 
     func synchronize() throws(SystemError) {
-        try owner.world.withLock { world throws(SystemError) in
-            let stops = try world.enterWhole(.synchronize, path)
-            try world.leave(stops, .synchronize, path)
-            world.makeDurable(node)
+        try owner.perform(.synchronize, path) { world throws(SystemError) in
+            switch try world.enter(.synchronize, path) {
+            case .go: world.makeDurable(node)
+            case .stopAfterwards: try world.leave(true, .synchronize, path)
+            case .failDropping(let errno):
+                world.withFile(node) { $0.pending = [] }
+                throw SystemError(errno: errno, operation: "synchronize", subject: path)
+            case .fail(let errno), .tear(let errno, _):
+                throw SystemError(errno: errno, operation: "synchronize", subject: path)
+            }
         }
     }
 
@@ -132,7 +155,7 @@ final class SimulatedFile: StorageFile {
         _ call: FaultPlan.Call, _ kind: SimulatedWorld.PendingChange.Kind, takes range: ByteRange?
     ) throws(SystemError) {
         guard isWritable else { throw SystemError(errno: .badFileDescriptor, operation: call.rawValue, subject: path) }
-        try owner.world.withLock { world throws(SystemError) in
+        try owner.perform(call, path) { world throws(SystemError) in
             let stops = try world.enterWhole(call, path)
             if let range, !stops { try world.requireSpace(node, range, call.rawValue, path) }
             world.change(node, kind)
@@ -141,14 +164,14 @@ final class SimulatedFile: StorageFile {
     }
 
     func nextData(from offset: UInt64) throws(SystemError) -> (offset: UInt64, count: UInt64)? {
-        try owner.world.withLock { world throws(SystemError) in
+        try owner.perform(.look, path) { world throws(SystemError) in
             try world.requirePower("seek data in", path)
             return world.withFile(node) { $0.live.nextData(from: offset) }
         }
     }
 
     func unwrittenRanges(in range: ByteRange) throws(SystemError) -> [ByteRange]? {
-        try owner.world.withLock { world throws(SystemError) in
+        try owner.perform(.look, path) { world throws(SystemError) in
             try world.requirePower("map", path)
             return world.file(node).live.unwrittenRanges(in: range)
         }

@@ -13,7 +13,13 @@ public final class SimulatedFileSystem: FileSystem {
     /// What every call throws once the power is off: no error a real file system has.
     public static let powerCut = Errno(rawValue: 133)
 
+    /// Asked before each call, on the thread that makes it: the place for a scheduler to let others go first, and to
+    /// say what goes wrong. Subjects are paths, with more behind a blank.
+    public typealias Observer = @Sendable (_ call: FaultPlan.Call, _ subject: String) -> FaultPlan.Effect?
+
     let world: Mutex<SimulatedWorld>
+    private let observer = Mutex<Observer?>(nil)
+    private let waiting = Mutex<(@Sendable () -> Void)?>(nil)
 
     /// - Parameters:
     ///   - capacityBytes: how much fits; `nil`: any amount.
@@ -35,6 +41,27 @@ public final class SimulatedFileSystem: FileSystem {
         }
     }
 
+    /// - Parameter waiting: lets others go on, for who waits for a lock; without it nobody waits.
+    public func setObserver(_ observer: Observer?, waiting: (@Sendable () -> Void)? = nil) {
+        self.observer.withLock { $0 = observer }
+        self.waiting.withLock { $0 = waiting }
+    }
+
+    /// Asks the observer, then does the call.
+    func perform<R>(
+        _ call: FaultPlan.Call, _ subject: String, _ body: (inout SimulatedWorld) throws(SystemError) -> R
+    ) throws(SystemError) -> R {
+        let asked = observer.withLock { $0 }?(call, subject)
+        if call == .look, case .fail(let errno) = asked {
+            throw SystemError(errno: errno, operation: "examine", subject: subject)
+        }
+        return try world.withLock { world throws(SystemError) in
+            world.asked = asked
+            defer { world.asked = nil }
+            return try body(&world)
+        }
+    }
+
     /// How much fits from now on; what is over stays.
     public func setCapacity(_ bytes: UInt64?) {
         world.withLock { $0.capacityPages = bytes.map { Int($0 / UInt64(SimulatedContent.pageBytes)) } }
@@ -45,7 +72,7 @@ public final class SimulatedFileSystem: FileSystem {
     /// How often each call was made.
     public var counts: [FaultPlan.Call: Int] { world.withLock { $0.counts } }
     /// How many calls that change something were made: the numbers worth stopping at.
-    public var changeCount: Int { counts.filter { $0.key != .read }.values.reduce(0, +) }
+    public var changeCount: Int { counts.filter { FaultPlan.Call.changes.contains($0.key) }.values.reduce(0, +) }
     public var usedBytes: UInt64 { world.withLock { UInt64($0.usedPages * SimulatedContent.pageBytes) } }
 
     /// From now on keeps a line for each call, for the report of a failed test.
@@ -69,14 +96,15 @@ public final class SimulatedFileSystem: FileSystem {
     // MARK: FileSystem
 
     public func open(_ path: String, _ mode: OpenMode) throws(SystemError) -> any StorageFile {
-        let (node, alignment) = try world.withLock { world throws(SystemError) in
+        let (node, alignment) = try perform(mode.creation == .never ? .look : .create, path) {
+            world throws(SystemError) in
             (try world.open(path, mode), mode.direct ? world.directAlignment : 1)
         }
         return SimulatedFile(self, node: node, path: path, isWritable: mode.writable, alignment: alignment)
     }
 
     public func rename(_ source: String, to target: String) throws(SystemError) {
-        try world.withLock { world throws(SystemError) in
+        try perform(.rename, "\(source) to \(target)") { world throws(SystemError) in
             let subject = "\(source) to \(target)"
             let node = try world.require(source, "rename")
             let from = try world.place(source, "rename")
@@ -107,7 +135,7 @@ public final class SimulatedFileSystem: FileSystem {
     public func removeFolder(_ path: String) throws(SystemError) { try remove(path, .removeFolder) }
 
     private func remove(_ path: String, _ call: FaultPlan.Call) throws(SystemError) {
-        try world.withLock { world throws(SystemError) in
+        try perform(call, path) { world throws(SystemError) in
             let node = try world.require(path, call.rawValue)
             let place = try world.place(path, call.rawValue)
             switch (world.folder(node), call) {
@@ -128,7 +156,7 @@ public final class SimulatedFileSystem: FileSystem {
     }
 
     public func synchronizeFolder(_ path: String) throws(SystemError) {
-        try world.withLock { world throws(SystemError) in
+        try perform(.synchronizeFolder, path) { world throws(SystemError) in
             let node = try world.require(path, "synchronize folder")
             guard world.folder(node) != nil else {
                 throw SystemError(errno: .notDirectory, operation: "synchronize folder", subject: path)
@@ -140,7 +168,7 @@ public final class SimulatedFileSystem: FileSystem {
     }
 
     public func createFolder(_ path: String) throws(SystemError) {
-        try world.withLock { world throws(SystemError) in
+        try perform(.createFolder, path) { world throws(SystemError) in
             guard try world.find(path, "create folder") == nil else {
                 throw SystemError(errno: .fileExists, operation: "create folder", subject: path)
             }
@@ -153,18 +181,18 @@ public final class SimulatedFileSystem: FileSystem {
     }
 
     public func exists(_ path: String) throws(SystemError) -> Bool {
-        try world.withLock { world throws(SystemError) in try world.find(path, "examine") != nil }
+        try perform(.look, path) { world throws(SystemError) in try world.find(path, "examine") != nil }
     }
 
     public func isFolder(_ path: String) throws(SystemError) -> Bool {
-        try world.withLock { world throws(SystemError) in
+        try perform(.look, path) { world throws(SystemError) in
             guard let node = try world.find(path, "examine") else { return false }
             return world.folder(node) != nil
         }
     }
 
     public func list(_ path: String) throws(SystemError) -> [String] {
-        try world.withLock { world throws(SystemError) in
+        try perform(.look, path) { world throws(SystemError) in
             guard let folder = world.folder(try world.require(path, "list")) else {
                 throw SystemError(errno: .notDirectory, operation: "list", subject: path)
             }
@@ -173,7 +201,7 @@ public final class SimulatedFileSystem: FileSystem {
     }
 
     public func space(at path: String) throws(SystemError) -> SpaceInfo {
-        try world.withLock { world throws(SystemError) in
+        try perform(.look, path) { world throws(SystemError) in
             _ = try world.require(path, "examine the file system of")
             let total = world.capacityPages ?? 1 << 38
             let unit = UInt64(SimulatedContent.pageBytes)
@@ -182,26 +210,32 @@ public final class SimulatedFileSystem: FileSystem {
         }
     }
 
-    /// Waits for other threads, but not for ever: a test that waits for itself fails with EDEADLK.
+    /// Waits where an observer lets others go on, else for other threads, but not for ever: a test that waits for itself
+    /// fails with EDEADLK.
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
         let deadline = SystemTime().monotonic() + Self.lockWaitNanoseconds
         while true {
-            let lease = try world.withLock { world throws(SystemError) in
+            let lease = try perform(.look, path) { world throws(SystemError) in
                 let node = try world.open(path, OpenMode(writable: true, creation: .ifMissing), countsHandle: false)
                 return world.takeLease(of: node, .exclusive) ? node : nil
             }
             if let lease { return SimulatedLease(self, node: lease, .exclusive) }
             guard wait else { return nil }
+            if let waiting = waiting.withLock({ $0 }) {
+                waiting()
+                continue
+            }
             guard SystemTime().monotonic() < deadline else {
                 throw SystemError(errno: .deadlock, operation: "lock", subject: path)
             }
             pauseThread(nanoseconds: 1_000_000)
         }
     }
+
     private static let lockWaitNanoseconds: UInt64 = 5_000_000_000
 
     public func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer {
-        let node = try world.withLock { world throws(SystemError) in
+        let node = try perform(.look, path) { world throws(SystemError) in
             let node = try world.require(path, "lease")
             return world.takeLease(of: node, kind) ? node : nil
         }

@@ -58,6 +58,8 @@ struct SimulatedWorld: Sendable {
 
     var plan: FaultPlan?
     var planCount = 0
+    /// What the observer wants of the call under way.
+    var asked: FaultPlan.Effect?
     var counts: [FaultPlan.Call: Int] = [:]
     var isStopped = false
     var capacityPages: Int?
@@ -73,18 +75,28 @@ struct SimulatedWorld: Sendable {
 
     // MARK: Faults
 
-    enum Verdict { case go, stopAfterwards, fail(Errno) }
+    enum Verdict { case go, stopAfterwards, fail(Errno), tear(Errno, UInt64), failDropping(Errno) }
 
     /// Counts a call and says what becomes of it. - Throws: when the power is off.
     mutating func enter(_ call: FaultPlan.Call, _ subject: String) throws(SystemError) -> Verdict {
         try requirePower(call.rawValue, subject)
         counts[call, default: 0] += 1
         if isTraced { history.append("\(call.rawValue) \(subject)") }
+        if let asked {
+            self.asked = nil
+            return verdict(asked)
+        }
         guard let plan, plan.calls.contains(call) else { return .go }
         planCount += 1
         guard planCount == plan.number || (plan.isLasting && planCount > plan.number) else { return .go }
-        switch plan.effect {
+        return verdict(plan.effect)
+    }
+
+    private mutating func verdict(_ effect: FaultPlan.Effect) -> Verdict {
+        switch effect {
         case .fail(let errno): return .fail(errno)
+        case .tear(let errno, let seed): return .tear(errno, seed)
+        case .failDropping(let errno): return .failDropping(errno)
         case .stop:
             isStopped = true
             return .stopAfterwards
@@ -102,7 +114,8 @@ struct SimulatedWorld: Sendable {
         switch try enter(call, subject) {
         case .go: return false
         case .stopAfterwards: return true
-        case .fail(let errno): throw SystemError(errno: errno, operation: call.rawValue, subject: subject)
+        case .fail(let errno), .tear(let errno, _), .failDropping(let errno):
+            throw SystemError(errno: errno, operation: call.rawValue, subject: subject)
         }
     }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "monitor.h"
+#include "scheduler.h"
 #include "stream.h"
 
 struct shim_stat {

@@ -1,0 +1,3 @@
+import SimulationSupport
+
+SimulateProgram.run(Array(CommandLine.arguments.dropFirst()))
