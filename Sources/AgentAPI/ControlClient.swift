@@ -110,8 +110,8 @@ extension ControlRequest {
         switch self {
         case .status, .listSnapshots, .abandonSnapshot, .startTracking, .takeDirty, .countDirty, .stopTracking, .resume:
             15_000
-        case .prepareSnapshot, .commitSnapshot, .deleteSnapshot, .grow, .compact, .pause, .release, .shutdown,
-            .shutdownForced:
+        case .prepareSnapshot, .commitSnapshot, .deleteSnapshot, .grow, .compact, .pause, .release, .confirmRelease,
+            .shutdown, .shutdownForced:
             60_000
         }
     }
@@ -119,7 +119,8 @@ extension ControlRequest {
     /// Whether nothing is uncertain when nobody waits for the reply any more.
     var isGivenUpOnStop: Bool {
         switch self {
-        case .commitSnapshot, .abandonSnapshot, .stopTracking, .pause, .resume, .release, .shutdown, .shutdownForced:
+        case .commitSnapshot, .abandonSnapshot, .stopTracking, .pause, .resume, .release, .confirmRelease, .shutdown,
+            .shutdownForced:
             false
         case .status, .listSnapshots, .prepareSnapshot, .deleteSnapshot, .grow, .compact, .startTracking, .takeDirty,
             .countDirty:
