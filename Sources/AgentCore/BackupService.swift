@@ -23,7 +23,7 @@ public struct BackupService: Sendable {
     }
 
     /// What is going on with a disk.
-    public enum Phase: Hashable, Sendable { case reading, merging }
+    public enum Phase: Hashable, Sendable { case checking, reading, merging }
 
     public struct Outcome: Sendable {
         public var disk: String
@@ -35,14 +35,18 @@ public struct BackupService: Sendable {
         public var isConsistent: Bool
         /// States that could not be dropped, and why; the next backup tries again.
         public var leftBehind: String?
+        /// What else is to be told of this backup.
+        public var remarks: [String]
     }
 
-    /// A disk that a backup has begun with.
-    private struct Begun {
-        var folder: String
-        var lock: any HeldLock
-        var marks: DiskMarks
-        var base: BackupJob.Base?
+    /// What became of each disk.
+    public struct Report: Sendable {
+        public var outcomes: [Outcome] = []
+        /// Disks that were left out, and why.
+        public var leftOut: [(disk: String, reason: String)] = []
+        /// Disks whose backup failed, after those that did not.
+        public var failures: [(disk: String, failure: BackupFailure)] = []
+        public init() {}
     }
 
     private let attachments: DeviceAttachments
@@ -59,102 +63,93 @@ public struct BackupService: Sendable {
     }
 
     /// One backup at a time of a disk: held by its owner's process.
-    public static let lockName = "godwit-backup.lock"
+    public static let lockName = BackupPreparation.lockName
 
     /// - Parameters:
     ///   - disks: folders, and what to call the disks in the store.
     ///   - progress: bytes done and in all of the phase; `false` stops. A merge is only put off by it.
-    /// - Returns: one for each disk that was not left out.
+    /// - Throws: when not one disk could be begun with; what happens after that is in the report, for each disk.
     public func run(
         _ disks: [(folder: String, name: String)], store: any StoreBackend, hooks: HookRunner?,
         options: Options = Options(), progress: (String, Phase, UInt64, UInt64) -> Bool = { _, _, _, _ in true }
-    ) throws(BackupFailure) -> [Outcome] {
+    ) throws(BackupFailure) -> Report {
         do {
-            var begun: [(disk: Begun, name: String)] = []
+            var report = Report()
+            var begun: [(disk: BackupPreparation.Begun, name: String)] = []
+            let preparation = BackupPreparation(attachments: attachments, fs: fs, time: time)
             for disk in disks {
-                if let one = try begin(disk.folder, store, options) { begun.append((one, disk.name)) }
+                let one = try preparation.begin(disk.folder, store, options) {
+                    progress(disk.folder, .checking, $0, $1)
+                }
+                switch one {
+                case .begun(let one): begun.append((one, disk.name))
+                case .leftOut(let reason): report.leftOut.append((disk.folder, reason))
+                }
             }
-            guard !begun.isEmpty else { return [] }
+            guard !begun.isEmpty else { return report }
+            for index in begun.indices { try preparation.announce(&begun[index].disk) }
             let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks, fs: fs)
             let frozen = try coordinator.snapshot(
                 begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
             let now = time.realtime()
             // All states are on record before the first is read, or a failure would leave them for ever.
-            for (index, result) in frozen.enumerated() {
-                begun[index].disk.marks.began(result.guid)
-                try begun[index].disk.marks.store(folder: begun[index].disk.folder, in: fs)
-            }
-            var outcomes: [Outcome] = []
+            for (index, result) in frozen.enumerated() { try preparation.record(result.guid, of: &begun[index].disk) }
             for (index, result) in frozen.enumerated() {
                 var disk = begun[index].disk
                 let folder = disk.folder
                 do {
-                    outcomes.append(
+                    report.outcomes.append(
                         try put(&disk, begun[index].name, result, at: now, store, options) {
                             progress(folder, $0, $1, $2)
                         })
                 } catch {
-                    for rest in begun[index...] { dropRetired(rest.disk.folder) }
-                    throw error
+                    // Its state is of no use; the others' is of the same instant, and may still become points.
+                    let failure = BackupFailure(error)
+                    report.failures.append((folder, failure))
+                    dropRetired(folder, after: failure) { progress(folder, .merging, $0, $1) }
+                    guard failure.isOfDisk else {
+                        for rest in begun[(index + 1)...] {
+                            report.failures.append((rest.disk.folder, failure))
+                            dropRetired(rest.disk.folder, after: failure) {
+                                progress(rest.disk.folder, .merging, $0, $1)
+                            }
+                        }
+                        break
+                    }
                 }
             }
-            return outcomes
+            return report
         } catch { throw BackupFailure(error) }
     }
 
-    /// - Returns: `nil` for a disk that is left out.
-    private func begin(_ path: String, _ store: any StoreBackend, _ options: Options) throws -> Begun? {
-        let folder = try fs.resolve(path)
-        guard try fs.exists("\(folder)/DiskDescriptor.xml") else {
-            throw BackupError(
-                .disk(.notADisk), "\(path) is not a disk's folder: an image by itself keeps no change map")
-        }
-        guard let lock = try fs.lock("\(folder)/\(Self.lockName)", wait: false) else {
-            throw BackupError(.busy, "another backup of \(folder) is running: wait for its end")
-        }
-        let marks = try DiskMarks.load(folder: folder, in: fs)
-        let mark = marks.stores[store.info.uuid]
-        if let age = options.ageMinNanoseconds, let mark, time.realtime() < mark.time &+ age { return nil }
-        var begun = Begun(folder: folder, lock: lock, marks: marks, base: nil)
-        guard let mark, !options.readsAll else { return begun }
-        // The change map counts only if both its ends are still there, and the disk goes on from that state.
-        let states = try DiskSnapshots(attachments: attachments, fs: fs).list(folder)
-        guard Self.isBelowTop(mark.snapshot, states) else { return begun }
-        if let point = try store.point(mark.point) {
-            begun.base = BackupJob.Base(point: point, snapshot: mark.snapshot)
-        }
-        return begun
-    }
-
-    /// Whether the top has come from the state `guid`, which is as it was frozen. After a switch back it has not.
-    private static func isBelowTop(_ guid: String, _ states: [SnapshotStatus]) -> Bool {
-        var next = states.first(where: \.isTop)?.parent
-        // A tree has no more levels than states.
-        for _ in states {
-            guard let state = states.first(where: { $0.guid == next }) else { return false }
-            if state.guid == guid { return !state.isTemporary }
-            next = state.parent
-        }
-        return false
-    }
-
     private func put(
-        _ disk: inout Begun, _ name: String, _ frozen: SnapshotResult, at now: UInt64, _ store: any StoreBackend,
-        _ options: Options, _ progress: (Phase, UInt64, UInt64) -> Bool
+        _ disk: inout BackupPreparation.Begun, _ name: String, _ frozen: SnapshotResult, at now: UInt64,
+        _ store: any StoreBackend, _ options: Options, _ progress: (Phase, UInt64, UInt64) -> Bool
     ) throws -> Outcome {
         let state = try FrozenState.open(disk.folder, snapshot: frozen.guid, in: fs)
         let job = BackupJob(
             disk: disk.marks.disk, name: name, snapshot: frozen.guid, time: now,
             freezeNanoseconds: frozen.freezeNanoseconds, base: disk.base, options: options.job)
-        let result = try job.run(source: FrozenSource(state), store: store, clock: time) { progress(.reading, $0, $1) }
+        let result: BackupJob.Outcome
+        do throws(BackupError) {
+            result = try job.run(source: FrozenSource(state), store: store, clock: time) { progress(.reading, $0, $1) }
+        } catch {
+            state.close()
+            throw error
+        }
         // Before states below it are merged.
         state.close()
         disk.marks.finished(
-            DiskMarks.Mark(point: result.point.id, snapshot: frozen.guid, time: now), store: store.info.uuid)
+            DiskMarks.Mark(point: result.point.id, snapshot: frozen.guid, time: now, damage: disk.damage),
+            store: store.info.uuid)
         try disk.marks.store(folder: disk.folder, in: fs)
         var outcome = Outcome(
             disk: disk.folder, point: result.point, statistics: result.statistics,
-            switchNanoseconds: frozen.switchNanoseconds, isConsistent: frozen.consistent, leftBehind: nil)
+            switchNanoseconds: frozen.switchNanoseconds, isConsistent: frozen.consistent, leftBehind: nil,
+            remarks: disk.remarks)
+        if disk.base != nil, !result.statistics.isIncremental {
+            outcome.remarks.append("the point before it is damaged: all was read, and what was missing is stored")
+        }
         // The point is there: what can't be tidied up now is told, and done by the next backup.
         do { try drop(&disk.marks, disk.folder) { progress(.merging, $0, $1) } } catch {
             outcome.leftBehind = BackupFailure(error).message
@@ -175,10 +170,11 @@ public struct BackupService: Sendable {
         }
     }
 
-    /// After a failure: as far as it goes.
-    private func dropRetired(_ folder: String) {
-        guard var marks = try? DiskMarks.load(folder: folder, in: fs) else { return }
-        try? drop(&marks, folder) { _, _ in true }
+    /// After a failure: as far as it goes. Who asked to stop does not wait for it: the next backup merges.
+    private func dropRetired(_ folder: String, after failure: BackupFailure, _ progress: (UInt64, UInt64) -> Bool) {
+        if case .job(let error) = failure, error.code == .cancelled { return }
+        guard var marks = try? DiskMarks.load(folder: folder, in: fs).marks else { return }
+        try? drop(&marks, folder, progress)
     }
 }
 
@@ -200,6 +196,19 @@ public enum BackupFailure: Error, Hashable, Sendable {
         case let error as DiskAccessError: self = .disk(error)
         case let error as SystemError: self = .host(error)
         default: self = .job(BackupError(.io, "\(error)"))
+        }
+    }
+
+    /// Whether other disks may fare better: not when the store is away or full, or when the user has asked to stop.
+    var isOfDisk: Bool {
+        switch self {
+        case .job(let error):
+            switch error.code {
+            case .cancelled: false
+            case .store(let code): [.corrupt, .missing, .busy, .exists, .invalid].contains(code)
+            default: true
+            }
+        default: true
         }
     }
 

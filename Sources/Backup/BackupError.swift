@@ -38,6 +38,16 @@ public struct BackupError: Error, Hashable, Sendable, CustomStringConvertible {
         message = error.message
     }
 
+    init(_ error: SystemError) {
+        switch error.kind {
+        case .outOfSpace: code = .outOfSpace
+        case .readOnly: code = .disk(.readOnly)
+        case .permission: code = .disk(.permission)
+        default: code = .io
+        }
+        message = error.description
+    }
+
     public var description: String { message }
 }
 
@@ -54,6 +64,6 @@ func onDisk<R: ~Copyable>(_ body: () throws(DiskError) -> R) throws(BackupError)
 /// Runs a file operation, with its errors as the job's.
 func onHost<R: ~Copyable>(_ body: () throws(SystemError) -> R) throws(BackupError) -> R {
     do throws(SystemError) { return try body() } catch {
-        throw BackupError(error.isOutOfSpace ? .outOfSpace : .io, error.description)
+        throw BackupError(error)
     }
 }

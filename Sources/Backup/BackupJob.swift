@@ -26,12 +26,12 @@ public struct BackupJob: Sendable {
         public var effort: CompressionEffort
         /// Threads that hash and compress; 0: one a processor.
         public var workers: Int
-        /// New chunks after which an index file is written, so that an interrupted backup is not for nothing.
-        public var indexEntriesMax: Int
-        public init(effort: CompressionEffort = .standard, workers: Int = 0, indexEntriesMax: Int = 32768) {
+        /// A pack is closed once it has that many bytes of frames.
+        public var packBytesTarget: Int
+        public init(effort: CompressionEffort = .standard, workers: Int = 0, packBytesTarget: Int = 64 << 20) {
             self.effort = effort
             self.workers = workers
-            self.indexEntriesMax = indexEntriesMax
+            self.packBytesTarget = packBytesTarget
         }
     }
 
@@ -63,7 +63,8 @@ public struct BackupJob: Sendable {
         public var statistics: BackupStatistics
     }
 
-    /// Returns once the point is durable in the store.
+    /// Returns once the point is durable in the store. Where the base turns out to be damaged, everything is read, and
+    /// what is damaged is stored again.
     /// - Parameter progress: called now and then with bytes done and in all; `false` stops the backup.
     public func run(
         source: any BackupSource, store: any StoreBackend, clock: any TimeSource = SystemTime(),
@@ -78,13 +79,32 @@ public struct BackupJob: Sendable {
             let old = base.point.content.root.shape
             return old.chunkBytes == shape.chunkBytes && old.chunkCount <= shape.chunkCount ? base : nil
         }
+        do throws(RunFailure) {
+            return try run(source, store, shape, base, from: started, clock, progress)
+        } catch {
+            guard case .damagedBase(let node) = error else { throw error.cause }
+            try onStore { () throws(StoreError) in try store.recheck([node]) }
+        }
+        do throws(RunFailure) {
+            return try run(source, store, shape, nil, from: started, clock, progress)
+        } catch { throw error.cause }
+    }
+
+    private func run(
+        _ source: any BackupSource, _ store: any StoreBackend, _ shape: TreeShape, _ base: Base?, from started: UInt64,
+        _ clock: any TimeSource, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(RunFailure) -> Outcome {
         let since = base?.snapshot
-        let pipeline = try ChunkPipeline(
-            backend: store, chunkBytes: shape.chunkBytes, effort: options.effort,
-            workers: options.workers > 0 ? options.workers : processorCount(), indexEntriesMax: options.indexEntriesMax)
+        let pipeline: ChunkPipeline
         do throws(BackupError) {
-            let reading = Reading(
-                source: source, pipeline: pipeline, base: base?.point.content.root ?? .empty(shape), shape: shape)
+            pipeline = try ChunkPipeline(
+                backend: store, chunkBytes: shape.chunkBytes, effort: options.effort,
+                workers: options.workers > 0 ? options.workers : processorCount(),
+                packBytesTarget: options.packBytesTarget)
+        } catch { throw .job(error) }
+        let reading = Reading(
+            source: source, pipeline: pipeline, base: base?.point.content.root ?? .empty(shape), shape: shape)
+        do throws(BackupError) {
             try reading.run(since: since, progress)
             let root = try reading.finish()
             let totals = try pipeline.finish()
@@ -94,13 +114,15 @@ public struct BackupJob: Sendable {
             statistics.chunksNew = totals.chunksNew
             statistics.bytesNew = totals.bytesNew
             statistics.bytesStored = totals.bytesStored
-            statistics.metadataBytesWritten = totals.nodeBytes + totals.directoryBytes + totals.indexBytes
+            statistics.metadataBytesWritten = totals.nodeBytes + totals.directoryBytes
             statistics.freezeNanoseconds = freezeNanoseconds
             let point = RestorePoint(
                 RestorePoint.Content(
                     disk: disk, name: name, time: time, root: root, parent: since == nil ? nil : base?.point.id,
                     snapshot: snapshot, statistics: statistics.kept))
             let bytes = point.encoded()
+            // All that was read has been read: only now it can be told whether it was one state.
+            try source.checkUnchanged()
             try onStore { () throws(StoreError) in try store.put(.point, point.id, bytes) }
             statistics.metadataBytesWritten += UInt64(bytes.count)
             statistics.durationNanoseconds = clock.monotonic() - started
@@ -108,7 +130,23 @@ public struct BackupJob: Sendable {
             return Outcome(point: point, statistics: statistics)
         } catch {
             pipeline.abandon(error)
-            throw error
+            if let node = reading.damagedNode { throw .damagedBase(node) }
+            throw .job(error)
+        }
+    }
+}
+
+/// Why an attempt at a backup ended.
+private enum RunFailure: Error {
+    case job(BackupError)
+    /// This node of the base's tree can't be read, though the store is there.
+    case damagedBase(Digest)
+
+    var cause: BackupError {
+        switch self {
+        case .job(let error): error
+        case .damagedBase(let node):
+            BackupError(.store(.corrupt), "tree node \(node) is damaged, also of a tree that was just made")
         }
     }
 }
@@ -125,6 +163,13 @@ private final class Reading {
     private var batch: ChunkBatch?
     private var nextChunk: UInt64 = 0
     private var totalBytes: UInt64 = 0
+    /// A node of the base that turned out to be damaged or missing.
+    var damagedNode: Digest? { damaged.value }
+    private let damaged: Damaged
+
+    private final class Damaged {
+        var value: Digest?
+    }
 
     init(source: any BackupSource, pipeline: ChunkPipeline, base: TreeRoot, shape: TreeShape) {
         self.source = source
@@ -134,10 +179,15 @@ private final class Reading {
         let reader = TreeReader(backend: pipeline.backend)
         self.nodes = nodes
         nodeReader = reader
+        let damaged = Damaged()
+        self.damaged = damaged
         updater = TreeUpdater(
             from: base, to: shape,
             read: { (id, level) throws(BackupError) in
-                try onStore { () throws(StoreError) in try reader.read(id, level) }
+                do throws(StoreError) { return try reader.read(id, level) } catch {
+                    if error.code == .corrupt || error.code == .missing { damaged.value = id }
+                    throw BackupError(error)
+                }
             },
             emit: { (id, node) throws(BackupError) in try nodes.add(id, node) })
     }

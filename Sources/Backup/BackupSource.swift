@@ -8,6 +8,9 @@ public protocol BackupSource: AnyObject, Sendable {
     var clusterBytes: UInt64 { get }
     /// Fills `memory` from byte `offset`.
     func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(BackupError)
+    /// Whether it is still what it was when the backup began; throws when it is not. Called before a point of it
+    /// becomes visible.
+    func checkUnchanged() throws(BackupError)
     /// Calls `body` with runs of clusters, ascending and disjoint, outside of which the state is the same as state
     /// `base`; with `nil`, outside of which it is zeros.
     func forEachChangedRun(
@@ -26,6 +29,10 @@ public final class FrozenSource: BackupSource {
 
     public func read(at offset: UInt64, into memory: UnsafeMutableRawBufferPointer) throws(BackupError) {
         do throws(DiskError) { try unsafe state.read(at: offset, into: memory) } catch { throw BackupError(error) }
+    }
+
+    public func checkUnchanged() throws(BackupError) {
+        do throws(DiskError) { try state.checkUnchanged() } catch { throw BackupError(error) }
     }
 
     public func forEachChangedRun(

@@ -13,7 +13,7 @@ public struct BackupStatistics: Codable, Hashable, Sendable {
     public var bytesNew: UInt64 = 0
     /// Bytes they take up in the store.
     public var bytesStored: UInt64 = 0
-    /// Bytes of tree nodes, pack directories, index and point that were written, and of nodes that were read.
+    /// Bytes of tree nodes, pack directories and point that were written, and of nodes that were read.
     public var metadataBytesWritten: UInt64 = 0
     public var metadataBytesRead: UInt64 = 0
     /// How long the file systems stood still.

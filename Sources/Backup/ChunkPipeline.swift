@@ -55,7 +55,7 @@ struct PackedFrame: Sendable {
     var objects: [PackFrame.Object]
 }
 
-/// Puts chunks and nodes into a store: deduplicated, compressed, packed, indexed. The caller is the reader.
+/// Puts chunks and nodes into a store: deduplicated, compressed, packed. The caller is the reader.
 final class ChunkPipeline: Sendable {
     struct Totals: Sendable {
         var chunksNew: UInt64 = 0
@@ -63,7 +63,6 @@ final class ChunkPipeline: Sendable {
         var bytesStored: UInt64 = 0
         var nodeBytes: UInt64 = 0
         var directoryBytes: UInt64 = 0
-        var indexBytes: UInt64 = 0
     }
     private enum Task {
         case hash(ChunkBatch, Range<Int>)
@@ -114,18 +113,18 @@ final class ChunkPipeline: Sendable {
     let chunksInBatch: Int
     private let effort: CompressionEffort
     private let monitor: Monitor<State>
-    /// What this job has handed to the pack thread and no index names yet.
+    /// What this job has handed to the pack thread and is in no durable pack yet.
     let ownIDs = Mutex<Set<Digest>>([])
     private let threads = Mutex<[OwnThread]>([])
-    private let indexEntriesMax: Int
+    private let packBytesTarget: Int
 
     init(
-        backend: any StoreBackend, chunkBytes: UInt32, effort: CompressionEffort, workers: Int, indexEntriesMax: Int
+        backend: any StoreBackend, chunkBytes: UInt32, effort: CompressionEffort, workers: Int, packBytesTarget: Int
     ) throws(BackupError) {
         self.backend = backend
         self.chunkBytes = Int(chunkBytes)
         self.effort = effort
-        self.indexEntriesMax = indexEntriesMax
+        self.packBytesTarget = packBytesTarget
         chunksInBatch = ChunkBatch.byteCount / Int(chunkBytes)
         monitor = Monitor(State(outputCount: workers + 3))
         do throws(SystemError) {
@@ -210,7 +209,7 @@ final class ChunkPipeline: Sendable {
         }
     }
 
-    /// Makes all packs and their index durable. After ``finishReading()``.
+    /// Makes all packs durable. After ``finishReading()``.
     func finish() throws(BackupError) -> Totals {
         monitor.change { $0.isPacked = true }
         join()
@@ -220,7 +219,7 @@ final class ChunkPipeline: Sendable {
         }
     }
 
-    /// Ends all threads; what was not finished leaves nothing that counts.
+    /// Ends all threads. What was packed so far becomes durable where that can be: the next backup need not store it.
     func abandon(_ error: BackupError) {
         fail(error)
         join()
@@ -339,7 +338,7 @@ final class ChunkPipeline: Sendable {
         var isNew = [Bool](repeating: false, count: ids.count)
         var seen = Set<Digest>()
         var places: [Int] = []
-        // First our own, then the store's: an id leaves ours only when the store's index has it.
+        // First our own, then the store's: an id leaves ours only when it is in a durable pack.
         ownIDs.withLock { own in
             for (place, id) in ids.enumerated() where !id.isZero && !own.contains(id) && seen.insert(id).inserted {
                 places.append(place)
@@ -383,7 +382,7 @@ final class ChunkPipeline: Sendable {
     // MARK: Packs
 
     private func pack() {
-        let packer = Packer(pipeline: self, indexEntriesMax: indexEntriesMax)
+        let packer = Packer(pipeline: self, packBytesTarget: packBytesTarget)
         do throws(StoreError) {
             while true {
                 let next: PackedFrame?? = monitor.wait { state -> PackedFrame?? in
@@ -395,13 +394,12 @@ final class ChunkPipeline: Sendable {
                 try packer.add(frame)
                 if case .output(let output, _) = frame.body { monitor.change { $0.outputs.append(output) } }
             }
-            guard monitor.withLock({ $0.failure == nil }) else { return packer.abandon() }
+            guard monitor.withLock({ $0.failure == nil }) else { return packer.keepWhatThereIs() }
             let packed = try packer.finish()
             monitor.change { state in
                 state.totals.bytesStored = packed.bytesStored
                 state.totals.nodeBytes = packed.nodeBytes
                 state.totals.directoryBytes = packed.directoryBytes
-                state.totals.indexBytes = packed.indexBytes
             }
         } catch {
             packer.abandon()
@@ -410,23 +408,20 @@ final class ChunkPipeline: Sendable {
     }
 }
 
-/// The pack thread's own: packs, and the index of those that are durable.
+/// The pack thread's own.
 private final class Packer {
     private let pipeline: ChunkPipeline
-    private let indexEntriesMax: Int
     private var writer: PackWriter?
-    private var entries: [(id: Digest, location: Location)] = []
     private(set) var bytesStored: UInt64 = 0
     private(set) var nodeBytes: UInt64 = 0
-    private(set) var indexBytes: UInt64 = 0
     var directoryBytes: UInt64 { writer?.directoryBytes ?? 0 }
 
-    init(pipeline: ChunkPipeline, indexEntriesMax: Int) {
+    init(pipeline: ChunkPipeline, packBytesTarget: Int) {
         self.pipeline = pipeline
-        self.indexEntriesMax = indexEntriesMax
-        writer = PackWriter(backend: pipeline.backend) { [unowned self] (name, directory) throws(StoreError) in
-            directory.forEachLocation(pack: name) { id, location in self.entries.append((id, location)) }
-            if self.entries.count >= self.indexEntriesMax { try self.flushIndex() }
+        writer = PackWriter(backend: pipeline.backend, packBytesTarget: packBytesTarget) { (_, directory) in
+            pipeline.ownIDs.withLock { own in
+                for frame in directory.frames { for object in frame.objects { own.remove(object.id) } }
+            }
         }
     }
 
@@ -453,18 +448,14 @@ private final class Packer {
                 objects: frame.objects))
     }
 
-    private func flushIndex() throws(StoreError) {
-        indexBytes += try pipeline.backend.putIndex(entries)
-        pipeline.ownIDs.withLock { own in
-            for entry in entries { own.remove(entry.id) }
-        }
-        entries.removeAll(keepingCapacity: true)
-    }
-
     func finish() throws(StoreError) -> Packer {
         try writer?.finishPack()
-        try flushIndex()
         return self
+    }
+
+    /// Ends the pack that is being written, without an error: there is one already.
+    func keepWhatThereIs() {
+        do throws(StoreError) { try writer?.finishPack() } catch { abandon() }
     }
 
     func abandon() { writer?.abandon() }

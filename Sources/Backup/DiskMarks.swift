@@ -13,10 +13,13 @@ public struct DiskMarks: Codable, Hashable, Sendable {
         public var snapshot: String
         /// When, in nanoseconds since 1970.
         public var time: UInt64
-        public init(point: String, snapshot: String, time: UInt64) {
+        /// What the store said of its damage when the point was found, or made, whole; see ``StoreBackend/damage()``.
+        public var damage: String?
+        public init(point: String, snapshot: String, time: UInt64, damage: String? = nil) {
             self.point = point
             self.snapshot = snapshot
             self.time = time
+            self.damage = damage
         }
     }
 
@@ -26,6 +29,11 @@ public struct DiskMarks: Codable, Hashable, Sendable {
     public var stores: [String: Mark] = [:]
     /// States that were frozen for a backup and are not needed any more (or never became a mark): to be merged.
     public var retired: [String] = []
+    /// Where the folder was when a backup was made last: a copy of it is another disk.
+    public var folder: String?
+    /// Set while disks are being frozen: the states that there were before. What is there besides, should nobody get
+    /// to record it, is told of, and is not ours to drop.
+    public var statesBefore: [String]?
 
     public static let fileName = "godwit-marks.json"
 
@@ -47,16 +55,44 @@ public struct DiskMarks: Codable, Hashable, Sendable {
         retired.removeAll { needed.contains($0) }
     }
 
-    /// Reads the marks of the disk in `folder`; new ones when there are none, or they can't be understood.
-    public static func load(folder: String, in fs: any FileSystem) throws(BackupError) -> DiskMarks {
+    /// What was found in a disk's folder.
+    public struct Found: Sendable {
+        public var marks: DiskMarks
+        /// What is to be told of them.
+        public var remarks: [String] = []
+    }
+
+    /// Reads the marks of the disk in `folder`; new ones when there are none. Marks that can't be understood are kept
+    /// under another name, and told of; marks that can't be read are an error.
+    /// - Parameter folder: resolved.
+    public static func load(folder: String, in fs: any FileSystem) throws(BackupError) -> Found {
         let path = "\(folder)/\(fileName)"
         let bytes: [UInt8]
         do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
             guard error.errno == .noSuchFileOrDirectory else { throw BackupError(.io, error.description) }
-            return DiskMarks(disk: newUUID())
+            return Found(marks: DiskMarks(disk: newUUID()))
         }
-        let marks = try? JSONDecoder().decode(DiskMarks.self, from: Data(bytes))
-        return marks ?? DiskMarks(disk: newUUID())
+        if let marks = try? JSONDecoder().decode(DiskMarks.self, from: Data(bytes)) { return Found(marks: marks) }
+        let kept = path + unreadableSuffix
+        try onHost { () throws(SystemError) in try fs.rename(path, to: kept) }
+        return Found(
+            marks: DiskMarks(disk: newUUID()),
+            remarks: [
+                "\(path) can't be understood and is kept as \(kept): the disk is read in whole and has a new "
+                    + "identity in the stores; snapshots of earlier backups may have stayed, see `godwit snapshot list`"
+            ])
+    }
+
+    static let unreadableSuffix = ".unreadable"
+
+    /// Gives a copy of a disk's folder an identity of its own, and forgets what it has of the original's backups.
+    /// - Returns: what is to be told.
+    public mutating func separate(from original: String) -> String {
+        disk = newUUID()
+        retired = Array(Set(retired + stores.values.map(\.snapshot))).sorted()
+        stores = [:]
+        folder = nil
+        return "it is a copy of \(original): the disk is read in whole and has an identity of its own in the stores"
     }
 
     /// Durable when it returns.

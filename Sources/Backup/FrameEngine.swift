@@ -58,7 +58,7 @@ final class FramePlanner {
                 throw BackupError(
                     .store(.missing),
                     "chunk \(chunk.id), for byte \(position) of the disk, is not in store \(store.address): "
-                        + "verify the store"
+                        + "run `godwit store repair` where the store is"
                 )
             }
             guard place.isSound, !place.isNode, place.length == shape.chunkBytes else {
@@ -71,6 +71,16 @@ final class FramePlanner {
                 target: chunk.target)
             let key = Key(pack: place.pack, offset: place.frameOffset)
             if let number = order[key] {
+                let frame = tasks[number].frame
+                // One frame has one length, whatever a peer says.
+                guard frame.plainBytes == place.plainBytes, frame.storedBytes == place.storedBytes,
+                    frame.isCompressed == place.isCompressed
+                else {
+                    throw BackupError(
+                        .store(.corrupt),
+                        "the index of store \(store.address) contradicts itself about the frame at byte "
+                            + "\(place.frameOffset) of pack \(place.pack): run `godwit store repair` there")
+                }
                 tasks[number].pieces.append(piece)
             } else {
                 order[key] = tasks.count

@@ -12,8 +12,11 @@ final class PackQueue: Sendable {
         var nodes: UInt64 = 0
         var problems: [String] = []
         var problemCount = 0
-        /// By pack the offsets of its damaged frames; `.max` stands for all of it.
-        var damagedPacks: [Digest: Set<UInt32>] = [:]
+        /// Of these, what could not be read and may be right.
+        var unreadableCount = 0
+        var damage: [Digest: PackDamage] = [:]
+        /// Packs of which the index names something that they don't have.
+        var misnamed: Set<Digest> = []
         var failure: StoreError?
     }
     private struct State {
@@ -26,12 +29,15 @@ final class PackQueue: Sendable {
     private let store: any StoreBackend
     private let packs: [StoredObject]
     private let isQuick: Bool
+    private let audit: IndexAudit?
     private let monitor = Monitor(State())
 
-    init(store: any StoreBackend, packs: [StoredObject], isQuick: Bool) {
+    /// - Parameter audit: what the index says of the packs, to be compared.
+    init(store: any StoreBackend, packs: [StoredObject], isQuick: Bool, audit: IndexAudit?) {
         self.store = store
         self.packs = packs
         self.isQuick = isQuick
+        self.audit = audit
     }
 
     var result: Result { monitor.withLock { $0.result } }
@@ -52,14 +58,13 @@ final class PackQueue: Sendable {
     }
 
     func work() {
-        let decompressor = Decompressor()
+        let check = FrameCheck()
         let stored = AlignedBuffer(byteCount: StoreLimits.readMax)
-        let plain = AlignedBuffer(byteCount: StoreLimits.frameMax)
         while let pack = next() {
             do throws(StoreError) {
-                try verify(pack, decompressor, stored, plain)
+                try verify(pack, check, stored)
             } catch {
-                report(pack.name, frame: .max, error)
+                report(pack.name, PackDamage(isWhole: true), error)
             }
             monitor.change { $0.running -= 1 }
         }
@@ -74,41 +79,60 @@ final class PackQueue: Sendable {
         }
     }
 
-    private func report(_ pack: String, frame: UInt32, _ error: StoreError) {
+    private func report(_ pack: String, _ damage: PackDamage, _ error: StoreError) {
         monitor.change { state in
-            guard error.code == .corrupt || error.code == .missing || error.code == .unsupported || error.code == .io
-            else {
+            // Set aside by a repair since the listing: what points need of it is looked up by itself.
+            if error.code == .missing, damage.isWhole { return }
+            guard [.corrupt, .missing, .unsupported, .io].contains(error.code) else {
                 state.isStopped = true
                 if state.result.failure == nil { state.result.failure = error }
                 return
             }
             state.result.problemCount += 1
+            if error.code == .io || error.code == .unsupported { state.result.unreadableCount += 1 }
             if state.result.problems.count < VerifyReport.problemsMax { state.result.problems.append(error.message) }
-            if let name = Digest(hex: pack) { state.result.damagedPacks[name, default: []].insert(frame) }
+            guard let name = Digest(hex: pack) else { return }
+            var all = state.result.damage[name] ?? PackDamage()
+            all.frames.formUnion(damage.frames)
+            all.isWhole = all.isWhole || damage.isWhole
+            state.result.damage[name] = all
+        }
+    }
+
+    /// Whether the index names nothing else in a pack than what is in it.
+    private func compare(_ pack: String, _ directory: PackDirectory) throws(StoreError) {
+        guard let audit, let name = Digest(hex: pack) else { return }
+        let wrong = try audit.wrongEntries(name, directory)
+        guard wrong > 0 else { return }
+        monitor.change { state in
+            state.result.misnamed.insert(name)
+            state.result.problemCount += 1
+            state.result.problems.append("the index names \(wrong) objects in pack \(pack) that are not there")
         }
     }
 
     private func verify(
-        _ pack: StoredObject, _ decompressor: borrowing Decompressor, _ stored: AlignedBuffer, _ plain: AlignedBuffer
+        _ pack: StoredObject, _ check: borrowing FrameCheck, _ stored: AlignedBuffer
     ) throws(StoreError) {
         let directory = try store.packDirectory(pack.name, byteCount: pack.byteCount)
+        try compare(pack.name, directory)
         for frame in directory.frames {
             if monitor.withLock({ $0.isStopped }) { return }
             let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: stored.memory[..<Int(frame.storedBytes)])
             let piece = ObjectPiece(kind: .pack, name: pack.name, offset: UInt64(frame.offset), count: memory.count)
-            var damage: String?
+            let place = "the frame at byte \(frame.offset) of pack \(pack.name) in store \(store.address)"
+            var problem: StoreError?
             do throws(StoreError) {
                 try unsafe store.read([piece], into: memory)
-                damage = unsafe check(frame, UnsafeRawBufferPointer(memory), decompressor, plain)
+                if let damage = unsafe check.problem(frame, UnsafeRawBufferPointer(memory), isQuick: isQuick) {
+                    problem = StoreError(.corrupt, "\(place) is damaged: \(damage)")
+                }
             } catch {
                 // A place that cannot be read does not hide the others.
                 guard error.code == .io else { throw error }
-                damage = error.message
+                problem = StoreError(.io, "\(place) cannot be read: \(error.message)")
             }
-            if let damage {
-                let place = "the frame at byte \(frame.offset) of pack \(pack.name) in store \(store.address)"
-                report(pack.name, frame: frame.offset, StoreError(.corrupt, "\(place) is damaged: \(damage)"))
-            }
+            if let problem { report(pack.name, PackDamage(frames: [frame.offset]), problem) }
             monitor.change { state in
                 state.result.bytesRead += UInt64(frame.storedBytes)
                 if frame.isNodes {
@@ -118,32 +142,5 @@ final class PackQueue: Sendable {
                 }
             }
         }
-    }
-
-    /// - Returns: what is wrong with a frame.
-    private func check(
-        _ frame: PackFrame, _ stored: UnsafeRawBufferPointer, _ decompressor: borrowing Decompressor,
-        _ plain: AlignedBuffer
-    ) -> String? {
-        guard unsafe crc32c(0, stored) == frame.checksum else { return "its checksum does not match" }
-        if isQuick { return nil }
-        var bytes = unsafe stored
-        if frame.isCompressed {
-            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: plain.memory[..<Int(frame.plainBytes)])
-            guard unsafe decompressor.decompress(stored, into: target) == target.count else {
-                return "it does not decompress"
-            }
-            unsafe bytes = UnsafeRawBufferPointer(target)
-        }
-        var offset = 0
-        for object in frame.objects {
-            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + Int(object.length)])
-            offset += Int(object.length)
-            let id = unsafe frame.isNodes ? TreeNode.id(ofEncoded: [UInt8](part)) : ChunkID.of(part)
-            guard id == object.id else {
-                return "\(frame.isNodes ? "node" : "chunk") \(object.id) in it is not what was stored"
-            }
-        }
-        return nil
     }
 }

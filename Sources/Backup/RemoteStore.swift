@@ -6,7 +6,8 @@ public import Transport
 /// A store at a peer, godwit-peer(5): each batch is one message there and one back, and several may be under way.
 public final class RemoteStore: StoreBackend {
     public let address: String
-    public let info: StoreInfo
+    public var info: StoreInfo { opening.info }
+    private let opening: StoreOpening
     let link: StoreLink
 
     /// Opens the store in the peer's `folder`.
@@ -18,13 +19,21 @@ public final class RemoteStore: StoreBackend {
         do throws(TransportError) {
             let request = ServiceRequest(service: StoreMessage.service, path: folder, isReadOnly: !writable)
             let opened = try peer.open(request)
-            var reader = PayloadReader(opened.payload)
-            info = StoreInfo(uuid: try reader.text("uuid"), chunkBytes: try reader.next("chunk size"))
+            opening = try StoreOpening(parsing: opened.payload)
             link = try StoreLink(peer: peer, address: address)
         } catch {
             peer.close()
             guard error.peerCode == StoreError.Code.notAStore.rawValue else { throw error.asStoreError(address) }
-            throw StoreError(.notAStore, "\(address) is not a store: make one with `godwit store init \(address)`")
+            throw StoreError(
+                .notAStore,
+                "\(address) is not a store: is its file system mounted there? `godwit store init \(address)` makes a "
+                    + "new one")
+        }
+        guard !writable || opening.version >= StoreMessage.version else {
+            throw StoreError(
+                .unsupported,
+                "the godwit at \(address) is too old to be added to: it leaves the making of the index to others; "
+                    + "upgrade it there")
         }
     }
 
@@ -80,7 +89,9 @@ public final class RemoteStore: StoreBackend {
     }
 
     public func read(_ pieces: [ObjectPiece], into memory: UnsafeMutableRawBufferPointer) throws(StoreError) {
-        precondition(memory.count <= StoreLimits.readMax, "one read is at most \(StoreLimits.readMax) bytes")
+        guard memory.count <= StoreLimits.readMax else {
+            throw StoreError(.invalid, "one read is at most \(StoreLimits.readMax) bytes, not \(memory.count)")
+        }
         precondition(pieces.reduce(0) { $0 + $1.count } == memory.count, "pieces fill the memory")
         guard memory.count > 0 else { return }
         var writer = PayloadWriter()
@@ -119,6 +130,14 @@ public final class RemoteStore: StoreBackend {
         var reader = PayloadReader(try link.call(StoreMessage.freeBytes, []))
         let count: UInt64 = try link.parse { () throws(TransportError) in try reader.next("free bytes") }
         return count == .max ? nil : count
+    }
+
+    public func damage() throws(StoreError) -> String? { opening.damage.isEmpty ? nil : opening.damage }
+
+    public func recheck(_ ids: [Digest]) throws(StoreError) {
+        var writer = PayloadWriter()
+        writer.put(digests: ids)
+        _ = try link.call(StoreMessage.recheck, writer.bytes)
     }
 
     public func beginUpload(_ kind: ObjectKind) throws(StoreError) -> any ObjectUpload {

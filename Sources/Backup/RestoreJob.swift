@@ -26,8 +26,8 @@ public struct RestoreStatistics: Codable, Hashable, Sendable {
     }
 }
 
-/// Makes a disk or a raw file of a restore point. It is built under another name and appears when it is whole, checked
-/// and durable; what an interrupted restore left is removed by the next one to the same place.
+/// Makes a disk or a raw file of a restore point. It is built in a folder of its own beside the target and appears when
+/// it is whole, checked and durable; what a killed restore left is removed by the next one to the same place.
 public struct RestoreJob: Sendable {
     public var point: RestorePoint
     public var target: RestoreTarget
@@ -39,8 +39,6 @@ public struct RestoreJob: Sendable {
         self.target = target
     }
 
-    static let partialSuffix = ".restoring"
-
     /// - Parameter progress: called now and then with bytes of the disk done and in all; `false` stops.
     public func run(
         store: any StoreBackend, in fs: any FileSystem, clock: any TimeSource = SystemTime(),
@@ -51,8 +49,8 @@ public struct RestoreJob: Sendable {
         guard shape.chunkBytes == store.info.chunkBytes else {
             throw BackupError(.store(.corrupt), "restore point \(point.id) has another chunk size than its store")
         }
-        let partial = target.path + Self.partialSuffix
-        try prepare(partial, in: fs)
+        let workspace = try prepare(in: fs)
+        let partial = workspace.contentPath
         var statistics = RestoreStatistics()
         do throws(BackupError) {
             switch target {
@@ -80,9 +78,9 @@ public struct RestoreJob: Sendable {
                 }
                 if case .success(let done) = outcome { statistics = done }
             }
-            try show(partial, in: fs)
+            try workspace.show(replacesEmptyFolder: target.isFolder)
         } catch {
-            try? remove(partial, in: fs)
+            workspace.end()
             throw error
         }
         statistics.byteCount = shape.byteCount
@@ -98,6 +96,7 @@ public struct RestoreJob: Sendable {
         let shape = point.content.root.shape
         let file = try onHost { () throws(SystemError) in
             let file = try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+            // Before anything is written: a file system with smaller files says so at once.
             try file.truncate(to: shape.byteCount)
             return file
         }
@@ -108,40 +107,44 @@ public struct RestoreJob: Sendable {
 
     // MARK: Names
 
-    /// Sees to it that the target is free, and removes what an interrupted restore left.
-    private func prepare(_ partial: String, in fs: any FileSystem) throws(BackupError) {
+    /// Sees to it that the target is free and nobody else restores to it.
+    private func prepare(in fs: any FileSystem) throws(BackupError) -> RestoreWorkspace {
         let path = target.path
-        let isTaken = try onHost { () throws(SystemError) in
-            guard try fs.exists(path) else { return false }
-            // An empty folder may be there: renaming replaces it.
-            if case .disk = target, try fs.isFolder(path) { return try !fs.list(path).isEmpty }
-            return true
+        let store: String? = try onStore { () throws(StoreError) -> String? in
+            try LocalStore.store(holding: path, in: fs)
         }
-        guard !isTaken else {
+        if let store {
+            throw BackupError(.invalid, "\(path) is inside of the store \(store): restore to another place")
+        }
+        switch try onHost({ () throws(SystemError) -> FileKind? in try fs.kind(of: path) }) {
+        case .blockDevice:
+            throw BackupError(
+                .invalid,
+                "\(path) is a block device, and a restore makes a file: give a new file's name, and write that to the "
+                    + "device with dd(1) when it is whole")
+        case .stream:
+            throw BackupError(.invalid, "\(path) is no place for a file: a restore writes in no order; give a new name")
+        default: break
+        }
+        try RestoreWorkspace.clear(beside: path, in: fs)
+        let isInTheWay = try onHost { () throws(SystemError) in try isTaken(path, fs) }
+        guard !isInTheWay else {
             throw BackupError(.exists, "\(path) exists already: give a new name, or remove it first")
         }
-        try remove(partial, in: fs)
+        let workspace = try RestoreWorkspace(beside: path, in: fs)
+        return workspace
     }
 
-    private func remove(_ partial: String, in fs: any FileSystem) throws(BackupError) {
-        try onHost { () throws(SystemError) in
-            guard try fs.exists(partial) else { return }
-            guard try fs.isFolder(partial) else { return try fs.remove(partial) }
-            for name in try fs.list(partial) { try fs.remove("\(partial)/\(name)") }
-            try fs.removeFolder(partial)
-        }
-    }
-
-    /// Gives what is whole its name.
-    private func show(_ partial: String, in fs: any FileSystem) throws(BackupError) {
-        try onHost { () throws(SystemError) in try fs.rename(partial, to: target.path) }
-        do throws(BackupError) {
-            try onHost { () throws(SystemError) in try fs.synchronizeFolder(Self.folderPart(of: target.path)) }
-        } catch {
-            // A power cut could still take it, and it would be in the way of the next attempt.
-            try? remove(target.path, in: fs)
-            throw error
-        }
+    private func isTaken(_ path: String, _ fs: any FileSystem) throws(SystemError) -> Bool {
+        let folder = Self.folderPart(of: path)
+        // Also a link that leads nowhere is in the way.
+        let name = path.split(separator: "/").last.map(String.init) ?? path
+        guard try fs.list(folder).contains(name) else { return false }
+        // An empty folder may be there: renaming replaces it. A link to one it does not.
+        guard target.isFolder, try fs.isFolder(path) else { return true }
+        let root = try fs.resolve(folder)
+        guard try fs.resolve(path) == (root == "/" ? "/\(name)" : "\(root)/\(name)") else { return true }
+        return try !fs.list(path).isEmpty
     }
 
     static func folderPart(of path: String) -> String {

@@ -15,11 +15,17 @@ public enum RestoreTarget: Hashable, Sendable {
     /// A new sparse file with the plain content.
     case raw(file: String)
 
+    var isFolder: Bool { if case .disk = self { true } else { false } }
+
+    /// Without slashes at its end.
     var path: String {
-        switch self {
-        case .disk(let folder, _, _): folder
-        case .raw(let file): file
-        }
+        var path =
+            switch self {
+            case .disk(let folder, _, _): folder
+            case .raw(let file): file
+            }
+        while path.utf8.count > 1, path.last == "/" { path.removeLast() }
+        return path
     }
 }
 

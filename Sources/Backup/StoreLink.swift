@@ -208,6 +208,15 @@ final class RemoteUpload: ObjectUpload {
         }
     }
 
+    func note(_ frame: PackFrame) throws(StoreError) {
+        let rest = state.withLock { state -> [UInt8] in
+            defer { state.buffer = [] }
+            return state.buffer
+        }
+        if !rest.isEmpty { try send(rest) }
+        try link.send(StoreMessage.frame, id: id, frame.payload)
+    }
+
     func commit(name: String) throws(StoreError) {
         let rest = state.withLock { state -> [UInt8]? in
             guard state.isOpen else { return nil }

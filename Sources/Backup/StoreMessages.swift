@@ -14,6 +14,8 @@ enum StoreMessage {
     static let commit: UInt16 = 519
     static let abandon: UInt16 = 520
     static let create: UInt16 = 521
+    static let frame: UInt16 = 522
+    static let recheck: UInt16 = 523
 
     /// The answer to any of them, the last or only part of it.
     static let reply: UInt16 = 544
@@ -23,12 +25,17 @@ enum StoreMessage {
     static let service = "store"
     static let creationService = "create-store"
 
+    /// What the opened message says of this service. In version 1, which said nothing, clients made the index.
+    static let version: UInt16 = 2
+
     /// Bytes of an object in one message.
     static let appendMax = 1 << 20
     /// Uploads that may be open at once.
     static let uploadsMax = 64
     /// Objects in one part of a list.
     static let listPartMax = 16384
+    /// Pieces of one read.
+    static let piecesMax = 16384
 }
 
 extension ObjectKind {
@@ -70,6 +77,10 @@ extension PayloadReader {
 
     mutating func pieces() throws(TransportError) -> [ObjectPiece] {
         let count = try count("pieces", each: 15)
+        guard count <= StoreMessage.piecesMax else {
+            throw TransportError(
+                .protocolViolation, "the peer asked for \(count) pieces at once, over \(StoreMessage.piecesMax)")
+        }
         var pieces: [ObjectPiece] = []
         var total = 0
         for _ in 0..<count {
@@ -85,6 +96,67 @@ extension PayloadReader {
             pieces.append(piece)
         }
         return pieces
+    }
+}
+
+/// What a store's side says of itself when it is opened.
+struct StoreOpening {
+    var info: StoreInfo
+    var version: UInt16 = 1
+    /// See ``StoreBackend/damage()``; empty when there is none, or the store was opened to read only.
+    var damage = ""
+
+    var payload: [UInt8] {
+        var writer = PayloadWriter()
+        writer.put(text: info.uuid)
+        writer.put(info.chunkBytes)
+        writer.put(version)
+        writer.put(text: damage)
+        return writer.bytes
+    }
+
+    init(info: StoreInfo, version: UInt16 = StoreMessage.version, damage: String) {
+        self.info = info
+        self.version = version
+        self.damage = damage
+    }
+
+    init(parsing payload: [UInt8]) throws(TransportError) {
+        var reader = PayloadReader(payload)
+        info = StoreInfo(uuid: try reader.text("uuid"), chunkBytes: try reader.next("chunk size"))
+        guard info.uuid.utf8.count <= 64, info.uuid.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f }) else {
+            throw TransportError(.protocolViolation, "the peer's store has an identity that cannot be")
+        }
+        guard reader.remaining > 0 else { return }
+        version = try reader.next("version")
+        damage = try reader.text("damage")
+        // What follows is for later versions.
+    }
+}
+
+extension PackFrame {
+    /// As the payload of a message: as it stands in a pack's directory.
+    var payload: [UInt8] {
+        var bytes: [UInt8] = []
+        append(to: &bytes)
+        return bytes
+    }
+
+    /// - Throws: what ends the conversation.
+    init(payload: [UInt8]) throws(TransportError) {
+        var fields = unsafe FieldReader(payload.span.bytes)
+        let frame: PackFrame
+        do throws(FieldError) {
+            var offset = unsafe FieldReader(payload.span.bytes)
+            let start = try offset.next("frame offset", as: UInt32.self)
+            frame = try PackFrame(parsing: &fields, number: 0, from: start, end: .max)
+        } catch {
+            throw TransportError(.protocolViolation, "the peer told of a frame that cannot be: \(error.message)")
+        }
+        guard fields.remaining == 0 else {
+            throw TransportError(.protocolViolation, "the peer told of a frame, and something behind it")
+        }
+        self = frame
     }
 }
 

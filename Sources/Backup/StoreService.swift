@@ -27,21 +27,29 @@ public struct StoreService: Sendable {
         } else {
             let store: LocalStore
             do throws(StoreError) {
-                store = try LocalStore(opening: folder, writable: !request.isReadOnly, in: fs)
+                var options = LocalStore.Options()
+                options.writable = !request.isReadOnly
+                options.isServed = true
+                store = try LocalStore(opening: folder, options: options, in: fs)
             } catch {
                 return try peer.send(error.failure.message(id: 0))
             }
             defer { store.close() }
-            try Self.serve(peer, store)
+            try Self.serve(peer, store, isReadOnly: request.isReadOnly)
         }
     }
 
     /// Serves any backend, for tests.
-    public static func serve(_ peer: any MessagePeer, _ store: any StoreBackend) throws(TransportError) {
-        var writer = PayloadWriter()
-        writer.put(text: store.info.uuid)
-        writer.put(store.info.chunkBytes)
-        try peer.send(Message(kind: ServiceRequest.openedKind, payload: writer.bytes))
+    public static func serve(
+        _ peer: any MessagePeer, _ store: any StoreBackend, isReadOnly: Bool = false
+    ) throws(TransportError) {
+        let opening: StoreOpening
+        do throws(StoreError) {
+            opening = StoreOpening(info: store.info, damage: isReadOnly ? "" : try store.damage() ?? "")
+        } catch {
+            return try peer.send(error.failure.message(id: 0))
+        }
+        try peer.send(Message(kind: ServiceRequest.openedKind, payload: opening.payload))
         let session = try StoreSession(peer: peer, store: store)
         defer { session.end() }
         while let message = try peer.receive() { try session.handle(message) }
@@ -85,10 +93,10 @@ private final class StoreSession {
     init(peer: any MessagePeer, store: any StoreBackend) throws(TransportError) {
         self.peer = peer
         self.store = store
-        committer = try Committer(peer: peer)
+        committer = try Committer(peer: peer, store: store)
     }
 
-    /// What was not asked to be committed leaves nothing behind.
+    /// What was not asked to be committed leaves nothing behind but the whole frames of packs.
     func end() {
         for upload in uploads.values { upload.abandon() }
         uploads.removeAll()
@@ -121,6 +129,12 @@ private final class StoreSession {
             try answer(message.id) { () throws(StoreError) in try read(pieces) }
         case StoreMessage.list:
             try list(try ObjectKind(reading: &reader), id: message.id)
+        case StoreMessage.recheck:
+            let ids = try reader.digests()
+            try answer(message.id) { () throws(StoreError) in
+                try store.recheck(ids)
+                return []
+            }
         case StoreMessage.freeBytes:
             try answer(message.id) { () throws(StoreError) in
                 var writer = PayloadWriter()
@@ -197,6 +211,10 @@ private final class StoreSession {
                 }
                 if let failure { throw failure }
             }
+        case StoreMessage.frame:
+            guard let upload = try upload(id) else { return }
+            let frame = try PackFrame(payload: message.payload)
+            try attempt(id) { () throws(StoreError) in try upload.note(frame) }
         case StoreMessage.commit:
             let name = try reader.text("name")
             guard let upload = try upload(id) else {
@@ -250,7 +268,7 @@ private final class Committer: Sendable {
     private let state = Monitor(State())
     private let thread: OwnThread
 
-    init(peer: any MessagePeer) throws(TransportError) {
+    init(peer: any MessagePeer, store: any StoreBackend) throws(TransportError) {
         let state = self.state
         do throws(SystemError) {
             thread = try OwnThread(name: "store-commit") {
@@ -262,6 +280,8 @@ private final class Committer: Sendable {
                     do throws(StoreError) {
                         try job.upload.commit(name: job.name)
                         try? peer.send(Message(kind: StoreMessage.reply, id: job.id))
+                        // What only saves look-ups is no reason to let the peer wait, or to fail.
+                        try? (store as? LocalStore)?.tidy()
                     } catch {
                         try? peer.send(error.failure.message(id: job.id))
                     }

@@ -12,27 +12,33 @@ public struct VerifyReport: Codable, Hashable, Sendable {
     public var chunks: UInt64 = 0
     public var nodes: UInt64 = 0
     public var indexEntries: UInt64 = 0
-    /// Packs that no index names: left by a backup that did not end; harmless.
+    /// Packs that no index names: left by a backup that did not end; harmless, the next backup takes them up.
     public var unusedPacks = 0
     /// What is wrong, one sentence each; the first thousand.
     public var problems: [String] = []
     public var problemCount = 0
+    /// Of the problems, those that tell only that something could not be read: it may be right.
+    public var unreadableCount = 0
     /// Restore points that can't be restored in whole.
     public var damagedPoints: [String] = []
+    /// The store knows of the damage now: nothing new is built on it.
+    public var isNoted = false
     public var durationNanoseconds: UInt64 = 0
     public init() {}
 
     public var isSound: Bool { problemCount == 0 }
     static let problemsMax = 1000
 
-    mutating func add(_ problem: String) {
+    mutating func add(_ problem: String, isUnreadable: Bool = false) {
         problemCount += 1
+        if isUnreadable { unreadableCount += 1 }
         if problems.count < Self.problemsMax { problems.append(problem) }
     }
 }
 
-/// Reads a whole store and checks everything in it: index pages, packs with each chunk and node, and that each restore
-/// point's tree is complete. Memory does not grow with the store's content, only (a little) with its number of packs.
+/// Reads a whole store and checks everything in it: packs with each chunk and node, that the index says of them what
+/// they hold, and that each restore point's tree is complete. Memory does not grow with the store's content, only (a
+/// little) with its number of packs.
 public struct VerifyJob: Sendable {
     /// Do not decompress packs: checksums only.
     public var isQuick = false
@@ -47,52 +53,54 @@ public struct VerifyJob: Sendable {
         let started = clock.monotonic()
         var report = VerifyReport()
         let packs = try onStore { () throws(StoreError) in try store.list(.pack) }
-        var state = VerifyState(presence: PackPresence(store: store, listed: packs))
-        let total = packs.reduce(0) { $0 + $1.byteCount }
+        // Sizes are a peer's word.
+        let total = packs.reduce(UInt64(0)) { $0.addingReportingOverflow($1.byteCount).partialValue }
         guard progress(0, total) else { throw Self.stopped }
-        if let local = store as? LocalStore { try verifyIndex(of: local, &state, &report) }
-        try verifyPacks(store, packs, total, &state, &report, progress)
-        try verifyPoints(store, state, &report, progress, total)
-        report.unusedPacks = state.hasIndex ? packs.count { !state.named.contains($0.name) } : 0
+        var audit: IndexAudit?
+        if let local = store as? LocalStore { audit = try auditIndex(of: local, packs, &report) { progress(0, total) } }
+        let found = try verifyPacks(store, packs, total, audit, &report, progress)
+        // Before the points: should it be stopped there, what was found is not for nothing.
+        if let local = store as? LocalStore, !found.damage.isEmpty {
+            report.isNoted = (try? local.note(found.damage)) != nil
+        }
+        // Where the index can't be read in whole, each place that points need is compared with the pack.
+        let places = PlaceCheck(
+            store: store, listed: packs, damage: found.damage, suspects: audit == nil ? nil : found.misnamed)
+        try verifyPoints(store, places, &report) { progress(total, total) }
+        if let audit {
+            report.unusedPacks = packs.count { pack in Digest(hex: pack.name).map { !audit.names($0) } ?? false }
+        }
         report.durationNanoseconds = clock.monotonic() - started
         return report
     }
 
-    private static var stopped: BackupError { BackupError(.cancelled, "the verification was stopped") }
+    static var stopped: BackupError { BackupError(.cancelled, "the verification was stopped") }
 
-    private func verifyIndex(
-        of store: LocalStore, _ state: inout VerifyState, _ report: inout VerifyReport
-    ) throws(BackupError) {
-        var presence = state.presence
-        var named: Set<Digest> = []
-        var missing: Set<Digest> = []
-        var problems: [String] = []
-        var entries: UInt64 = 0
-        try onStore { () throws(StoreError) in
-            try store.verifyIndex(
-                { (_, location) throws(StoreError) in
-                    entries += 1
-                    if try presence.has(location) {
-                        named.insert(location.pack)
-                    } else if missing.insert(location.pack).inserted {
-                        problems.append("the index names pack \(location.pack), which is not there")
-                    }
-                }, damaged: { problems.append($0.message) })
+    private func auditIndex(
+        of store: LocalStore, _ packs: [StoredObject], _ report: inout VerifyReport, _ goesOn: () -> Bool
+    ) throws(BackupError) -> IndexAudit {
+        var problems: [StoreError] = []
+        let audit = try onStore { () throws(StoreError) in
+            try store.auditIndex(damaged: { problems.append($1) }, goesOn: goesOn)
         }
-        report.indexEntries = entries
-        state.presence = presence
-        state.hasIndex = true
-        state.named = Set(named.map(\.description))
-        for problem in problems { report.add(problem) }
+        guard let audit else { throw Self.stopped }
+        for problem in problems { report.add(problem.message, isUnreadable: problem.code == .io) }
+        report.indexEntries = audit.entryCount
+        let places = PlaceCheck(store: store, listed: packs, damage: [:], suspects: [])
+        for pack in audit.packs.sorted() {
+            guard try !onStore({ () throws(StoreError) in try places.isThere(pack) }) else { continue }
+            report.add("the index names pack \(pack), which is not there")
+        }
+        return audit
     }
 
     // MARK: Packs
 
     private func verifyPacks(
-        _ store: any StoreBackend, _ packs: [StoredObject], _ total: UInt64, _ state: inout VerifyState,
+        _ store: any StoreBackend, _ packs: [StoredObject], _ total: UInt64, _ audit: IndexAudit?,
         _ report: inout VerifyReport, _ progress: (UInt64, UInt64) -> Bool
-    ) throws(BackupError) {
-        let queue = PackQueue(store: store, packs: packs, isQuick: isQuick)
+    ) throws(BackupError) -> PackQueue.Result {
+        let queue = PackQueue(store: store, packs: packs, isQuick: isQuick, audit: audit)
         let count = min(max(1, packs.count), workers > 0 ? workers : processorCount())
         var threads: [OwnThread] = []
         do throws(SystemError) {
@@ -118,40 +126,59 @@ public struct VerifyJob: Sendable {
         report.bytesRead += result.bytesRead
         report.chunks = result.chunks
         report.nodes = result.nodes
-        state.damagedPacks = result.damagedPacks
         for problem in result.problems { report.add(problem) }
         report.problemCount += result.problemCount - result.problems.count
+        report.unreadableCount += result.unreadableCount
+        return result
     }
 
     // MARK: Points
 
-    /// Walks what each point's tree has that the one before had not: shared subtrees are looked at once.
     private func verifyPoints(
-        _ store: any StoreBackend, _ state: VerifyState, _ report: inout VerifyReport,
-        _ progress: (UInt64, UInt64) -> Bool, _ total: UInt64
+        _ store: any StoreBackend, _ places: PlaceCheck, _ report: inout VerifyReport, goesOn: () -> Bool
     ) throws(BackupError) {
-        var problems: [String] = []
-        let points = try onStore { () throws(StoreError) in try store.points { problems.append($0.message) } }
-        for problem in problems { report.add(problem) }
-        report.points = points.count
-        // Points of one disk next to each other, so that neighbours share most.
-        let ordered = points.sorted { ($0.content.disk, $0.content.time) < ($1.content.disk, $1.content.time) }
-        var walker = PointWalker(store: store, presence: state.presence, damagedPacks: state.damagedPacks)
-        for point in ordered {
-            guard progress(total, total) else { throw Self.stopped }
-            let found = try walker.walk(point)
-            if !found.isEmpty {
-                report.damagedPoints.append(point.id)
-                for problem in found { report.add("restore point \(point.id): \(problem)") }
-            }
-        }
-        report.bytesRead += walker.bytesRead
+        let found = try PointCheck.run(store, places, goesOn: goesOn)
+        guard let found else { throw Self.stopped }
+        report.points = found.points
+        report.damagedPoints = found.damaged
+        report.bytesRead += found.bytesRead
+        for (problem, isUnreadable) in found.problems { report.add(problem, isUnreadable: isUnreadable) }
     }
 }
 
-struct VerifyState {
-    var presence: PackPresence
-    var hasIndex = false
-    var named: Set<String> = []
-    var damagedPacks: [Digest: Set<UInt32>] = [:]
+/// Walks the trees of all points of a store.
+struct PointCheck {
+    var points = 0
+    var damaged: [String] = []
+    var problems: [(text: String, isUnreadable: Bool)] = []
+    var bytesRead: UInt64 = 0
+
+    /// - Returns: `nil` when it was ended by `goesOn`.
+    static func run(
+        _ store: any StoreBackend, _ places: PlaceCheck, goesOn: () -> Bool
+    ) throws(BackupError) -> PointCheck? {
+        var check = PointCheck()
+        let points = try onStore { () throws(StoreError) in
+            try store.points { name, error in
+                check.problems.append((error.message, error.code == .io))
+                if error.code != .unsupported, error.code != .io { check.damaged.append(name) }
+            }
+        }
+        check.points = points.count + check.damaged.count
+        // Points of one disk next to each other, so that neighbours share most.
+        let ordered = points.sorted { ($0.content.disk, $0.content.time) < ($1.content.disk, $1.content.time) }
+        return try withoutActuallyEscaping(goesOn) { (goesOn) throws(BackupError) in
+            var walker = PointWalker(store: store) { (ids, isNode) throws(StoreError) in
+                try places.problems(ids, isNode: isNode)
+            }
+            for point in ordered {
+                guard let found = try walker.walk(point.content.root, goesOn: goesOn) else { return nil }
+                guard !found.isEmpty else { continue }
+                check.damaged.append(point.id)
+                for problem in found { check.problems.append(("restore point \(point.id): \(problem)", false)) }
+            }
+            check.bytesRead = walker.bytesRead
+            return check
+        }
+    }
 }

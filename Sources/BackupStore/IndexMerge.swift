@@ -15,13 +15,9 @@ private struct IndexCursor {
 
     init(_ segment: IndexSegment) throws(StoreError) {
         self.segment = segment
-        packs = try segment.packs(0..<segment.trailer.packCount)
-        let checksum = packs.reduce(UInt32(0)) { sum, pack in
-            unsafe pack.bytes.withUnsafeBytes { unsafe crc32c(sum, $0) }
-        }
-        guard checksum == segment.trailer.packChecksum else {
-            throw StoreError(.corrupt, "index \(segment.name) is damaged: the checksum of its packs does not match")
-        }
+        var packs: [Digest] = []
+        try segment.forEachPack { packs.append($0) }
+        self.packs = packs
         try load()
     }
 
@@ -36,10 +32,11 @@ private struct IndexCursor {
         }
     }
 
-    func location() throws(StoreError) -> Location? {
+    /// Where the object is, and the pack's number in the segment.
+    func current() throws(StoreError) -> (location: Location, pack: UInt32)? {
         guard let page else { return nil }
         let entry = try segment.entry(page, place, at: pageIndex)
-        return entry.location(in: packs[Int(entry.pack)])
+        return (entry.location(in: packs[Int(entry.pack)]), entry.pack)
     }
 
     mutating func advance() throws(StoreError) {
@@ -55,43 +52,110 @@ private struct IndexCursor {
 }
 
 extension LocalStore {
+    /// Held while index files are merged, and by a repair: what a repair has taken out no merge puts in again.
+    private var mergeLockPath: String { "\(address)/tmp/merging" }
+
+    func lockMerging(wait: Bool) throws(StoreError) -> (any HeldLock)? {
+        try storing { () throws(SystemError) in try fs.lock(mergeLockPath, wait: wait) }
+    }
+
     /// Merges the smaller index files into one. Look-ups go on meanwhile; whoever has an old file open keeps it.
     func mergeIndex() throws(StoreError) {
-        let all = segments.sorted { $0.trailer.entryCount < $1.trailer.entryCount }
-        // A larger file joins only when the smaller ones together come near it: each entry is then rewritten a number
-        // of times that grows with the logarithm of the index.
+        // Whoever holds it does what this would.
+        guard let lock = try lockMerging(wait: false) else { return }
+        defer { withExtendedLifetime(lock) {} }
+        // Only what is there still: another may have merged some of it, or taken it out.
+        try reloadIndex()
+        let chosen = Self.mergeable(try preparedSegments())
+        guard chosen.count > 1 else { return }
+        var lost: Set<Digest> = []
+        for segment in chosen {
+            var number: UInt32 = 0
+            try segment.forEachPack { pack in
+                if segment.state(ofPack: number).contains(.absent) { lost.insert(pack) }
+                number += 1
+            }
+        }
+        try noteLost(lost)
+        let merged = try merge(chosen) { segment, pack in !segment.state(ofPack: pack).contains(.absent) }
+        try replace(chosen, keeping: merged)
+    }
+
+    /// The smaller ones. A larger file joins only when the smaller ones together come near it: each entry is then
+    /// rewritten a number of times that grows with the logarithm of the index.
+    static func mergeable(_ segments: [IndexSegment]) -> [IndexSegment] {
         var chosen: [IndexSegment] = []
         var entries: UInt64 = 0
-        for segment in all {
-            guard chosen.count < Self.segmentsMax / 2 || segment.trailer.entryCount <= entries else { break }
+        for segment in segments.sorted(by: { $0.trailer.entryCount < $1.trailer.entryCount }) {
+            guard chosen.count < segmentsMax / 2 || segment.trailer.entryCount <= entries else { break }
             chosen.append(segment)
             entries += segment.trailer.entryCount
         }
-        guard chosen.count > 1 else { return }
-        try replaceIndex(chosen)
+        return chosen
     }
 
-    private func replaceIndex(_ old: [IndexSegment]) throws(StoreError) {
+    /// Makes one index file of some.
+    /// - Parameter keeps: whether the entries of a pack, by its number in a segment, are worth keeping.
+    /// - Returns: its name; `nil` when there was nothing to keep.
+    func merge(
+        _ old: [IndexSegment], keeps: (IndexSegment, UInt32) -> Bool
+    ) throws(StoreError) -> String? {
+        /// One that is damaged is left as it is, and not used any more.
+        func from<R>(_ segment: IndexSegment, _ body: () throws(StoreError) -> R) throws(StoreError) -> R {
+            do throws(StoreError) { return try body() } catch {
+                if error.code == .corrupt { distrust(segment) }
+                throw error
+            }
+        }
         var cursors: [IndexCursor] = []
-        for segment in old { cursors.append(try IndexCursor(segment)) }
-        var writer = IndexWriter(upload: try beginUpload(.index))
+        for segment in old {
+            cursors.append(try from(segment) { () throws(StoreError) in try IndexCursor(segment) })
+        }
+        var writer = IndexWriter(upload: try beginFile(.index))
+        var isEmpty = true
         while true {
             var least: (place: Int, id: Digest)?
             for (place, cursor) in cursors.enumerated() {
                 if let id = cursor.id, least.map({ id < $0.id }) ?? true { least = (place, id) }
             }
-            guard let least, let location = try cursors[least.place].location() else { break }
-            try writer.add(least.id, location)
-            try cursors[least.place].advance()
+            guard let least else { break }
+            let segment = cursors[least.place].segment
+            let found = try from(segment) { () throws(StoreError) in
+                let found = try cursors[least.place].current()
+                try cursors[least.place].advance()
+                return found
+            }
+            guard let found else { break }
+            if keeps(segment, found.pack) {
+                try writer.add(least.id, found.location)
+                isEmpty = false
+            }
         }
-        let name = try writer.finish().name
-        let gone = Set(old.map(\.name)).subtracting([name])
+        guard !isEmpty else { return nil }
+        return try writer.finish().name
+    }
+
+    /// Takes what was merged out of use, and away.
+    private func replace(_ old: [IndexSegment], keeping merged: String?) throws(StoreError) {
+        if let merged {
+            let segment = try openSegment(merged)
+            state.withLock { state in
+                if !state.segments.contains(where: { $0.name == merged }) { state.segments.append(segment) }
+            }
+        }
+        let gone = old.filter { $0.name != merged }
+        try remember(gone)
+        let names = Set(gone.map(\.name))
         state.withLock { state in
-            state.segments.removeAll { gone.contains($0.name) }
+            state.segments.removeAll { names.contains($0.name) }
             state.segments.sort { $0.trailer.entryCount > $1.trailer.entryCount }
         }
+        try removeIndexes(names)
+    }
+
+    func removeIndexes(_ names: Set<String>) throws(StoreError) {
         try storing { () throws(SystemError) in
-            for name in gone.sorted() {
+            for name in names.sorted() {
                 do throws(SystemError) { try fs.remove("\(address)/index/\(name)") } catch {
                     // Another writer merged it, too.
                     guard error.errno == .noSuchFileOrDirectory else { throw error }

@@ -37,6 +37,19 @@ final class IndexSegment: Sendable {
     private let number: UInt64
     private let file: any StorageFile
     private let cache: PageCache
+    /// What is known of its packs, by number; empty until it was asked for.
+    private let packStates = Mutex([PackState]())
+
+    /// What the entries of a pack are worth.
+    struct PackState: OptionSet {
+        let rawValue: UInt8
+        /// The pack is not there.
+        static let absent = PackState(rawValue: 1)
+        /// A part of it is noted as damaged.
+        static let isDamaged = PackState(rawValue: 2)
+        /// Somebody was told that what is in it need not be put in.
+        static let isUsed = PackState(rawValue: 4)
+    }
 
     init(opening path: String, name: String, number: UInt64, cache: PageCache, in fs: any FileSystem) throws(StoreError)
     {
@@ -128,13 +141,89 @@ final class IndexSegment: Sendable {
         }
     }
 
+    /// Looks at the pack table.
+    func prepare(_ census: PackCensus) throws(StoreError) {
+        guard packStates.withLock({ $0.isEmpty }) else { return }
+        var states: [PackState] = []
+        states.reserveCapacity(Int(trailer.packCount))
+        try forEachPack { pack in
+            var state: PackState = census.has(pack) ? [] : .absent
+            if census.damage[pack] != nil { state.insert(.isDamaged) }
+            states.append(state)
+        }
+        packStates.withLock { if $0.isEmpty { $0 = states } }
+    }
+
+    /// What was known of its packs may have changed.
+    func forgetPackStates() { packStates.withLock { $0.removeAll() } }
+
+    var isPrepared: Bool { packStates.withLock { !$0.isEmpty } }
+
+    /// Something new is noted of this pack.
+    func noteDamage(of packs: Set<Digest>) throws(StoreError) {
+        guard isPrepared else { return }
+        var number = 0
+        try forEachPack { pack in
+            if packs.contains(pack) { packStates.withLock { _ = $0[number].insert(.isDamaged) } }
+            number += 1
+        }
+    }
+
+    /// What was answered so far is of no account any more.
+    func forgetUses() { packStates.withLock { for number in $0.indices { $0[number].remove(.isUsed) } } }
+
+    /// - Precondition: it was prepared.
+    func state(ofPack number: UInt32) -> PackState {
+        packStates.withLock { Int(number) < $0.count ? $0[Int(number)] : .absent }
+    }
+
+    func markUsed(pack number: UInt32) {
+        packStates.withLock { if Int(number) < $0.count { $0[Int(number)].insert(.isUsed) } }
+    }
+
+    var isUsed: Bool { packStates.withLock { $0.contains { $0.contains(.isUsed) } } }
+
+    /// The packs that answers were taken from.
+    func usedPacks() throws(StoreError) -> Set<Digest> {
+        guard isUsed else { return [] }
+        var used: Set<Digest> = []
+        var number: UInt32 = 0
+        try forEachPack { pack in
+            if state(ofPack: number).contains(.isUsed) { used.insert(pack) }
+            number += 1
+        }
+        return used
+    }
+
+    func isUsed(forAnyOf packs: Set<Digest>) throws(StoreError) -> Bool {
+        if packs.isEmpty { return false }
+        return try !usedPacks().isDisjoint(with: packs)
+    }
+
+    /// Calls `body` with the name of each pack, in the order of the table, which is checked as a whole.
+    func forEachPack(_ body: (Digest) -> Void) throws(StoreError) {
+        var checksum: UInt32 = 0
+        var next: UInt32 = 0
+        while next < trailer.packCount {
+            let end = next + min(4096, trailer.packCount - next)
+            for pack in try packs(next..<end) {
+                checksum = unsafe pack.bytes.withUnsafeBytes { unsafe crc32c(checksum, $0) }
+                body(pack)
+            }
+            next = end
+        }
+        guard checksum == trailer.packChecksum else {
+            throw StoreError(.corrupt, "index \(name) is damaged: the checksum of its packs does not match")
+        }
+    }
+
     func location(of entry: IndexEntry) throws(StoreError) -> Location {
         entry.location(in: try packs(entry.pack..<entry.pack + 1)[0])
     }
 
     /// Reads everything and checks it against all checksums, the order, and the name.
-    /// - Parameter body: called with each entry, in order.
-    func verify(_ body: (IndexEntry) throws(StoreError) -> Void) throws(StoreError) {
+    /// - Parameter body: called with each entry, in order; returns `false` to end it.
+    func verify(_ body: (IndexEntry) throws(StoreError) -> Bool) throws(StoreError) {
         let hash = StreamHash(prefix: IndexTrailer.namePrefix)
         var last: Digest?
         for index in 0..<trailer.pageCount {
@@ -146,7 +235,7 @@ final class IndexSegment: Sendable {
                     throw StoreError(.corrupt, "index \(name) is not sorted at page \(index)")
                 }
                 last = entry.id
-                try body(entry)
+                guard try body(entry) else { return }
             }
         }
         var checksum: UInt32 = 0

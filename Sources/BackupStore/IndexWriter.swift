@@ -1,4 +1,4 @@
-public import Codecs
+internal import Codecs
 
 /// Writes an index file from entries in the order of their identities.
 struct IndexWriter: ~Copyable {
@@ -64,18 +64,5 @@ struct IndexWriter: ~Copyable {
         try upload.commit(name: name)
         let size = trailer.pageCount * UInt64(IndexPage.byteCount) + UInt64(table.count + IndexTrailer.byteCount)
         return (name, size)
-    }
-}
-
-extension StoreBackend {
-    /// Makes an index file of these objects durable and visible; their packs must be so already.
-    /// - Returns: its size in bytes; 0 when there was nothing to write.
-    @discardableResult
-    public func putIndex(_ entries: [(id: Digest, location: Location)]) throws(StoreError) -> UInt64 {
-        guard !entries.isEmpty else { return 0 }
-        let upload = try beginUpload(.index)
-        var writer = IndexWriter(upload: upload)
-        for entry in entries.sorted(by: { $0.id < $1.id }) { try writer.add(entry.id, entry.location) }
-        return try writer.finish().byteCount
     }
 }

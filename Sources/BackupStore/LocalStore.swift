@@ -1,9 +1,18 @@
 public import BlockIO
 public import ChunkTree
-public import Codecs
+internal import Codecs
 internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
+
+// Decisions of a store in a folder.
+//
+// - The index belongs to whoever keeps the store: it is made here, of the directories of packs that were checked here,
+//   and never taken from a client. So a client can put in what is not wanted, but not void what others store.
+// - The index is derived from the packs that are there. Packs that no index file names are taken up by the next
+//   writer; entries whose pack is not there count for nothing. So what an interrupted backup has stored is used by the
+//   next, and a pack that got lost is stored again.
+// - What is known to be damaged (notes in `aside`) is read when there is nothing better, and never deduplicated against.
 
 /// A store in a folder, godwit-store(5).
 public final class LocalStore: StoreBackend {
@@ -14,12 +23,24 @@ public final class LocalStore: StoreBackend {
     let fs: any FileSystem
     /// `nil` when the store was opened to read only.
     let session: WriteSession?
-    let state: Mutex<State>
-    /// Index files that are damaged are an error for who adds to a store: to others they are as if they were not there.
-    private let needsWholeIndex: Bool
-    private let cache = PageCache()
-    /// One merge of index files at a time in this process; more would only do the same work.
-    private let merging = Mutex(false)
+    let options: Options
+    let state = Mutex(State())
+    let cache = PageCache()
+    /// Index files are written by one thread of this process at a time.
+    let indexing = Monitor(false)
+
+    public struct Options: Sendable {
+        /// Opened to add to: also takes up what writers left that live no more. Otherwise nothing is touched.
+        public var writable = true
+        /// What is put in comes from somebody else: it is looked at down to the last byte, and index files are merged
+        /// only in ``tidy()``.
+        public var isServed = false
+        /// With that many packs, or entries, that no index file names, one is written.
+        public var unindexedPacksMax = 8
+        public var unindexedEntriesMax = 32768
+        public init() {}
+    }
+    var isServed: Bool { options.isServed }
 
     struct State {
         var segments: [IndexSegment] = []
@@ -28,6 +49,19 @@ public final class LocalStore: StoreBackend {
         var open: [(name: String, file: any StorageFile, byteCount: UInt64)] = []
         /// Folders of packs whose names this process knows to be durable.
         var durableFolders: Set<String> = []
+        /// Objects of packs that are durable and that no index file names yet, and how many packs these are.
+        var recent: [Digest: Location] = [:]
+        var recentPacks = 0
+        /// Which packs there are, once somebody asked.
+        var census: PackCensus?
+        /// A look at all packs has been taken because of an index file that can't be used.
+        var isFilledUp = false
+        /// Index files that were found to be damaged, and are not used.
+        var distrusted: Set<String> = []
+        /// What lay aside when the store was opened.
+        var asideAtStart: Set<String> = []
+        /// What answers to the user were taken from, besides the segments that tell so themselves.
+        var used: (packs: Set<Digest>, indexes: Set<String>) = ([], [])
     }
     private static let openMax = 32
     /// With more index files than this, the smaller ones are merged.
@@ -39,6 +73,12 @@ public final class LocalStore: StoreBackend {
     public static func create(
         at folder: String, uuid: String, chunkBytes: UInt32 = TreeShape.chunkBytesStandard, in fs: any FileSystem
     ) throws(StoreError) {
+        guard TreeShape(checking: 0, chunkBytes: chunkBytes) != nil else {
+            let range = TreeShape.chunkBytesRange
+            throw StoreError(
+                .invalid, "chunks of \(chunkBytes) bytes can't be: give a power of two from "
+                    + "\(range.lowerBound) to \(range.upperBound)")
+        }
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
         try storing { () throws(SystemError) in
             let isThere = try fs.isFolder(folder)
@@ -65,34 +105,48 @@ public final class LocalStore: StoreBackend {
         }
     }
 
-    /// Opens a store.
-    /// - Parameters:
-    ///   - writable: also removes what writers left behind that no longer live. A damaged index file is an error then.
-    ///     Who only reads gets what the others name.
-    ///   - isRepairing: for ``rebuildIndex(damaged:)``, which needs no index.
-    public init(
-        opening folder: String, writable: Bool = true, isRepairing: Bool = false, in fs: any FileSystem
-    ) throws(StoreError) {
+    /// Opens a store to add to, or to read only.
+    public convenience init(opening folder: String, writable: Bool = true, in fs: any FileSystem) throws(StoreError) {
+        var options = Options()
+        options.writable = writable
+        try self.init(opening: folder, options: options, in: fs)
+    }
+
+    public init(opening folder: String, options: Options, in fs: any FileSystem) throws(StoreError) {
         address = folder
         self.fs = fs
-        needsWholeIndex = writable && !isRepairing
+        self.options = options
         let path = "\(folder)/\(StoreDescription.fileName)"
         let bytes: [UInt8]
         do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
             guard error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory else { throw StoreError(error) }
-            throw StoreError(.notAStore, "\(folder) is not a store: make one with `godwit store init \(folder)`")
+            throw StoreError(
+                .notAStore,
+                "\(folder) is not a store: is its file system mounted? `godwit store init \(folder)` makes a new one")
         }
         let description = try StoreDescription(parsing: bytes, of: folder)
         info = StoreInfo(uuid: description.uuid, chunkBytes: description.chunkBytes)
-        session = writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
-        state = Mutex(State())
+        session = options.writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
+        if let session { try prepareToWrite(session) } else { try reloadIndex() }
+    }
+
+    private func prepareToWrite(_ session: WriteSession) throws(StoreError) {
         // What is put in must not outlive the store that it is in: whoever made that may have been cut off before the
         // end.
-        if writable { try storing { () throws(SystemError) in try fs.synchronizeFolder(folder) } }
+        try storing { () throws(SystemError) in try fs.synchronizeFolder(address) }
+        let aside = try asideNames()
+        state.withLock { $0.asideAtStart = aside }
         try reloadIndex()
+        for left in session.left {
+            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) { try finishPartial(path) }
+            try left.remove()
+        }
+        try takeUpUnnamed()
     }
 
     public func close() {
+        // What could not be indexed is taken up by the next writer.
+        if session != nil { try? flushRecent() }
         state.withLock { $0 = State() }
         session?.end()
     }
@@ -126,13 +180,21 @@ public final class LocalStore: StoreBackend {
         state.withLock { _ = $0.durableFolders.insert(folder) }
     }
 
+    /// The folders that hold packs. Whatever else is there is not ours.
+    func packFolders() throws(StoreError) -> [String] {
+        let names = try storing { () throws(SystemError) in try fs.list("\(address)/packs") }
+        var folders: [String] = []
+        for name in names where name.utf8.count == 2 {
+            let path = "\(address)/packs/\(name)"
+            if try storing({ () throws(SystemError) in try fs.isFolder(path) }) { folders.append(path) }
+        }
+        return folders
+    }
+
     public func list(_ kind: ObjectKind) throws(StoreError) -> [StoredObject] {
-        var folders: [String]
+        let folders: [String]
         switch kind {
-        case .pack:
-            folders = try storing { () throws(SystemError) in try fs.list("\(address)/packs") }.map {
-                "\(address)/packs/\($0)"
-            }
+        case .pack: folders = try packFolders()
         case .index: folders = ["\(address)/index"]
         case .point: folders = ["\(address)/points"]
         }
@@ -141,10 +203,10 @@ public final class LocalStore: StoreBackend {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) })
             where ObjectName.isValid(name, as: kind) {
                 do throws(SystemError) {
-                    objects.append(StoredObject(name: name, byteCount: try fs.open("\(folder)/\(name)", .read).size()))
+                    objects.append(StoredObject(name: name, byteCount: try fs.fileSize("\(folder)/\(name)")))
                 } catch {
-                    // A merged index file may go between the listing and the look.
-                    guard kind == .index, error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
+                    // A merged index file, or a pack that is set aside, may go between the listing and the look.
+                    guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
                 }
             }
         }
@@ -172,7 +234,7 @@ public final class LocalStore: StoreBackend {
         precondition(position == memory.count, "pieces fill the memory")
     }
 
-    private func open(_ kind: ObjectKind, _ name: String) throws(StoreError) -> (any StorageFile, UInt64) {
+    func open(_ kind: ObjectKind, _ name: String) throws(StoreError) -> (any StorageFile, UInt64) {
         let found: (any StorageFile, UInt64)? = state.withLock { state in
             guard let place = state.open.lastIndex(where: { $0.name == name }) else { return nil }
             let entry = state.open.remove(at: place)
@@ -182,7 +244,12 @@ public final class LocalStore: StoreBackend {
         if let found { return found }
         let path = try path(kind, name)
         do throws(SystemError) {
-            let file = try fs.open(path, .read)
+            let file: any StorageFile
+            do throws(SystemError) { file = try fs.open(path, .read) } catch {
+                // Who began to read before it was set aside goes on; every object is checked on the way.
+                guard kind == .pack, error.errno == .noSuchFileOrDirectory else { throw error }
+                file = try fs.open(asidePath(pack: name), .read)
+            }
             let size = try file.size()
             if kind == .pack {
                 state.withLock { state in
@@ -192,103 +259,8 @@ public final class LocalStore: StoreBackend {
             }
             return (file, size)
         } catch {
-            guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
+            guard error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory else { throw StoreError(error) }
             throw StoreError(.missing, "there is no \(kind) \(name) in store \(address)")
-        }
-    }
-
-    // MARK: Index
-
-    /// Opens index files that appeared, forgets those that went.
-    func reloadIndex() throws(StoreError) {
-        let names = try storing { () throws(SystemError) in try fs.list("\(address)/index") }
-            .filter { ObjectName.isValid($0, as: .index) }
-        var known: [String: IndexSegment] = [:]
-        for segment in state.withLock({ $0.segments }) { known[segment.name] = segment }
-        var segments: [IndexSegment] = []
-        for name in names {
-            if let segment = known[name] {
-                segments.append(segment)
-                continue
-            }
-            do throws(StoreError) { segments.append(try openSegment(name)) } catch {
-                // Another writer merged it away since the listing; what it had is in a file that is listed next time.
-                guard error.code == .missing || (error.code == .corrupt && !needsWholeIndex) else { throw error }
-            }
-        }
-        // What an index file names is not put in again, so its name must be durable: whoever put it there may have
-        // been cut off before it saw to that.
-        if session != nil, segments.contains(where: { known[$0.name] == nil }) {
-            try storing { () throws(SystemError) in try fs.synchronizeFolder("\(address)/index") }
-        }
-        segments.sort { $0.trailer.entryCount > $1.trailer.entryCount }
-        state.withLock { $0.segments = segments }
-    }
-
-    private func openSegment(_ name: String) throws(StoreError) -> IndexSegment {
-        let number = state.withLock { state in
-            state.nextNumber += 1
-            return state.nextNumber
-        }
-        return try IndexSegment(opening: "\(address)/index/\(name)", name: name, number: number, cache: cache, in: fs)
-    }
-
-    /// Takes all index files out of use, until ``reloadIndex()``.
-    func forgetIndex() { state.withLock { $0.segments = [] } }
-
-    var segments: [IndexSegment] { state.withLock { $0.segments } }
-
-    public func known(_ ids: [Digest]) throws(StoreError) -> [Bool] {
-        var result = [Bool](repeating: false, count: ids.count)
-        let segments = segments
-        guard !segments.isEmpty else { return result }
-        // In order of identity, so that neighbours meet in one page.
-        for place in ids.indices.sorted(by: { ids[$0] < ids[$1] }) {
-            for segment in segments where try segment.find(ids[place]) != nil {
-                result[place] = true
-                break
-            }
-        }
-        return result
-    }
-
-    public func locate(_ ids: [Digest]) throws(StoreError) -> [Location?] {
-        var result = [Location?](repeating: nil, count: ids.count)
-        var missing = Array(ids.indices)
-        for isReloaded in [false, true] {
-            if isReloaded { try reloadIndex() }
-            let segments = segments
-            var left: [Int] = []
-            for place in missing.sorted(by: { ids[$0] < ids[$1] }) {
-                for segment in segments {
-                    guard let entry = try segment.find(ids[place]) else { continue }
-                    result[place] = try segment.location(of: entry)
-                    break
-                }
-                if result[place] == nil { left.append(place) }
-            }
-            missing = left
-            if missing.isEmpty { break }
-        }
-        return result
-    }
-
-    /// Takes a new index file into use, and merges when there are many.
-    func added(index name: String) throws(StoreError) {
-        if !segments.contains(where: { $0.name == name }) {
-            let segment = try openSegment(name)
-            state.withLock { $0.segments.append(segment) }
-        }
-        guard segments.count > Self.segmentsMax else { return }
-        let isMine = merging.withLock { busy in
-            defer { busy = true }
-            return !busy
-        }
-        guard isMine else { return }
-        defer { merging.withLock { $0 = false } }
-        do throws(StoreError) { try mergeIndex() } catch {
-            // Merging only saves look-ups: what there is stays right without it.
-            guard error.code == .outOfSpace else { throw error }
         }
     }
 }

@@ -19,6 +19,61 @@ public struct PackFrame: Hashable, Sendable {
     public var objects: [Object]
 }
 
+extension PackFrame {
+    /// As it stands in a directory.
+    public func append(to bytes: inout [UInt8]) {
+        bytes.append(littleEndian: offset)
+        bytes.append(littleEndian: storedBytes)
+        bytes.append(littleEndian: plainBytes)
+        bytes.append(littleEndian: checksum)
+        bytes.append(littleEndian: UInt16(objects.count))
+        bytes.append(isCompressed ? 1 : 0)
+        bytes.append(isNodes ? 1 : 0)
+        for object in objects {
+            bytes += object.id.bytes
+            bytes.append(littleEndian: object.length)
+        }
+    }
+
+    /// - Parameters:
+    ///   - number: which frame of its pack it is, for messages.
+    ///   - expected: where it must begin.
+    ///   - end: where the frames of the pack end at the latest.
+    public init(
+        parsing fields: inout FieldReader, number: Int, from expected: UInt32, end: UInt32
+    ) throws(FieldError) {
+        let at = fields.position
+        offset = try fields.next("frame offset")
+        storedBytes = try fields.next("frame length")
+        plainBytes = try fields.next("plain length")
+        checksum = try fields.next("checksum")
+        let count = Int(try fields.next("object count", as: UInt16.self))
+        let method = try fields.next("method", as: UInt8.self)
+        let kind = try fields.next("kind", as: UInt8.self)
+        isCompressed = method == 1
+        isNodes = kind == 1
+        objects = []
+        guard offset == expected, expected <= end, storedBytes > 0, storedBytes <= end - expected,
+            storedBytes <= UInt32(StoreLimits.readMax), plainBytes > 0, plainBytes <= UInt32(StoreLimits.frameMax),
+            count > 0, method <= 1, kind <= 1, method == 1 || storedBytes == plainBytes
+        else { throw FieldError("frame \(number) of its directory cannot be", at: at) }
+        objects.reserveCapacity(min(count, fields.remaining / PackDirectory.objectBytes))
+        var total: UInt64 = 0
+        for _ in 0..<count {
+            let id = try fields.bytes("identity", count: Digest.byteCount)
+            let length = try fields.next("length", as: UInt32.self)
+            total += UInt64(length)
+            guard length > 0, let id = Digest(id), !id.isZero else {
+                throw FieldError("frame \(number) of its directory has an object without content", at: at)
+            }
+            objects.append(Object(id: id, length: length))
+        }
+        guard total == UInt64(plainBytes) else {
+            throw FieldError("frame \(number) of its directory does not add up", at: at)
+        }
+    }
+}
+
 /// The table at the end of a pack, godwit-store(5).
 public struct PackDirectory: Hashable, Sendable {
     public internal(set) var frames: [PackFrame] = []
@@ -48,19 +103,7 @@ public struct PackDirectory: Hashable, Sendable {
     func encoded() -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(encodedBytes)
-        for frame in frames {
-            bytes.append(littleEndian: frame.offset)
-            bytes.append(littleEndian: frame.storedBytes)
-            bytes.append(littleEndian: frame.plainBytes)
-            bytes.append(littleEndian: frame.checksum)
-            bytes.append(littleEndian: UInt16(frame.objects.count))
-            bytes.append(frame.isCompressed ? 1 : 0)
-            bytes.append(frame.isNodes ? 1 : 0)
-            for object in frame.objects {
-                bytes += object.id.bytes
-                bytes.append(littleEndian: object.length)
-            }
-        }
+        for frame in frames { frame.append(to: &bytes) }
         return bytes
     }
 
@@ -115,36 +158,7 @@ public struct PackDirectory: Hashable, Sendable {
         var fields = unsafe FieldReader(bytes.span.bytes)
         var expected = UInt32(Self.headerBytes)
         while fields.remaining > 0 {
-            let at = fields.position
-            var frame = PackFrame(
-                offset: try fields.next("frame offset"), storedBytes: try fields.next("frame length"),
-                plainBytes: try fields.next("plain length"), checksum: try fields.next("checksum"), isCompressed: false,
-                isNodes: false, objects: [])
-            let count = Int(try fields.next("object count", as: UInt16.self))
-            let method = try fields.next("method", as: UInt8.self)
-            let kind = try fields.next("kind", as: UInt8.self)
-            guard frame.offset == expected, frame.storedBytes > 0, frame.storedBytes <= end - expected,
-                frame.storedBytes <= UInt32(StoreLimits.readMax),
-                frame.plainBytes > 0, frame.plainBytes <= UInt32(StoreLimits.frameMax), count > 0, method <= 1,
-                kind <= 1,
-                method == 1 || frame.storedBytes == frame.plainBytes
-            else { throw FieldError("frame \(frames.count) of its directory cannot be", at: at) }
-            frame.isCompressed = method == 1
-            frame.isNodes = kind == 1
-            frame.objects.reserveCapacity(min(count, fields.remaining / Self.objectBytes))
-            var total: UInt64 = 0
-            for _ in 0..<count {
-                let id = try fields.bytes("identity", count: Digest.byteCount)
-                let length = try fields.next("length", as: UInt32.self)
-                total += UInt64(length)
-                guard length > 0, let id = Digest(id), !id.isZero else {
-                    throw FieldError("frame \(frames.count) of its directory has an object without content", at: at)
-                }
-                frame.objects.append(PackFrame.Object(id: id, length: length))
-            }
-            guard total == UInt64(frame.plainBytes) else {
-                throw FieldError("frame \(frames.count) of its directory does not add up", at: at)
-            }
+            let frame = try PackFrame(parsing: &fields, number: frames.count, from: expected, end: end)
             expected += frame.storedBytes
             frames.append(frame)
         }

@@ -67,6 +67,7 @@ public final class PackWriter {
             offset: end, storedBytes: UInt32(frame.bytes.count), plainBytes: UInt32(frame.plainBytes),
             checksum: crc32c(0, frame.bytes), isCompressed: frame.isCompressed, isNodes: frame.isNodes,
             objects: frame.objects)
+        try upload.note(entry)
         directory.frames.append(entry)
         end += entry.storedBytes
         objects += entry.objects.count
@@ -86,6 +87,7 @@ public final class PackWriter {
         try completed(ending.name, directory)
     }
 
+    /// Ends the pack that is being written; what of it is whole is kept where that can be.
     public func abandon() {
         upload?.abandon()
         upload = nil

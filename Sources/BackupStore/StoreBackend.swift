@@ -81,28 +81,35 @@ public struct Location: Hashable, Sendable {
     }
 }
 
-/// An object on its way into a store. One thread at a time. Dropped without ``commit(name:)`` it leaves nothing that
-/// counts.
+/// An object on its way into a store. One thread at a time. Dropped without ``commit(name:)`` it leaves nothing but
+/// what is whole of a pack.
 public protocol ObjectUpload: AnyObject, Sendable {
     /// Adds bytes at the end. They may be buffered; a failure may show only later, in ``commit(name:)`` at the latest.
     func append(_ bytes: UnsafeRawBufferPointer) throws(StoreError)
     /// Makes the object durable, then visible under `name`. When there is one of that name already, its content is the
     /// same by construction, and it stays. What is committed is seen by every later call of this backend.
     func commit(name: String) throws(StoreError)
+    /// Tells what the bytes of a pack appended last are: its next frame. Should the upload end without a commit, the
+    /// frames told of are kept as a pack where that can be.
+    func note(_ frame: PackFrame) throws(StoreError)
     func abandon()
+}
+
+extension ObjectUpload {
+    public func note(_ frame: PackFrame) throws(StoreError) {}
 }
 
 /// A place for immutable objects: a folder, or a peer that has one. All calls block and may come from several threads.
 ///
-/// Objects are never changed. Whoever commits an index has committed its packs before, whoever commits a point has
-/// committed all it needs. Implementations never trust the names they are given as paths:
-/// ``ObjectName/isValid(_:as:)``.
+/// Objects are never changed. Whoever commits a point has committed all it needs; the index is the store's own affair.
+/// Implementations never trust the names they are given as paths: ``ObjectName/isValid(_:as:)``.
 public protocol StoreBackend: AnyObject, Sendable {
     /// For people: the folder, or the peer's address.
     var address: String { get }
     var info: StoreInfo { get }
 
-    /// For each id, whether an index has it: at most ``StoreLimits/batchMax`` ids, in any order; one round trip.
+    /// For each id, whether it is in the store, and nothing is known against it: at most ``StoreLimits/batchMax`` ids,
+    /// in any order; one round trip.
     func known(_ ids: [Digest]) throws(StoreError) -> [Bool]
     /// For each id where it is, or `nil`: at most ``StoreLimits/batchMax`` ids, in any order; one round trip.
     func locate(_ ids: [Digest]) throws(StoreError) -> [Location?]
@@ -113,6 +120,12 @@ public protocol StoreBackend: AnyObject, Sendable {
     /// All visible objects of a kind, in the order of their names.
     func list(_ kind: ObjectKind) throws(StoreError) -> [StoredObject]
     func beginUpload(_ kind: ObjectKind) throws(StoreError) -> any ObjectUpload
+    /// Text that changes when what is missing or damaged does; `nil` when nothing is, as far as that is known. Only for
+    /// who adds to the store.
+    func damage() throws(StoreError) -> String?
+    /// Looks at these objects, which turned out to be wrong, anew: at most ``StoreLimits/batchMax``. What is damaged is
+    /// as if it were not there from now on; what was answered before is of no account.
+    func recheck(_ ids: [Digest]) throws(StoreError)
     /// Free bytes where the store is, or `nil` when that can't be told.
     func freeBytes() throws(StoreError) -> UInt64?
     /// Ends the use of the store; uploads that were not committed are gone.
@@ -149,6 +162,9 @@ public enum ObjectName {
 }
 
 extension StoreBackend {
+    public func damage() throws(StoreError) -> String? { nil }
+    public func recheck(_ ids: [Digest]) throws(StoreError) {}
+
     /// All bytes of a small object.
     public func contents(_ kind: ObjectKind, _ name: String, byteCount: UInt64) throws(StoreError) -> [UInt8] {
         guard byteCount <= UInt64(StoreLimits.readMax) else {

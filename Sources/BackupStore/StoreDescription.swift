@@ -1,5 +1,8 @@
+public import BlockIO
 internal import ChunkTree
 internal import Geometry
+internal import LinuxSystem
+internal import SystemPackage
 
 /// The file that makes a folder a store.
 struct StoreDescription: Hashable, Sendable {
@@ -34,6 +37,33 @@ struct StoreDescription: Hashable, Sendable {
         guard TreeShape.chunkBytesRange.contains(chunkBytes), chunkBytes.isPowerOfTwo, !uuid.isEmpty else {
             throw StoreError(
                 .corrupt, "the description of store \(address) has chunks of \(chunkBytes) bytes, which cannot be")
+        }
+    }
+}
+
+extension LocalStore {
+    /// The store that a path, which need not exist, is in or is; `nil` when it is in none. Nothing but the store's own
+    /// has a place there.
+    public static func store(holding path: String, in fs: any FileSystem) throws(StoreError) -> String? {
+        try storing { () throws(SystemError) in
+            // From the last part that exists: its real place counts, not the way by which it was named.
+            var folder = path
+            var resolved: String?
+            while resolved == nil {
+                do throws(SystemError) { resolved = try fs.resolve(folder) } catch {
+                    guard error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory else { throw error }
+                    let above = folderPart(of: folder)
+                    guard above != folder else { return nil }
+                    folder = above
+                }
+            }
+            guard var place = resolved else { return nil }
+            while true {
+                if try fs.exists("\(place == "/" ? "" : place)/\(StoreDescription.fileName)") { return place }
+                let above = folderPart(of: place)
+                guard above != place else { return nil }
+                place = above
+            }
         }
     }
 }

@@ -15,6 +15,12 @@ public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
         case exists
         case outOfSpace
         case io
+        /// The store's file system takes nothing.
+        case readOnly
+        /// Another user may.
+        case permission
+        /// Somebody else does what excludes this; it can be tried again.
+        case busy
         /// A request that makes no sense: an unknown point, a chunk size that does not fit.
         case invalid
         /// The peer that holds the store cannot be reached or broke off.
@@ -32,7 +38,14 @@ public struct StoreError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 
     init(_ error: SystemError) {
-        self.init(error.isOutOfSpace ? .outOfSpace : .io, error.description)
+        let code: Code =
+            switch error.kind {
+            case .outOfSpace: .outOfSpace
+            case .readOnly: .readOnly
+            case .permission: .permission
+            default: .io
+            }
+        self.init(code, error.description)
     }
 
     public var description: String { message }

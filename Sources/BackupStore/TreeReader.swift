@@ -14,7 +14,6 @@ public final class TreeReader: Sendable {
         /// Children of the last node of level 2, in order.
         var siblings: [Digest] = []
         var nodes: [Digest: TreeNode] = [:]
-        var reads = 0
         var bytes: UInt64 = 0
     }
     private let state = Mutex(State())
@@ -72,7 +71,9 @@ public final class TreeReader: Sendable {
         var found: [Location] = []
         for (id, place) in zip(ids, places) {
             guard let place else {
-                throw StoreError(.missing, "tree node \(id) is not in store \(backend.address): verify the store")
+                throw StoreError(
+                    .missing,
+                    "tree node \(id) is not in store \(backend.address): run `godwit store repair` where the store is")
             }
             guard place.isSound, place.isNode, place.length <= UInt32(TreeNode.encodedMax) else {
                 throw wrong(id, "it is no node")
@@ -80,10 +81,16 @@ public final class TreeReader: Sendable {
             found.append(place)
             pieces.append(Self.piece(place))
         }
-        let bytes = try read(pieces)
+        // In as many reads as it takes: where nodes lie in compressed frames, a whole frame is read for each.
         var nodes: [TreeNode] = []
+        var bytes: [UInt8] = []
         var offset = 0
+        var next = 0
         for ((id, place), piece) in zip(zip(ids, found), pieces) {
+            if next == nodes.count {
+                bytes = try read(Self.prefix(pieces[next...]), counting: &next)
+                offset = 0
+            }
             let plain = try FrameReader.object(place, stored: bytes[offset..<offset + piece.count], id)
             offset += piece.count
             guard TreeNode.id(ofEncoded: plain) == id else {
@@ -92,10 +99,6 @@ public final class TreeReader: Sendable {
             do throws(FieldError) { nodes.append(try TreeNode(parsing: plain, level: level)) } catch {
                 throw wrong(id, error.message)
             }
-        }
-        state.withLock { state in
-            state.reads += 1
-            state.bytes += UInt64(bytes.count)
         }
         return nodes
     }
@@ -111,7 +114,22 @@ public final class TreeReader: Sendable {
         return ObjectPiece(kind: .pack, name: name, offset: UInt64(place.frameOffset), count: Int(place.storedBytes))
     }
 
-    private func read(_ pieces: [ObjectPiece]) throws(StoreError) -> [UInt8] {
+    /// As many as one read may have; one at least.
+    private static func prefix(_ pieces: ArraySlice<ObjectPiece>) -> ArraySlice<ObjectPiece> {
+        var total = 0
+        var end = pieces.startIndex
+        while end < pieces.endIndex, end == pieces.startIndex || total + pieces[end].count <= StoreLimits.readMax {
+            total += pieces[end].count
+            end += 1
+        }
+        return pieces[..<end]
+    }
+
+    private func read(
+        _ pieces: ArraySlice<ObjectPiece>, counting count: inout Int
+    ) throws(StoreError) -> [UInt8] {
+        count += pieces.count
+        let pieces = Array(pieces)
         let total = pieces.reduce(0) { $0 + $1.count }
         var bytes = [UInt8](repeating: 0, count: total)
         var failure: StoreError?
@@ -119,6 +137,7 @@ public final class TreeReader: Sendable {
             do throws(StoreError) { try unsafe backend.read(pieces, into: memory) } catch { failure = error }
         }
         if let failure { throw failure }
+        state.withLock { $0.bytes += UInt64(bytes.count) }
         return bytes
     }
 }

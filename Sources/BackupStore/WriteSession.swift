@@ -1,10 +1,35 @@
 internal import BlockIO
+internal import Codecs
 internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
 /// One writer's unfinished files: they carry the session's name, which is locked as long as the writer lives.
 final class WriteSession: Sendable {
+    /// A session whose writer lives no more. Nobody else takes it while this is held.
+    final class Left: Sendable {
+        /// Its files, sorted; the lock's not among them.
+        let files: [String]
+        private let lockPath: String
+        private let lock: any HeldLock
+        private let fs: any FileSystem
+
+        init(files: [String], lockPath: String, lock: any HeldLock, _ fs: any FileSystem) {
+            self.files = files
+            self.lockPath = lockPath
+            self.lock = lock
+            self.fs = fs
+        }
+
+        /// Removes what is still there of it.
+        func remove() throws(StoreError) {
+            try storing { () throws(SystemError) in
+                for path in files where try fs.exists(path) { try fs.remove(path) }
+                try fs.remove(lockPath)
+            }
+        }
+    }
+
     private let folder: String
     private let name: String
     private let fs: any FileSystem
@@ -13,21 +38,25 @@ final class WriteSession: Sendable {
         var next = 0
     }
     private let state: Mutex<State>
+    /// What writers left that live no more; the last file of a session goes with ``Left/remove()``.
+    let left: [Left]
 
-    /// Begins a session, and removes what sessions left that have no living holder.
+    /// The digits of a session's name, of which the first say on which host it was begun.
+    private static let nameDigits = 16
+    private static let hostDigits = 6
+
+    /// Begins a session.
     init(in folder: String, _ fs: any FileSystem) throws(StoreError) {
         self.folder = folder
         self.fs = fs
-        name = randomBytes(8).map { byte in
-            let hex = String(byte, radix: 16)
-            return hex.count == 1 ? "0" + hex : hex
-        }.joined()
+        let host = Self.host
+        name = host + randomBytes((Self.nameDigits - host.utf8.count) / 2).map(Self.hex).joined()
         let path = "\(folder)/\(name).lock"
         let lock: (any HeldLock)?
         do throws(SystemError) {
             // Under this lock nobody mistakes a session that is just beginning for a dead one.
             let sessions = try fs.lock("\(folder)/sessions", wait: true)
-            try Self.clean(folder, fs)
+            left = try Self.leftBehind(folder, fs)
             lock = try fs.lock(path, wait: false)
             _ = sessions
         } catch { throw StoreError(error) }
@@ -35,20 +64,57 @@ final class WriteSession: Sendable {
         state = Mutex(State(lock: lock))
     }
 
-    private static func clean(_ folder: String, _ fs: any FileSystem) throws(SystemError) {
-        let names = try fs.list(folder).filter { $0 != "sessions" }
-        for session in Set(names.compactMap { $0.split(separator: ".").first }) {
-            let path = "\(folder)/\(session).lock"
-            let hasLock = names.contains("\(session).lock")
-            let lock = hasLock ? try fs.lock(path, wait: false) : nil
-            if hasLock, lock == nil { continue }
-            for name in names where name.hasPrefix("\(session).") && name != "\(session).lock" {
-                try fs.remove("\(folder)/\(name)")
-            }
-            if hasLock { try fs.remove(path) }
-            _ = lock
+    private static func hex(_ byte: UInt8) -> String {
+        let text = String(byte, radix: 16)
+        return text.count == 1 ? "0" + text : text
+    }
+
+    /// Digits that stand for this host.
+    private static let host: String = {
+        // Copies of one system have one machine-id.
+        let texts = ["/etc/machine-id", "/proc/sys/kernel/hostname"].map { ((try? kernelText($0)) ?? nil) ?? "" }
+        return String(Digest.hash(Array(texts.joined(separator: "\n").utf8)).description.prefix(hostDigits))
+    }()
+
+    /// The session that a file in `tmp` belongs to; `nil` for one that no session makes. What else is there is not
+    /// ours, and stays.
+    static func session(of file: String) -> Substring? {
+        let parts = file.split(separator: ".", omittingEmptySubsequences: false)
+        guard let name = parts.first, name.utf8.count == nameDigits,
+            name.utf8.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) })
+        else { return nil }
+        func isNumber(_ text: Substring) -> Bool {
+            !text.isEmpty && text.utf8.allSatisfy { (48...57).contains($0) }
+        }
+        switch parts.count {
+        case 2: return parts[1] == "lock" || isNumber(parts[1]) ? name : nil
+        case 3: return isNumber(parts[1]) && parts[2] == PartialPack.suffix ? name : nil
+        default: return nil
         }
     }
+
+    private static func leftBehind(_ folder: String, _ fs: any FileSystem) throws(SystemError) -> [Left] {
+        var files: [Substring: [String]] = [:]
+        let names = try fs.list(folder)
+        // Over a network another host's lock may not be seen here; then only this host's own are touched.
+        let isShared = networkTypes.contains(try fs.space(at: folder).typeMagic)
+        for name in names {
+            guard let session = session(of: name), !isShared || session.hasPrefix(host) else { continue }
+            files[session, default: []].append("\(folder)/\(name)")
+        }
+        var left: [Left] = []
+        for (session, paths) in files.sorted(by: { $0.key < $1.key }) {
+            let path = "\(folder)/\(session).lock"
+            var folders = false
+            for path in paths where try fs.isFolder(path) { folders = true }
+            guard !folders, let lock = try fs.lock(path, wait: false) else { continue }
+            left.append(Left(files: paths.filter { $0 != path }.sorted(), lockPath: path, lock: lock, fs))
+        }
+        return left
+    }
+
+    /// Types of file systems whose locks may be known to one host only: NFS, SMB, and FUSE (sshfs).
+    private static let networkTypes: Set<UInt64> = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x517b, 0x6573_5546]
 
     /// A path for a new file.
     func nextPath() throws(StoreError) -> String {
@@ -61,6 +127,7 @@ final class WriteSession: Sendable {
         return "\(folder)/\(name).\(number)"
     }
 
+    /// Files that are still there are taken up by the next writer.
     func end() {
         let lock = state.withLock { state in
             defer { state.lock = nil }

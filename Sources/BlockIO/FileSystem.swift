@@ -70,6 +70,8 @@ public protocol FileSystem: Sendable {
     func createFolder(_ path: String) throws(SystemError)
     func removeFolder(_ path: String) throws(SystemError)
     func exists(_ path: String) throws(SystemError) -> Bool
+    /// Size of the file at `path` in bytes, without opening it.
+    func fileSize(_ path: String) throws(SystemError) -> UInt64
     func isFolder(_ path: String) throws(SystemError) -> Bool
     /// Whether the name is in use, also by a link that leads nowhere.
     func isTaken(_ path: String) throws(SystemError) -> Bool
@@ -105,6 +107,8 @@ extension FileSystem {
         guard try exists(path) else { return nil }
         return try isFolder(path) ? .folder : .regular
     }
+
+    public func fileSize(_ path: String) throws(SystemError) -> UInt64 { try open(path, .read).size() }
 
     /// Puts `bytes` at `path` so that after a crash there are all of the old bytes or all of the new ones.
     public func replaceContents(of path: String, with bytes: [UInt8]) throws(SystemError) {

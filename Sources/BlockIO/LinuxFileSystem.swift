@@ -105,6 +105,13 @@ public struct LinuxFileSystem: FileSystem {
         _ = try check(result, "rename", "\(source) to \(target)")
     }
 
+    public func fileSize(_ path: String) throws(SystemError) -> UInt64 {
+        guard let status = try status(of: path) else {
+            throw SystemError(errno: .noSuchFileOrDirectory, operation: "examine", subject: path)
+        }
+        return status.size
+    }
+
     public func isTaken(_ path: String) throws(SystemError) -> Bool {
         var status = shim_stat()
         let result = unsafe shim_lstat(path, &status)

@@ -44,33 +44,42 @@ struct BackupCommand: ParsableCommand {
         // One run of this kind at a time: the one that is under way does what this one would do.
         let lock = all ? try overlapLock() : nil
         defer { withExtendedLifetime(lock) {} }
-        var reports: [BackupReport] = []
+        var list = BackupList()
         var failures: [CommandFailure] = []
         for set in sets {
             do throws(CommandFailure) {
-                reports += try Interruption.withCleanEnd { () throws(CommandFailure) in try run(set, configuration) }
+                try Interruption.withCleanEnd { () throws(CommandFailure) in
+                    try run(set, configuration, &list, &failures)
+                }
             } catch {
                 failures.append(error)
-                // One disk's trouble is no reason to leave the others without a backup.
-                guard all, !Interruption.isRequested else { throw error }
-                Report(common).note("godwit: \(error.message)")
+                for disk in set.disks { list.failures.append(FailedBackup(disk: disk.folder, error)) }
             }
+            // One disk's trouble is no reason to leave the others without a backup.
+            if Interruption.isRequested { break }
         }
-        if all {
-            try Report(common).result(["backups": reports], reports.flatMap(\.lines))
-        } else if reports.count == 1, disks.count == 1 {
-            try Report(common).result(reports[0], reports[0].lines)
-        } else {
-            try Report(common).result(
-                ["backups": reports], reports.isEmpty ? ["nothing to do"] : reports.flatMap(\.lines))
+        try tell(list, failures)
+    }
+
+    private func tell(_ list: BackupList, _ failures: [CommandFailure]) throws(CommandFailure) {
+        let isSingle = !all && disks.count == 1
+        if isSingle, let first = failures.first { throw first }
+        if isSingle, list.backups.count == 1 {
+            return try Report(common).result(list.backups[0], list.backups[0].lines)
         }
+        var lines = list.backups.flatMap(\.lines) + list.leftOut.map { "\($0.disk): left out, \($0.reason)" }
+        lines += list.failures.map { "\($0.disk): failed, \($0.message)" }
+        try Report(common).result(list, lines.isEmpty ? ["nothing to do"] : lines)
         if let first = failures.first {
+            let count = list.backups.count + list.leftOut.count + list.failures.count
             throw CommandFailure(
-                first.status, "\(failures.count) of \(sets.count) backups failed; the first: \(first.message)")
+                first.status, "\(list.failures.count) of \(count) backups failed; the first: \(first.message)")
         }
     }
 
-    private func run(_ set: BackupSet, _ configuration: Configuration) throws(CommandFailure) -> [BackupReport] {
+    private func run(
+        _ set: BackupSet, _ configuration: Configuration, _ list: inout BackupList, _ failures: inout [CommandFailure]
+    ) throws(CommandFailure) {
         let opened = try set.store.open(writable: true, common)
         defer { opened.close() }
         var options = BackupService.Options()
@@ -79,12 +88,18 @@ struct BackupCommand: ParsableCommand {
         options.ageMinNanoseconds = ifOlderThan.map { $0.milliseconds &* 1_000_000 }
         let displays = PhaseDisplays(common)
         defer { displays.finish() }
-        let outcomes = try translated {
+        let report = try translated {
             try BackupService().run(
                 set.disks, store: opened, hooks: set.hooks, options: options, progress: displays.update)
         }
         displays.finish()
-        return outcomes.map { BackupReport($0, store: "\(set.store.location)") }
+        list.backups += report.outcomes.map { BackupReport($0, store: "\(set.store.location)") }
+        list.leftOut += report.leftOut.map { LeftOutDisk(disk: $0.disk, reason: $0.reason) }
+        for (disk, failure) in report.failures {
+            let failure = CommandFailure(failure)
+            failures.append(failure)
+            list.failures.append(FailedBackup(disk: disk, failure))
+        }
     }
 
     private func overlapLock() throws(CommandFailure) -> any HeldLock {

@@ -5,6 +5,34 @@ internal import ChunkTree
 internal import Codecs
 internal import Geometry
 
+/// What `backup` tells of several disks.
+struct BackupList: Encodable {
+    var backups: [BackupReport] = []
+    var leftOut: [LeftOutDisk] = []
+    var failures: [FailedBackup] = []
+}
+
+/// A disk whose last point is young enough.
+struct LeftOutDisk: Encodable {
+    var disk: String
+    var reason: String
+}
+
+/// A disk whose backup failed, and why.
+struct FailedBackup: Encodable {
+    var disk: String
+    var code: String
+    var exitStatus: Int32
+    var message: String
+
+    init(disk: String, _ failure: CommandFailure) {
+        self.disk = disk
+        code = failure.status.name
+        exitStatus = failure.status.rawValue
+        message = failure.message
+    }
+}
+
 /// What `backup` tells of one disk.
 struct BackupReport: Encodable {
     var disk: String
@@ -31,6 +59,8 @@ struct BackupReport: Encodable {
     /// As after a clean sync; else as after a power cut.
     var isConsistent: Bool
     var leftBehind: String?
+    /// What else is to be told: that everything was read, and why, for instance.
+    var remarks: [String]
 
     init(_ outcome: BackupService.Outcome, store: String) {
         let figures = outcome.statistics
@@ -55,6 +85,7 @@ struct BackupReport: Encodable {
         peakMemoryBytes = figures.peakMemoryBytes
         isConsistent = outcome.isConsistent
         leftBehind = outcome.leftBehind
+        remarks = outcome.remarks
     }
 
     var lines: [String] {
@@ -66,6 +97,7 @@ struct BackupReport: Encodable {
             ["  frozen for", DurationText.format(nanoseconds: freezeNanoseconds)],
             ["  copied in", DurationText.format(nanoseconds: durationNanoseconds)],
         ])
+        lines += remarks.map { "  \($0)" }
         if let leftBehind {
             lines.append("  an old snapshot was not merged (the next backup tries again): \(leftBehind)")
         }

@@ -149,6 +149,9 @@ struct CommandFailure: Error, Hashable {
         case .exists: .exists
         case .outOfSpace: .noSpace
         case .io: .inputOutput
+        case .readOnly: .readOnly
+        case .permission: .permission
+        case .busy: .busy
         case .invalid: .usage
         case .remote: .connection
         case .refused: .remote

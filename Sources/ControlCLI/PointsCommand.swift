@@ -17,7 +17,8 @@ struct PointsCommand: ParsableCommand {
     func run() throws {
         let opened = try StoreArgument(store, common.configuration()).open(writable: false, common)
         defer { opened.close() }
-        var points = try opened.points()
+        var bad: [BadPoint] = []
+        var points = try opened.points { bad.append(BadPoint($0, $1)) }
         if let disk { points = points.filter { $0.content.name == disk || $0.content.disk == disk } }
         let reports = points.map(PointReport.init)
         var rows = [["POINT", "DISK", "SIZE", "READ", "NEW", "STORED", "KIND"]]
@@ -27,7 +28,40 @@ struct PointsCommand: ParsableCommand {
                 SizeText.format(report.newBytes), SizeText.format(report.storedBytes), report.mode,
             ])
         }
-        try Report(common).result(["points": reports], reports.isEmpty ? ["no points"] : Report.columns(rows))
+        let lines = reports.isEmpty ? ["no points"] : Report.columns(rows)
+        try Report(common).result(PointList(points: reports, badPoints: bad), lines + bad.map(\.line))
+        try BadPoint.fail(bad, in: opened.address)
+    }
+}
+
+private struct PointList: Encodable {
+    var points: [PointReport]
+    var badPoints: [BadPoint]
+}
+
+/// A restore point that can't be listed: damaged, of a later version, or not to be read.
+struct BadPoint: Encodable {
+    var id: String
+    var code: String
+    var message: String
+
+    init(_ id: String, _ error: StoreError) {
+        self.id = id
+        code = CommandFailure(error).status.name
+        message = error.message
+    }
+
+    var line: String { "\(id)  \(message)" }
+
+    /// Ends the command when there are some: what is good has been reported.
+    static func fail(_ bad: [BadPoint], in store: String) throws(CommandFailure) {
+        guard !bad.isEmpty else { return }
+        let isDamaged = bad.contains { $0.code == ExitStatus.corrupt.name }
+        let isUnreadable = bad.contains { $0.code == ExitStatus.inputOutput.name }
+        throw CommandFailure(
+            isDamaged ? .corrupt : isUnreadable ? .inputOutput : .unsupported,
+            "\(bad.count) points of \(store) could not be listed; the others are not touched by that: see 'godwit "
+                + "store verify'")
     }
 }
 

@@ -26,9 +26,9 @@ final class ProgressDisplay: Sendable {
         if isShown, let line = meter.withLock({ $0.line(done: done, total: total, at: time.monotonic()) }) {
             if isTerminal {
                 hasLine.withLock { $0 = true }
-                Report.write("\r\u{1B}[K" + line, to: .standardError)
+                Report.write("\r\u{1B}[K" + PrintableText.of(line), to: .standardError)
             } else {
-                Report.write(line + "\n", to: .standardError)
+                Report.write(PrintableText.of(line) + "\n", to: .standardError)
             }
         }
         return !Interruption.isRequested

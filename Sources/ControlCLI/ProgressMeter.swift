@@ -32,7 +32,8 @@ struct ProgressMeter {
         shown = now
         let elapsed = max(now - start, 1)
         let moved = done >= first ? done - first : 0
-        let rate = UInt64(Double(moved) * 1e9 / Double(elapsed))
+        // The figures may be a peer's word.
+        let rate = UInt64(min(Double(moved) * 1e9 / Double(elapsed), 1e18))
         guard total > 0 else { return "\(label): \(text(done)), \(text(rate))/s" }
         let percent = UInt64(Double(min(done, total)) * 100 / Double(total))
         var line = "\(label): \(percent) %, \(text(done)) of \(text(total)), \(text(rate))/s"

@@ -28,6 +28,9 @@ struct RestoreCommand: ParsableCommand {
 
     func validate() throws {
         guard (folder == nil) != (raw == nil) else { throw ValidationError("give either --to or --raw") }
+        guard folder != "-", raw != "-" else {
+            throw ValidationError("a restore writes in no order, so not to a pipe: give a file")
+        }
         guard raw == nil || (cluster == nil && imageVersion == nil) else {
             throw ValidationError("a raw file has neither clusters nor an image version: leave them out")
         }

@@ -13,17 +13,29 @@ struct StoreStats: ParsableCommand {
     func run() throws {
         let opened = try StoreArgument(store, common.configuration()).open(writable: false, common)
         defer { opened.close() }
-        let points = try opened.points()
+        var bad: [BadPoint] = []
+        let points = try opened.points { bad.append(BadPoint($0, $1)) }
         let packs = try opened.list(.pack)
         let indexes = try opened.list(.index)
         let report = StatsReport(
             store: opened.address, id: opened.info.uuid, chunkBytes: UInt64(opened.info.chunkBytes),
             points: points.count,
             disks: Set(points.map(\.content.disk)).count,
-            virtualBytes: points.reduce(0) { $0 &+ $1.content.root.shape.byteCount },
-            packs: packs.count, packBytes: packs.reduce(0) { $0 + $1.byteCount },
-            indexBytes: indexes.reduce(0) { $0 + $1.byteCount }, freeBytes: try opened.freeBytes())
-        try Report(common).result(report, report.lines)
+            virtualBytes: Self.sum(points.map(\.content.root.shape.byteCount)),
+            packs: packs.count, packBytes: Self.sum(packs.map(\.byteCount)),
+            indexBytes: Self.sum(indexes.map(\.byteCount)), freeBytes: try opened.freeBytes(), badPoints: bad)
+        try Report(common).result(report, report.lines + bad.map(\.line))
+        try BadPoint.fail(bad, in: opened.address)
+    }
+}
+
+extension StoreStats {
+    /// A store's figures may be a peer's word.
+    private static func sum(_ counts: [UInt64]) -> UInt64 {
+        counts.reduce(0) { sum, count in
+            let (next, overflow) = sum.addingReportingOverflow(count)
+            return overflow ? .max : next
+        }
     }
 }
 
@@ -39,6 +51,7 @@ private struct StatsReport: Encodable {
     var packBytes: UInt64
     var indexBytes: UInt64
     var freeBytes: UInt64?
+    var badPoints: [BadPoint]
 
     var lines: [String] {
         Report.columns([

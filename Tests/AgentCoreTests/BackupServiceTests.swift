@@ -5,6 +5,7 @@ import BlockIO
 import DiskImage
 import Geometry
 import Glibc
+import LinuxSystem
 import SystemPackage
 import TestSupport
 import Testing
@@ -62,9 +63,11 @@ private struct BackedHost {
         defer { store.close() }
         var options = BackupService.Options()
         options.job.workers = 1
-        let outcomes = try BackupService(attachments: attachments, fs: fs).run(
+        let report = try BackupService(attachments: attachments, fs: fs).run(
             Self.folders.map { ($0, String($0.dropFirst(7))) }, store: store, hooks: nil, options: options)
+        let outcomes = report.outcomes
         points += outcomes.map(\.point.id)
+        if let (_, failure) = report.failures.first { throw failure }
         return outcomes
     }
 
@@ -88,7 +91,7 @@ private struct BackedHost {
         verify.workers = 1
         let report = try verify.run(store: store)
         guard report.isSound else { throw Mismatch(description: "the store: \(report.problems)") }
-        let there = Set(try store.points().map(\.id))
+        let there = Set(try store.points { _, error in Issue.record("\(error)") }.map(\.id))
         for id in points where !there.contains(id) { throw Mismatch(description: "point \(id) is lost") }
         for (index, folder) in Self.folders.enumerated() {
             let disk = try Disk.open(folder, in: fs)
@@ -210,4 +213,97 @@ private struct BackedHost {
         }
         #expect(number > 30)
     }
+
+    private func service(_ host: BackedHost, at time: UInt64) -> BackupService {
+        BackupService(attachments: host.attachments, fs: host.fs, time: FixedTime(realtime: time))
+    }
+
+    private func run(
+        _ host: BackedHost, at time: UInt64, age: UInt64? = nil, folders: [String] = BackedHost.folders
+    ) throws -> BackupService.Report {
+        let store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        defer { store.close() }
+        var options = BackupService.Options()
+        options.job.workers = 1
+        options.ageMinNanoseconds = age
+        return try service(host, at: time).run(
+            folders.map { ($0, "name") }, store: store, hooks: nil, options: options)
+    }
+
+    private static let day: UInt64 = 86_400_000_000_000
+    private static let now: UInt64 = 1_800_000_000_000_000_000
+
+    @Test("a point from a clock that was ahead is no reason to leave a disk out; a young one is, and is told")
+    func clockAhead() throws {
+        let folder = try TemporaryFolder()
+        let host = try BackedHost(folder)
+        #expect(try run(host, at: Self.now + 400 * Self.day).outcomes.count == 2)
+        #expect(try run(host, at: Self.now, age: Self.day).outcomes.count == 2)
+        let again = try run(host, at: Self.now + Self.day / 2, age: Self.day)
+        #expect(again.outcomes.isEmpty && again.leftOut.count == 2)
+        #expect(try run(host, at: Self.now + 2 * Self.day, age: Self.day).outcomes.count == 2)
+    }
+
+    @Test("a mark whose point is gone or damaged does not count: the disk is backed up in whole", arguments: 0..<3)
+    func badMark(kind: Int) throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a mark without its point")
+        var host = try prepared(folder, &random)
+        for name in try host.fs.list("/store/points") {
+            let path = "/store/points/" + name
+            switch kind {
+            case 0: try host.fs.remove(path)
+            case 1: try host.fs.open(path, .update).writeBytes([0], at: 30)
+            default: try host.fs.open(path, .update).truncate(to: 3)
+            }
+        }
+        host.points = []
+        let report = try run(host, at: Self.now, age: 100 * Self.day)
+        #expect(report.outcomes.count == 2 && report.leftOut.isEmpty)
+        #expect(report.outcomes.allSatisfy { !$0.statistics.isIncremental && $0.remarks.isEmpty == (kind == 0) })
+        let made = Set(report.outcomes.map(\.point.id))
+        for name in try host.fs.list("/store/points") where !made.contains(name) {
+            try host.fs.remove("/store/points/" + name)
+        }
+        try host.expectSound()
+    }
+
+    @Test("marks that can't be understood are kept and told of; a copied folder is another disk")
+    func identities() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("identities of disks")
+        let host = try prepared(folder, &random)
+        let one = BackedHost.folders[0]
+        let first = try run(host, at: Self.now, folders: [one]).outcomes[0].point.content.disk
+        // A copy.
+        try host.fs.createFolder("/disks/copy")
+        for name in try host.fs.list(one) {
+            let bytes = try host.fs.contents(of: "\(one)/\(name)", limit: 1 << 30)
+            let file = try host.fs.open("/disks/copy/" + name, OpenMode(writable: true, creation: .exclusive))
+            try file.writeBytes(bytes, at: 0)
+        }
+        let copy = try run(host, at: Self.now, folders: ["/disks/copy"]).outcomes[0]
+        #expect(copy.point.content.disk != first && !copy.statistics.isIncremental && copy.remarks.count == 1)
+        let next = try run(host, at: Self.now, folders: ["/disks/copy"]).outcomes[0]
+        #expect(next.point.content.disk == copy.point.content.disk && next.statistics.isIncremental)
+        #expect(try run(host, at: Self.now, folders: [one]).outcomes[0].point.content.disk == first)
+        // Moved, and not copied: the same disk.
+        try host.fs.rename("/disks/copy", to: "/disks/moved")
+        let moved = try run(host, at: Self.now, folders: ["/disks/moved"]).outcomes[0]
+        #expect(moved.point.content.disk == copy.point.content.disk && moved.statistics.isIncremental)
+        // Marks that somebody has spoilt.
+        let marks = one + "/" + DiskMarks.fileName
+        try host.fs.open(marks, .update).truncate(to: 1)
+        let spoilt = try run(host, at: Self.now, folders: [one]).outcomes[0]
+        #expect(spoilt.remarks.count == 1 && spoilt.point.content.disk != first)
+        #expect(try host.fs.exists(marks + ".unreadable"))
+    }
+}
+
+/// A clock that stands still.
+private struct FixedTime: TimeSource {
+    private let now: UInt64
+    init(realtime: UInt64) { now = realtime }
+    func monotonic() -> UInt64 { 0 }
+    func realtime() -> UInt64 { now }
 }

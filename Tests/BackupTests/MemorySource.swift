@@ -12,6 +12,8 @@ final class MemorySource: BackupSource {
         var written: [Int]
         var epoch = 1
         var bytesRead = 0
+        /// The state that is read has been dropped meanwhile.
+        var isReplaced = false
     }
     let clusterBytes: UInt64
     let state: Mutex<State>
@@ -58,6 +60,11 @@ final class MemorySource: BackupSource {
                 memory.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + memory.count]))
             }
         }
+    }
+
+    func checkUnchanged() throws(BackupError) {
+        guard state.withLock({ $0.isReplaced }) else { return }
+        throw BackupError(.disk(.notFound), "the state was dropped")
     }
 
     func forEachChangedRun(since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool) throws(BackupError)

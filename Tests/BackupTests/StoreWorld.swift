@@ -5,6 +5,16 @@ import Glibc
 import TestSupport
 import Testing
 
+extension StoreBackend {
+    /// All restore points, oldest first; the first one that is damaged is an error.
+    func points() throws -> [RestorePoint] {
+        var failure: StoreError?
+        let points = try points { _, error in failure = failure ?? error }
+        if let failure { throw failure }
+        return points
+    }
+}
+
 /// Equality of large arrays at the C library's speed.
 func isSame(_ a: [UInt8], _ b: [UInt8]) -> Bool { a.count == b.count && memcmp(a, b, a.count) == 0 }
 
@@ -29,6 +39,8 @@ struct StoreWorld {
     var kept: [Kept] = []
     var base: BackupJob.Base?
     var time: UInt64 = 1_700_000_000_000_000_000
+    /// What the last backup stored.
+    var bytesNew: UInt64 = 0
 
     init() throws {
         try fs.createFolder("/backups")
@@ -60,12 +72,17 @@ struct StoreWorld {
         try LocalStore.create(at: Self.path, uuid: "uuid-1", chunkBytes: 4096, in: fs)
     }
 
-    func open() throws(StoreError) -> LocalStore { try LocalStore(opening: Self.path, in: fs) }
+    /// Small packs, and an index file for each few of them: a backup has several of each.
+    func open() throws(StoreError) -> LocalStore {
+        var options = LocalStore.Options()
+        options.unindexedPacksMax = 2
+        return try LocalStore(opening: Self.path, options: options, in: fs)
+    }
 
     func job() -> BackupJob {
         BackupJob(
             disk: "disk-1", name: "test", snapshot: disk.freeze(), time: time, base: base,
-            options: BackupJob.Options(workers: 1))
+            options: BackupJob.Options(workers: 1, packBytesTarget: 12_000))
     }
 
     /// Backs up what the disk holds now, and keeps in mind what the point must hold.
@@ -75,7 +92,9 @@ struct StoreWorld {
         let store: LocalStore
         do throws(StoreError) { store = try open() } catch { throw BackupError(error) }
         defer { store.close() }
-        let point = try job.run(source: disk, store: store).point
+        let outcome = try job.run(source: disk, store: store)
+        let point = outcome.point
+        bytesNew = outcome.statistics.bytesNew
         kept.append(Kept(point: point, content: disk.content))
         base = BackupJob.Base(point: point, snapshot: job.snapshot)
         return point

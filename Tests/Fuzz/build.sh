@@ -72,7 +72,7 @@ build_module() {
 
 for target in "$@"; do
 	source=$root/Tests/Fuzz/$target.swift
-	read -r -a modules < <(sed -n '1s|^// modules:||p' "$source")
+	read -r -a modules < <(sed -n '1,/^[^/]/s|^// modules:||p' "$source" | tr '\n' ' ')
 	[ ${#modules[@]} -gt 0 ] || { echo "fuzz: $source does not name its modules" >&2; exit 1; }
 	objects=()
 	libraries=()

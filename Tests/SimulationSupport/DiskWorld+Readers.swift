@@ -55,15 +55,16 @@ extension DiskWorld {
     private func backup(_ step: Step, _ index: Int, _ incremental: Bool, _ process: WorldProcess) {
         guard let frozen = choose(index) else { return }
         attempt(step, process, allowing: [.notFound, .inUse]) {
-            let store = try LocalStore(opening: Self.storePath, in: storeFS)
+            var storeOptions = LocalStore.Options()
+            storeOptions.unindexedEntriesMax = 16
+            let store = try LocalStore(opening: Self.storePath, options: storeOptions, in: storeFS)
             defer { store.close() }
             let state = try FrozenState.open(Self.path, snapshot: frozen.guid, in: fs, direct: shape.direct)
             var base: BackupJob.Base?
             if incremental, let last = points.last(where: { point in isBelow(point.snapshot, frozen.guid) }) {
                 base = BackupJob.Base(point: last.point, snapshot: last.snapshot)
             }
-            var options = BackupJob.Options(workers: 1 + step.number % 2)
-            options.indexEntriesMax = 16
+            let options = BackupJob.Options(workers: 1 + step.number % 2, packBytesTarget: 100_000)
             let job = BackupJob(
                 disk: "disk", name: "disk", snapshot: frozen.guid, time: UInt64(1_700_000_000 + step.number),
                 base: base,

@@ -42,6 +42,9 @@ final class MemoryDisk: BackupSource, @unchecked Sendable {
         }
     }
 
+    /// It is a copy that nobody changes.
+    func checkUnchanged() {}
+
     func forEachChangedRun(since base: String?, _ body: (Range<UInt64>) throws(BackupError) -> Bool) throws(BackupError)
     {
         let after = base.flatMap { Int($0.dropFirst(6)) } ?? 0

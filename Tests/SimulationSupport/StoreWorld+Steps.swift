@@ -54,11 +54,13 @@ extension StoreWorld {
     }
 
     private func backup(_ step: Step, _ host: Host, _ incremental: Bool) throws {
-        let store = try LocalStore(opening: Self.path, in: fs)
+        var storeOptions = LocalStore.Options()
+        storeOptions.unindexedEntriesMax = shape.indexEntriesMax
+        let store = try LocalStore(opening: Self.path, options: storeOptions, in: fs)
         defer { store.close() }
         let (name, state) = host.disk.freeze()
-        var options = BackupJob.Options(workers: 1 + step.number % 3)
-        options.indexEntriesMax = shape.indexEntriesMax
+        let options = BackupJob.Options(
+            workers: 1 + step.number % 3, packBytesTarget: [30_000, 120_000, 64 << 20][step.number % 3])
         let job = BackupJob(
             disk: host.name, name: host.name, snapshot: name, time: SystemTime().realtime(),
             base: incremental ? host.base : nil, options: options)
@@ -163,7 +165,9 @@ extension StoreWorld {
         do {
             let store = try LocalStore(opening: Self.path, writable: false, in: fs)
             defer { store.close() }
-            points = try store.points()
+            var bad: StoreError?
+            points = try store.points { _, error in bad = bad ?? error }
+            if let bad, !isDamaged { throw bad }
         } catch {
             if isDamaged { return }
             throw error

@@ -248,6 +248,8 @@ struct SimulatedWorld: Sendable {
 
     mutating func settle(_ change: PendingNames) {
         for edit in change.edits {
+            // What was in a folder that is gone is gone with it.
+            guard nodes[edit.folder] != nil else { continue }
             withFolder(edit.folder) { folder in
                 guard folder.settled[edit.name, default: 0] < change.sequence else { return }
                 folder.settled[edit.name] = change.sequence

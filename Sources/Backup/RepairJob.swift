@@ -1,0 +1,41 @@
+public import BackupStore
+internal import Codecs
+
+/// Makes the index of a store anew, sets aside what is damaged, and tells which points are whole after that.
+public struct RepairJob: Sendable {
+    public struct Outcome: Sendable {
+        public var repair: RepairReport
+        public var points = 0
+        /// Points that can't be restored in whole.
+        public var damagedPoints: [String] = []
+        public var problems: [String] = []
+    }
+
+    public init() {}
+
+    /// - Parameter progress: bytes read and in all; `false` ends it.
+    public func run(
+        store: any StoreBackend, progress: (_ done: UInt64, _ total: UInt64) -> Bool = { _, _ in true }
+    ) throws(BackupError) -> Outcome {
+        guard let local = store as? LocalStore else {
+            throw BackupError(
+                .invalid, "\(store.address) is a store of another host: repair it there, with `godwit store repair`")
+        }
+        let found = try onStore { () throws(StoreError) in try local.repair(progress: progress) }
+        guard let found else {
+            throw BackupError(.cancelled, "the repair was stopped; nothing was taken away, begin it again")
+        }
+        var outcome = Outcome(repair: found)
+        let (packs, damage) = try onStore { () throws(StoreError) in (try local.list(.pack), try local.knownDamage()) }
+        let places = PlaceCheck(store: local, listed: packs, damage: damage, suspects: [])
+        let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }
+        let points = try PointCheck.run(local, places) { progress(total, total) }
+        guard let points else {
+            throw BackupError(.cancelled, "the repair is done; the look at the points was stopped")
+        }
+        outcome.points = points.points
+        outcome.damagedPoints = points.damaged
+        outcome.problems = points.problems.map(\.text)
+        return outcome
+    }
+}

@@ -1,0 +1,206 @@
+internal import BlockIO
+public import Codecs
+internal import LinuxSystem
+internal import Synchronization
+internal import SystemPackage
+
+// The folder `aside` of a store: what is known to be damaged. It is made when it is first needed.
+//
+//     PACK.damage    which frames of a pack are damaged, noted when somebody found out
+//     PACK.lost      a pack that the index named and that was not there: its entries were dropped
+//     PACK.pack      a pack that was taken out by a repair, with all in it that could not be saved
+//     INDEX.index    an index file that was taken out
+
+/// What of a pack is damaged, or can't be read.
+public struct PackDamage: Hashable, Sendable {
+    /// Offsets of frames.
+    public var frames: Set<UInt32> = []
+    /// No frame can be told from the others any more.
+    public var isWhole = false
+
+    public init(frames: Set<UInt32> = [], isWhole: Bool = false) {
+        self.frames = frames
+        self.isWhole = isWhole
+    }
+
+    public func covers(_ place: Location) -> Bool { isWhole || frames.contains(place.frameOffset) }
+
+    static let heading = "godwit-damage 1"
+    /// More are not told one by one.
+    private static let framesMax = 4096
+
+    mutating func formUnion(_ other: PackDamage) {
+        frames.formUnion(other.frames)
+        isWhole = isWhole || other.isWhole
+    }
+
+    func encoded() -> [UInt8] {
+        var text = RecordText(heading: Self.heading)
+        let isAll = isWhole || frames.count > Self.framesMax
+        text.set("frames", isAll ? "all" : frames.sorted().map(String.init).joined(separator: ","))
+        return text.encoded()
+    }
+
+    init(parsing bytes: [UInt8]) throws(StoreError) {
+        let text = try RecordText(parsing: bytes, heading: Self.heading, in: "a note of damage")
+        let value = try text.value("frames")
+        if value == "all" {
+            isWhole = true
+            return
+        }
+        for part in value.split(separator: ",", maxSplits: Self.framesMax) {
+            guard let offset = UInt32(part) else { throw StoreError(.corrupt, "a note of damage names no frame") }
+            frames.insert(offset)
+        }
+    }
+}
+
+extension LocalStore {
+    private static let noteSuffix = ".damage"
+    private static let lostSuffix = ".lost"
+    private static let packSuffix = ".pack"
+    private static let indexSuffix = ".index"
+
+    var asideFolder: String { "\(address)/aside" }
+    func asidePath(pack name: String) -> String { "\(asideFolder)/\(name)\(Self.packSuffix)" }
+    private func asidePath(index name: String) -> String { "\(asideFolder)/\(name)\(Self.indexSuffix)" }
+    private func notePath(_ name: String) -> String { "\(asideFolder)/\(name)\(Self.noteSuffix)" }
+
+    func asideNames() throws(StoreError) -> Set<String> {
+        try storing { () throws(SystemError) in
+            do throws(SystemError) { return Set(try fs.list(asideFolder)) } catch {
+                guard error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory else { throw error }
+                return []
+            }
+        }
+    }
+
+    private func makeAside() throws(SystemError) {
+        do throws(SystemError) { try fs.createFolder(asideFolder) } catch {
+            guard error.errno == .fileExists else { throw error }
+        }
+        try fs.synchronizeFolder(address)
+    }
+
+    /// What is noted, by pack. A note that can't be understood stands for the whole pack.
+    func loadNotes() throws(StoreError) -> [Digest: PackDamage] {
+        var notes: [Digest: PackDamage] = [:]
+        for file in try asideNames() where file.hasSuffix(Self.noteSuffix) {
+            guard let pack = Digest(hex: file.dropLast(Self.noteSuffix.count)) else { continue }
+            let bytes: [UInt8]
+            do throws(SystemError) { bytes = try fs.contents(of: "\(asideFolder)/\(file)", limit: 1 << 16) } catch {
+                // Taken back since the listing.
+                if error.errno == .noSuchFileOrDirectory { continue }
+                notes[pack] = PackDamage(isWhole: true)
+                continue
+            }
+            notes[pack] = (try? PackDamage(parsing: bytes)) ?? PackDamage(isWhole: true)
+        }
+        return notes
+    }
+
+    /// Notes, durably, that parts of packs are damaged: nothing is deduplicated against them from now on.
+    public func note(_ damage: [Digest: PackDamage]) throws(StoreError) {
+        guard !damage.isEmpty else { return }
+        try storing { () throws(SystemError) in
+            try makeAside()
+            for (pack, found) in damage.sorted(by: { $0.key < $1.key }) {
+                var all = found
+                let path = notePath(pack.description)
+                if try fs.exists(path), let bytes = try? fs.contents(of: path, limit: 1 << 16),
+                    let old = try? PackDamage(parsing: bytes)
+                {
+                    if old.isWhole || found.frames.isSubset(of: old.frames), !found.isWhole { continue }
+                    all.formUnion(old)
+                }
+                try fs.replaceContents(of: path, with: all.encoded())
+            }
+        }
+        state.withLock { state in
+            for (pack, found) in damage { state.census?.damage[pack, default: PackDamage()].formUnion(found) }
+        }
+        for segment in segments { try segment.noteDamage(of: Set(damage.keys)) }
+    }
+
+    /// Notes, durably, that packs are not there, before the index forgets them: what was built on them is not whole.
+    func noteLost(_ packs: Set<Digest>) throws(StoreError) {
+        guard !packs.isEmpty else { return }
+        try storing { () throws(SystemError) in
+            try makeAside()
+            for pack in packs.sorted() {
+                let path = "\(asideFolder)/\(pack)\(Self.lostSuffix)"
+                if try !fs.exists(path) { _ = try fs.open(path, OpenMode(writable: true, creation: .ifMissing)) }
+            }
+            try fs.synchronizeFolder(asideFolder)
+        }
+    }
+
+    /// Packs that were there once.
+    func formerPacks() throws(StoreError) -> Set<Digest> {
+        var packs: Set<Digest> = []
+        for name in try asideNames() {
+            for suffix in [Self.lostSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
+                if let pack = Digest(hex: name.dropLast(suffix.count)) { packs.insert(pack) }
+            }
+        }
+        return packs
+    }
+
+    /// Takes notes of packs back that were found to be whole, or that are not there any more.
+    func removeNotes(_ packs: [Digest]) throws(StoreError) {
+        try storing { () throws(SystemError) in
+            for pack in packs where try fs.exists(notePath(pack.description)) {
+                try fs.remove(notePath(pack.description))
+            }
+        }
+    }
+
+    /// Takes a pack out of the store. What of it is worth anything is durable elsewhere.
+    func setAside(pack name: String) throws(StoreError) {
+        let path = try path(.pack, name)
+        try storing { () throws(SystemError) in
+            try makeAside()
+            try fs.rename(path, to: asidePath(pack: name))
+            try fs.synchronizeFolder(asideFolder)
+            try fs.synchronizeFolder(folderPart(of: path))
+        }
+        state.withLock { state in state.open.removeAll { $0.name == name } }
+    }
+
+    /// Takes an index file out of the store.
+    func setAside(index name: String) throws(StoreError) {
+        try storing { () throws(SystemError) in
+            try makeAside()
+            try fs.rename("\(address)/index/\(name)", to: asidePath(index: name))
+            try fs.synchronizeFolder(asideFolder)
+            try fs.synchronizeFolder("\(address)/index")
+        }
+    }
+
+    /// Whether an answer of this store to its user has become wrong since: somebody found damage in a pack, or a wrong
+    /// index file, that it was taken from.
+    func expectAnswersHold() throws(StoreError) {
+        let now = try asideNames()
+        let new = state.withLock { now.subtracting($0.asideAtStart) }
+        guard !new.isEmpty else { return }
+        var packs: Set<Digest> = []
+        var indexes: Set<String> = []
+        for name in new {
+            for suffix in [Self.noteSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
+                if let pack = Digest(hex: name.dropLast(suffix.count)) { packs.insert(pack) }
+            }
+            if name.hasSuffix(Self.indexSuffix) { indexes.insert(String(name.dropLast(Self.indexSuffix.count))) }
+        }
+        let (segments, used) = state.withLock { ($0.segments, $0.used) }
+        var isWrong = !used.packs.isDisjoint(with: packs) || !used.indexes.isDisjoint(with: indexes)
+        for segment in segments where !isWrong && segment.isUsed {
+            let usesPack = try segment.isUsed(forAnyOf: packs)
+            isWrong = usesPack || indexes.contains(segment.name)
+        }
+        guard isWrong else { return }
+        throw StoreError(
+            .busy,
+            "store \(address) was found damaged, or was repaired, while this was put in: run it again, what was stored "
+                + "is used")
+    }
+}

@@ -1,0 +1,83 @@
+internal import BlockIO
+public import Codecs
+internal import LinuxSystem
+internal import Synchronization
+
+/// Which packs there are, and what is noted of them: the index counts only with this.
+struct PackCensus {
+    /// Sorted. For each TiB of content some 16,000 names of 32 bytes.
+    private var listed: [Digest]
+    /// Came later.
+    private var later: Set<Digest> = []
+    var damage: [Digest: PackDamage]
+
+    init(listed: [Digest], damage: [Digest: PackDamage]) {
+        self.listed = listed.sorted()
+        self.damage = damage
+    }
+
+    func has(_ pack: Digest) -> Bool { place(pack) != nil || later.contains(pack) }
+
+    /// Where it is among those that were listed.
+    func place(_ pack: Digest) -> Int? {
+        var (low, high) = (0, listed.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if listed[middle] < pack { low = middle + 1 } else { high = middle }
+        }
+        return low < listed.count && listed[low] == pack ? low : nil
+    }
+
+    var listedPacks: [Digest] { listed }
+
+    /// With what came later among the listed.
+    func consolidated() -> PackCensus {
+        later.isEmpty ? self : PackCensus(listed: listed + later, damage: damage)
+    }
+
+    mutating func insert(_ pack: Digest) {
+        if place(pack) == nil { later.insert(pack) }
+    }
+}
+
+extension LocalStore {
+    /// The census, taken when it is first asked for.
+    func census() throws(StoreError) -> PackCensus {
+        if let census = state.withLock({ $0.census }) { return census }
+        var packs: [Digest] = []
+        for folder in try packFolders() {
+            for name in try storing({ () throws(SystemError) in try fs.list(folder) }) {
+                if let pack = Digest(hex: name) { packs.append(pack) }
+            }
+        }
+        let census = PackCensus(listed: packs, damage: try loadNotes())
+        return state.withLock { state in
+            if let other = state.census { return other }
+            state.census = census
+            return census
+        }
+    }
+
+    /// What is noted of the packs that are there.
+    public func knownDamage() throws(StoreError) -> [Digest: PackDamage] { try census().damage }
+
+    /// Text that is the same as long as the same is missing or noted as damaged; `nil` when nothing is. Whoever builds
+    /// on an older point of a store with such a text sees first whether the point is still whole.
+    public func damage() throws(StoreError) -> String? {
+        let census = try census()
+        var lines: [String] = []
+        for (pack, damage) in census.damage where census.has(pack) {
+            lines.append("\(pack) \(damage.isWhole ? "all" : "\(damage.frames.sorted())")")
+        }
+        for pack in try formerPacks() where !census.has(pack) { lines.append("\(pack) missing") }
+        for segment in try preparedSegments() {
+            var number: UInt32 = 0
+            try segment.forEachPack { pack in
+                if segment.state(ofPack: number).contains(.absent) { lines.append("\(pack) missing") }
+                number += 1
+            }
+        }
+        guard !lines.isEmpty else { return nil }
+        return Digest.hash(Array(Set(lines).sorted().joined(separator: "\n").utf8)).description
+    }
+}
