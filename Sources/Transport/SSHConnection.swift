@@ -54,7 +54,7 @@ public enum SSHConnection {
         _ target: SSHTarget, _ options: SSHOptions, _ configuration: SSHConfiguration, _ proxyLog: ProxyLog?,
         _ body: (UnsafePointer<cssh_target>) -> R
     ) -> R {
-        let texts = [
+        let texts: [String?] = [
             target.user, options.configurationFile, options.identityFile, target.host, options.command,
             configuration.knownHostsFiles.joined(separator: "\n"), configuration.hostKeyAlias,
             configuration.revokedKeysFile, proxyLog?.path,
