@@ -88,10 +88,11 @@ soak: packages/build
 	$(SWIFT) build -c release --product simulate
 	Tests/Simulate/soak.sh .build/release/simulate $(SECONDS) $(FIRST)
 
-mutants: packages/test
+mutants: packages/test packages/kernelquick
 	$(SWIFT) build
 	$(SWIFT) build --build-tests
-	SWIFT="$(SWIFT)" Tests/Mutants/run.sh $(MUTANTS)
+	status=0; SWIFT="$(SWIFT)" Tests/Mutants/run.sh $(MUTANTS) || status=1; \
+		$(if $(MUTANTS),,kernel/tests/mutants/run || status=1;) exit $$status
 
 build: packages/build
 	$(SWIFT) build

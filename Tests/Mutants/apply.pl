@@ -22,6 +22,7 @@ use File::Path;
 sub contents { my ($path) = @_; open my $in, '<', $path or die "$path: $!\n"; local $/; return scalar <$in>; }
 sub store { my ($path, $text) = @_; open my $out, '>', $path or die "$path: $!\n"; print $out $text; close $out or die; }
 
+die "usage: apply.pl MUTANT TREE UNDO, or apply.pl --undo UNDO TREE\n" unless @ARGV == 3 && !grep { $_ eq '' } @ARGV;
 if ($ARGV[0] eq '--undo') {
     my ($undo, $tree) = @ARGV[1, 2];
     for my $path (split /\n/, contents("$undo/list")) { store("$tree/$path", contents("$undo/$path")); }
