@@ -177,7 +177,7 @@ int ploop_delta_sync_header(struct ploop_delta *delta)
 	return ret ? ret : ploop_delta_sync(delta);
 }
 
-/* Write the header, with this mark.  After an error the next one that is written is in use again. */
+/* Write the header, with this mark.  After an error the next one that is written is in use. */
 static int write_mark(struct ploop_delta *delta, u32 in_use)
 {
 	int ret;

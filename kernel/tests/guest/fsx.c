@@ -3,7 +3,8 @@
  * guest-tests fsx FOLDER [name=value...]: random reads and writes against a model.
  *
  * Each thread owns the stripes with its number. A stripe is no multiple of the cluster, so all threads meet in every
- * cluster, unless stripe= makes it so large that it has whole clusters, which are then written in one piece. A write fills its sectors with words that tell where and when, so a misplaced or stale sector is seen as such.
+ * cluster, unless stripe= makes it so large that it has whole clusters, which are then written in one piece. A write
+ * fills its sectors with words that tell where and when, so a misplaced or stale sector is seen as such.
  * After a discard a sector may read as before or as zeros, but from then on always the same.
  */
 #include "fsx.h"
