@@ -8,7 +8,6 @@
  */
 #include <linux/bitmap.h>
 #include <linux/mm.h>
-#include <linux/uaccess.h>
 #include "core.h"
 
 #define BITMAP_BYTES_MAX (64ull << 20)
@@ -309,26 +308,23 @@ void ploop_bitmap_unread(struct ploop_device *dev, u64 start, u64 end)
 /**
  * ploop_bitmap_list() - see &struct ploop_bitmap_list
  * @dev: the device
- * @arg: checked
+ * @infos: room for PLOOP_BITMAPS_MAX; zeros
  *
  * Context: Process context; sleeps.  Holds ctl_lock.
- * Return: 0 or -EFAULT.
+ * Return: how many there are.
  */
-int ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_list *arg)
+u32 ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_info *infos)
 {
-	struct ploop_bitmap_info __user *out = u64_to_user_ptr(arg->infos);
 	struct ploop_bitmap_state *bitmap;
-	u32 room = arg->nr;
+	u32 nr = 0;
 
-	arg->nr = 0;
 	list_for_each_entry(bitmap, &dev->bitmaps, list) {
-		struct ploop_bitmap_info info = { .granule_log = bitmap->shift };
+		struct bitmap_bits *bits = bits_of(bitmap);
 
-		memcpy(info.name, bitmap->name, sizeof(info.name));
-		info.marked = bitmap_weight(bits_of(bitmap)->bits, bits_of(bitmap)->nbits);
-		if (arg->nr < room && copy_to_user(&out[arg->nr], &info, sizeof(info)))
-			return -EFAULT;
-		arg->nr++;
+		strscpy(infos[nr].name, bitmap->name, sizeof(infos[nr].name));
+		infos[nr].granule_log = bitmap->shift;
+		infos[nr].marked = bitmap_weight(bits->bits, bits->nbits);
+		nr++;
 	}
-	return 0;
+	return nr;
 }

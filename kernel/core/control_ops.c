@@ -251,16 +251,27 @@ void ploop_ctl_bitmap_unread(const struct ploop_bitmap_read *arg)
 int ploop_ctl_bitmap_list(struct ploop_control *control, void *data)
 {
 	struct ploop_bitmap_list *arg = data;
+	struct ploop_bitmap_info *infos;
 	struct ploop_device *dev;
-	int ret;
+	u32 room = arg->nr;
+	int ret = 0;
 
 	if (arg->flags || !ploop_ctl_zero(arg->reserved, sizeof(arg->reserved)))
 		return -EINVAL;
+	infos = kcalloc(PLOOP_BITMAPS_MAX, sizeof(*infos), GFP_KERNEL);
+	if (!infos)
+		return -ENOMEM;
 	dev = ploop_ctl_lock(arg->index);
-	if (IS_ERR(dev))
-		return PTR_ERR(dev);
-	ret = ploop_bitmap_list(dev, arg);
+	if (IS_ERR(dev)) {
+		ret = PTR_ERR(dev);
+		goto out;
+	}
+	arg->nr = ploop_bitmap_list(dev, infos);
 	ploop_ctl_unlock(dev);
+	if (copy_to_user(u64_to_user_ptr(arg->infos), infos, min(arg->nr, room) * sizeof(*infos)))
+		ret = -EFAULT;
+out:
+	kfree(infos);
 	return ret;
 }
 

@@ -127,7 +127,7 @@ struct ploop_track;
  * @rdonly: the top is; like @levels
  * @stable: pages under write-back are not changed by who wrote them; like @levels
  * @maintenance: PLOOP_MNTN_*; written under @ctl_lock
- * @cookie: guarded by @ctl_lock
+ * @cookie: like @levels
  * @max_delta_bytes: limit of the top's file, 0 for none
  * @reserve_bytes: wanted free on the host before a snapshot
  * @punch: give freed clusters back to the host

@@ -137,6 +137,14 @@ static bool watcher_pop(struct ploop_watcher *watcher, struct ploop_event *event
 	return got;
 }
 
+/* The reader could not be given one: it is told so with the next. */
+static void watcher_lost(struct ploop_watcher *watcher, const struct ploop_event *event)
+{
+	spin_lock_irq(&watcher->lock);
+	watcher->lost += event->type == PLOOP_EV_LOST ? event->arg : 1;
+	spin_unlock_irq(&watcher->lock);
+}
+
 /* Is there anything to read? */
 static bool watcher_ready(struct ploop_watcher *watcher)
 {
@@ -163,8 +171,10 @@ ssize_t ploop_watcher_read(struct ploop_watcher *watcher, char __user *buf, size
 		return -EINVAL;
 	while (done + sizeof(event) <= count) {
 		if (watcher_pop(watcher, &event)) {
-			if (copy_to_user(buf + done, &event, sizeof(event)))
+			if (copy_to_user(buf + done, &event, sizeof(event))) {
+				watcher_lost(watcher, &event);
 				return done ? (ssize_t)done : -EFAULT;
+			}
 			done += sizeof(event);
 			continue;
 		}

@@ -49,6 +49,7 @@ static int get_delta(void __user *user, struct delta_arg *arg, struct ploop_delt
 
 static int do_add_delta(struct ploop_device *dev, void __user *user)
 {
+	char cookie[PLOOP_COOKIE_BYTES] = "";
 	struct ploop_delta_args args;
 	struct delta_arg arg;
 	int ret = get_delta(user, &arg, &args);
@@ -56,11 +57,11 @@ static int do_add_delta(struct ploop_device *dev, void __user *user)
 	if (ret)
 		return ret;
 	if ((arg.ctl.flags & PLOOP_CTLF_COOKIE) && !dev->cookie[0]) {
-		if (copy_from_user(dev->cookie, user + sizeof(arg), PLOOP_COOKIE_BYTES - 1)) {
-			dev->cookie[0] = 0;
+		if (copy_from_user(cookie, user + sizeof(arg), PLOOP_COOKIE_BYTES - 1))
 			return -EFAULT;
-		}
-		dev->cookie[PLOOP_COOKIE_BYTES - 1] = 0;
+		spin_lock(&dev->stack_lock);
+		strscpy(dev->cookie, cookie, sizeof(dev->cookie));
+		spin_unlock(&dev->stack_lock);
 	}
 	return ploop_add_delta(dev, &args);
 }

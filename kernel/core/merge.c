@@ -143,8 +143,8 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 		kfree(merge);
 		return ret;
 	}
+	ret = ploop_commit_for(dev, PLOOP_PATIENCE);
 	mutex_lock(&dev->commit_lock);
-	ret = ploop_commit(dev);
 	if (ret == 0)
 		ret = merge_open_lower(dev, merge, job->rate);
 	if (ret == 0 && !merge->grow)

@@ -245,7 +245,7 @@ int ploop_bitmaps_resize(struct ploop_device *dev, u64 sectors);
 int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg,
 		      struct ploop_range *ranges, u32 room);
 void ploop_bitmap_unread(struct ploop_device *dev, u64 start, u64 end);
-int ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_list *arg);
+u32 ploop_bitmap_list(struct ploop_device *dev, struct ploop_bitmap_info *infos);
 
 /* freeze.c */
 struct ploop_frozen *ploop_frozen_new(void);

@@ -59,9 +59,9 @@ static ssize_t cookie_show(struct device *d, struct device_attribute *attr, char
 	struct ploop_device *dev = to_ploop(d);
 	ssize_t ret;
 
-	mutex_lock(&dev->ctl_lock);
+	spin_lock(&dev->stack_lock);
 	ret = sysfs_emit(buf, "%s\n", dev->cookie);
-	mutex_unlock(&dev->ctl_lock);
+	spin_unlock(&dev->stack_lock);
 	return ret;
 }
 static DEVICE_ATTR_RO(cookie);

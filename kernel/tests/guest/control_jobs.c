@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tap.h"
@@ -235,6 +236,11 @@ void control_events(int fd)
 	is(poll(&p, 1, 20000), 1, "poll: stopped");
 	is(control_event(picky, index, PLOOP_EV_STOPPED), 0, "event: stopped");
 	is(control_event(watcher, index, PLOOP_EV_STOPPED), 0, "event: stopped, for the other watcher, too");
+	/* One that cannot be stored is told of. */
+	index = control_attach(fd, &path, 1, 0);
+	ok(syscall(SYS_read, watcher, 8, sizeof(e)) < 0 && errno == EFAULT, "read: to where there is no memory");
+	is(control_event(watcher, PLOOP_INDEX_ANY, PLOOP_EV_LOST), 1, "event: one was lost");
+	is(control_detach(fd, index), 0, "event: DETACH again");
 	close(watcher);
 	close(picky);
 }
