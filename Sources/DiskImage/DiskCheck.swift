@@ -130,7 +130,8 @@ private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ re
     let known = Set(descriptor.images.map { folder.path(of: $0) })
     for name in names where !known.contains("\(folder.path)/\(name)") {
         let isDelta = DiskDescriptor.isDeltaName(name)
-        let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp")
+        // With a name of somebody's making only what can be printed is shown.
+        let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp") && DiskDescriptor.isPlainName(name + "~")
         if isDelta || isStaging {
             report.findings.append(
                 CheckFinding(

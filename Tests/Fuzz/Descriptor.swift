@@ -3,8 +3,15 @@ import ImageFormat
 
 /// The descriptor, and each change to a tree that was accepted.
 func fuzz(_ bytes: [UInt8]) {
+    let name = String(decoding: bytes.prefix(300), as: UTF8.self)
+    if DiskDescriptor.isPlainName(name), name.contains("/") || name == ".." || name.isEmpty {
+        finding("a name that leads out of the folder")
+    }
+    if DiskDescriptor.isDeltaName(name), !DiskDescriptor.isPlainName(name) { finding("a delta's name that is none") }
     guard let descriptor = try? DiskDescriptor(parsing: bytes) else { return }
     check(descriptor)
+    if Set(descriptor.images.map(\.file)).count != descriptor.images.count { finding("two images in one file") }
+    if descriptor.images.contains(where: { $0.file.utf8.contains { $0 < 32 } }) { finding("a name of two lines") }
     let fresh = GUID("{33333333-1111-1111-1111-111111111111}") ?? .backup
     for state in descriptor.shots.prefix(8).map(\.guid) {
         guard (try? descriptor.chain(to: state))?.isEmpty == false else { finding("a state without a chain") }
@@ -13,10 +20,10 @@ func fuzz(_ bytes: [UInt8]) {
         changed = descriptor
         if (try? changed.removeLeaf(state)) != nil { check(changed) }
         changed = descriptor
-        if (try? changed.switchTop(to: state, newTopFile: "new")) != nil { check(changed) }
+        if (try? changed.switchTop(to: state, newTopFile: changed.newDeltaFile(fresh))) != nil { check(changed) }
     }
     var changed = descriptor
-    if (try? changed.addSnapshot(fresh, newTopFile: "new")) != nil { check(changed) }
+    if (try? changed.addSnapshot(fresh, newTopFile: changed.newDeltaFile(fresh))) != nil { check(changed) }
     changed.setSectorCount(1)
     check(changed)
 }
@@ -37,6 +44,7 @@ let seeds: [[UInt8]] = {
         try? descriptor.addSnapshot(guid, newTopFile: "root.hds.\(digit)")
         all.append(descriptor.encode())
     }
+    all.append(Array("root.hds.{33333333-1111-1111-1111-111111111111}".utf8))
     all.append(Array("<?xml version=\"1.0\"?><!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;<!-- d --><?e f?></a>".utf8))
     return all
 }()

@@ -8,6 +8,10 @@ func fuzz(_ bytes: [UInt8]) {
     guard bytes.count >= 8 else { return }
     let fileBytes = bytes[..<8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
     let image = Array(bytes[8...])
+    let probe = ForeignFormat.probeBytes
+    _ = ForeignFormat(head: Array(image.prefix(probe)), tail: Array(image.suffix(probe)))
+    let format = ForeignFormat(head: Array(image.prefix(probe)), tail: [])
+    if format != nil, (try? HeaderFields(parsing: image)) != nil { finding("an image of another format") }
     if let foreign = try? ForeignHeader(parsing: image, fileBytes: fileBytes) {
         if foreign.tableEnd > fileBytes { finding("a table behind the end of the file") }
         for raw: UInt32 in [1, 2, .max] { _ = foreign.offset(of: raw) }
