@@ -556,18 +556,36 @@ int ploop_reload(struct ploop_device *dev, u32 level)
 	return ret;
 }
 
-/**
- * ploop_shutdown() - end a device that nobody uses, whatever its state
- * @dev: the device
- */
-void ploop_shutdown(struct ploop_device *dev)
+/* So often a stop is tried of a device that nobody uses, and whose host does not answer. */
+#define SHUTDOWN_TRIES	10
+
+static int shutdown_call(void *arg)
 {
+	struct ploop_device *dev = arg;
+	int ret = 0, tries;
+
 	mutex_lock(&dev->ctl_lock);
+	for (tries = 0; tries < SHUTDOWN_TRIES && dev->running; tries++)
+		ret = ploop_stop(dev, 0);
 	/* What cannot be made durable now never will be. */
-	if (dev->running && ploop_stop(dev, 0) && dev->running) {
-		ploop_abort(dev, -EIO);
+	if (dev->running) {
+		ploop_abort(dev, ret);
 		ploop_stop(dev, 0);
 	}
 	ploop_clear(dev);
 	mutex_unlock(&dev->ctl_lock);
+	return 0;
+}
+
+/**
+ * ploop_shutdown() - end a device that nobody uses, whatever its state
+ * @dev: the device
+ *
+ * Whatever signals the caller gets: they are no reason to lose what was written.
+ *
+ * Context: Process context; sleeps.
+ */
+void ploop_shutdown(struct ploop_device *dev)
+{
+	ploop_call(shutdown_call, dev);
 }
