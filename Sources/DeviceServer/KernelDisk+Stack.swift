@@ -9,33 +9,26 @@ extension KernelDisk {
     // MARK: a new top
 
     func prepareSnapshot() throws(DiskError) -> any PreparedSwitch {
-        let isMine = state.change { state in
-            guard !state.isPreparing, !state.isClosing else { return false }
-            state.isPreparing = true
-            return true
-        }
-        guard isMine else {
-            throw DiskError(.busy, "\(held.path): another snapshot is being taken; try again later", path: held.path)
-        }
+        try begin(.prepare)
         do throws(DiskError) {
             cancelJob()
             // A merge that yields does not end, but has no job any more.
             let isFree: Bool? = state.wait(until: SystemTime().monotonic() + Self.yieldNanoseconds) { state in
-                state.hasJob ? nil : true
+                state.activities.hasRoom(for: .prepare) ? true : nil
             }
             if isFree == nil {
                 throw DiskError(.busy, "\(held.path): the driver does not end its merge", path: held.path)
             }
-            return Switch(disk: self, top: try held.makeTop())
+            let top = try held.makeTop()
+            state.change { $0.activities.turn(.prepare, into: .prepared) }
+            return Switch(disk: self, top: top)
         } catch {
-            endPreparing()
+            end(.prepare)
             throw error
         }
     }
 
     private static let yieldNanoseconds: UInt64 = 60_000_000_000
-
-    private func endPreparing() { state.change { $0.isPreparing = false } }
 
     private final class Switch: PreparedSwitch {
         private let disk: KernelDisk
@@ -52,28 +45,33 @@ extension KernelDisk {
             }
             let item = SnapshotItem(device: disk.device, newTop: descriptor.number)
             var nanoseconds: UInt64 = 0
-            try disk.held.commitTop(top) { () throws(DiskError) in
+            try disk.held.commitTop(
+                top,
+                isSwitched: { () throws(DiskError) in
+                    try disk.stackFiles().last == top.path
+                }
+            ) { () throws(DiskError) in
                 let start = SystemTime().monotonic()
                 // Who asks has frozen what is mounted, over all disks of a guest at once.
                 try disk.asking { () throws(DriverError) in try disk.driver.snapshot([item], freezesFor: nil) }
                 nanoseconds = SystemTime().monotonic() - start
             }
             withExtendedLifetime(descriptor) {}
-            disk.endPreparing()
+            disk.end(.prepared)
             return CommittedSnapshot(guid: top.guid, switchNanoseconds: nanoseconds)
         }
 
         func abandon() {
             disk.held.abandonTop(top)
-            disk.endPreparing()
+            disk.end(.prepared)
         }
     }
 
     // MARK: deleting a state
 
     func deleteSnapshot(_ guid: String, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
-        try beginWork()
-        defer { endWork() }
+        try begin(.merge)
+        defer { end(.merge) }
         var next: String? = guid
         while let current = next {
             try awaitTurn()
@@ -139,9 +137,8 @@ extension KernelDisk {
     // MARK: size
 
     func grow(to bytes: UInt64) throws(DiskError) {
-        try beginWork(grows: true)
-        defer { endWork() }
-        try awaitTurn()
+        try begin(.grow)
+        defer { end(.grow) }
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }
         guard !isReadOnly else {
             throw DiskError(.readOnly, "\(held.path) is open for reading only", path: held.path)
@@ -157,14 +154,21 @@ extension KernelDisk {
     }
 
     func compact(bytesPerSecond: UInt64, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
-        try beginWork()
-        defer { endWork() }
+        try begin(.compact)
+        defer { end(.compact) }
         while true {
             try awaitTurn()
             var isStopped = false
-            let status = try run(.compact, bytesPerSecond: bytesPerSecond) { done, total in
-                if !progress(done, total) { isStopped = true }
-                return !isStopped
+            let status: JobStatus
+            do throws(DiskError) {
+                status = try run(.compact, bytesPerSecond: bytesPerSecond) { done, total in
+                    if !progress(done, total) { isStopped = true }
+                    return !isStopped
+                }
+            } catch {
+                // A snapshot was faster than the start of the job.
+                guard error.code == .busy, state.withLock({ $0.isPreparing }) else { throw error }
+                continue
             }
             guard status.state == .cancelled else {
                 try check(status, "compact")

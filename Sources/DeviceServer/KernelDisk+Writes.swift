@@ -13,18 +13,16 @@ extension KernelDisk {
     static let trackerPrefix = "godwit-"
 
     func startTracking(granuleBytes: UInt64) throws(DiskError) -> any ChangeTracker {
-        let number: UInt64? = state.change { state in
-            guard !state.isGrowing else { return nil }
-            state.trackers += 1
+        try begin(.track)
+        let number = state.change { state in
             state.lastTracker += 1
             return state.lastTracker
         }
-        guard let number else { throw isBusy }
         let name = "\(Self.trackerPrefix)\(number)"
         do throws(DriverError) {
             try driver.createBitmap(name, of: device, granuleBytes: granuleBytes)
         } catch {
-            state.change { $0.trackers -= 1 }
+            end(.track)
             throw DiskError(error, path: held.path)
         }
         return Tracker(disk: self, name: name)
@@ -55,7 +53,7 @@ extension KernelDisk {
 
         func stop() {
             try? disk.driver.deleteBitmap(name, of: disk.device)
-            disk.state.change { $0.trackers -= 1 }
+            disk.end(.track)
         }
     }
 

@@ -20,20 +20,14 @@ final class KernelDisk: ControlledDisk {
     let frozen = Mutex<FrozenDevices?>(nil)
 
     struct State: Sendable {
-        /// A merge, grow or compaction is under way.
-        var isWorking = false
-        /// It is a grow: the device's size changes.
-        var isGrowing = false
-        /// It has the driver do a job.
-        var hasJob = false
+        /// A job of the driver is a ``Activity/step``.
+        var activities = Activities()
+        var isClosing: Bool { activities.isUnderWay(.close) }
         /// A new top is being made or waits: no job may begin.
-        var isPreparing = false
-        /// No job may begin any more.
-        var isClosing = false
+        var isPreparing: Bool { [.prepare, .prepared, .commit].contains { activities.isUnderWay($0) } }
         /// The disk is another host's: its writes were made to fail.
         var isReleased = false
-        /// Trackers that there are, and that there were.
-        var trackers = 0
+        /// Trackers that there were.
         var lastTracker: UInt64 = 0
     }
 
@@ -78,10 +72,7 @@ final class KernelDisk: ControlledDisk {
     /// Stops what is under way, and the device.
     /// The driver takes its device from nobody who has it open, forced or not.
     func prepareToClose(isForced: Bool) throws(DiskError) {
-        let isFirst = state.change { state in
-            defer { state.isClosing = true }
-            return !state.isClosing
-        }
+        let isFirst = state.change { $0.activities.beginClosing() }
         // The device may be another disk's by now.
         guard isFirst else { return }
         do throws(DiskError) {
@@ -90,7 +81,7 @@ final class KernelDisk: ControlledDisk {
         } catch {
             // A device whose writes fail can't close its images, and tells so when it has let go of them.
             if error.code != .busy, state.withLock({ $0.isReleased }), try stackFiles().isEmpty { return }
-            state.change { $0.isClosing = false }
+            end(.close)
             guard error.code == .busy else { throw error }
             throw DiskError(
                 .busy, "\(device.path) is in use: end what uses it (see 'fuser -vm \(device.path)') and retry",
@@ -101,9 +92,9 @@ final class KernelDisk: ControlledDisk {
     private func awaitQuiet() throws(DiskError) {
         cancelJob()
         let isQuiet: Bool? = state.wait(until: SystemTime().monotonic() + Self.jobEndNanoseconds) { state in
-            state.isWorking || state.isPreparing ? nil : true
+            state.activities.mayClose ? true : nil
         }
-        if isQuiet == nil { throw isBusy }
+        if isQuiet == nil { throw DiskError.busy(.merge, path: held.path) }
     }
 
     func close() throws(DiskError) { held.release() }
@@ -112,33 +103,32 @@ final class KernelDisk: ControlledDisk {
 
     /// Ends the job of the driver early, if there is one that can be.
     func cancelJob() {
-        guard state.withLock({ $0.hasJob }) else { return }
+        guard state.withLock({ $0.activities.isUnderWay(.step) }) else { return }
         // One that has just ended needs none.
         try? driver.cancelJob(of: device)
     }
 
-    /// Claims the right to change the stack; for a grow, no tracker may know the old size.
-    func beginWork(grows: Bool = false) throws(DiskError) {
-        let isMine = state.change { state in
-            guard !state.isWorking, !state.isClosing, !grows || state.trackers == 0 else { return false }
-            state.isWorking = true
-            state.isGrowing = grows
-            return true
+    /// Begins something, with what it waits for ended.
+    /// - Throws: `.busy`, with what excludes it.
+    func begin(_ activity: Activity) throws(DiskError) {
+        let refusal: Activity?? = state.wait(until: SystemTime().monotonic() + Self.jobEndNanoseconds) {
+            state -> Activity?? in
+            switch state.activities.begin(activity) {
+            case .begun, .stopping: .some(nil)
+            case .waits: nil
+            case .refused(let running): running
+            }
         }
-        guard isMine else { throw isBusy }
+        guard let refusal else { throw DiskError.busy(.merge, path: held.path) }
+        if let refusal { throw DiskError.busy(refusal, path: held.path) }
     }
 
-    func endWork() {
-        state.change { state in
-            state.isWorking = false
-            state.isGrowing = false
-        }
-    }
+    func end(_ activity: Activity) { state.change { $0.activities.end(activity) } }
 
-    var isBusy: DiskError {
-        DiskError(
-            .busy, "\(held.path): a snapshot, merge, resize or migration of this disk is under way; try again later",
-            path: held.path)
+    func during<R>(_ activity: Activity, _ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        try begin(activity)
+        defer { end(activity) }
+        return try body()
     }
 
     /// Has the driver do a job, and waits for its end.
@@ -148,18 +138,17 @@ final class KernelDisk: ControlledDisk {
     ) throws(DiskError) -> JobStatus {
         let events = try asking { () throws(DriverError) in try DriverEvents(of: device) }
         let clusterBytes = try asking { () throws(DriverError) in try driver.status(of: device) }.clusterBytes
-        let mayStart = state.change { state in
-            guard !state.isPreparing, !state.isClosing else { return false }
-            state.hasJob = true
-            return true
+        switch state.change({ $0.activities.begin(.step) }) {
+        case .begun, .stopping: break
+        case .waits: throw DiskError.busy(.prepare, path: held.path)
+        case .refused(let running): throw DiskError.busy(running, path: held.path)
         }
-        guard mayStart else { throw isBusy }
-        defer { state.change { $0.hasJob = false } }
+        defer { end(.step) }
         try asking { () throws(DriverError) in
             try driver.start(job, on: device, bytesPerSecond: bytesPerSecond)
         }
         // Who wanted it to end before it ran is heard here.
-        if state.withLock({ $0.isClosing || $0.isPreparing }) { cancelJob() }
+        if state.withLock({ $0.activities.isAskedToStop(.step) }) { cancelJob() }
         while true {
             let status = try asking { () throws(DriverError) in try driver.job(of: device) }
             guard status.isActive else { return status }

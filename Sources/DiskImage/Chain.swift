@@ -26,6 +26,15 @@ final class Chain: Sendable {
         alignment = deltas.reduce(1) { max($0, $1.file.alignment) }
     }
 
+    /// The chain without the delta at `path`, and with `merged` for the one of its name.
+    func without(_ path: String, putting merged: DeltaFile) -> Chain {
+        let left = deltas.compactMap { delta -> DeltaFile? in
+            if delta.path == path { return nil }
+            return delta.path == merged.path ? merged : delta
+        }
+        return Chain(deltas: left, writable: writable)
+    }
+
     /// Refuses deltas that do not belong together.
     static func check(_ deltas: [DeltaFile], path: String) throws(DiskError) {
         guard let base = deltas.first else { throw DiskError(.corrupt, "\(path) names no image", path: path) }

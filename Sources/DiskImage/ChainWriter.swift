@@ -223,17 +223,29 @@ struct ChainWriter: Sendable {
                 try zeroInTop(cluster, entry, valid, intent, chain, top)
                 return
             }
-            do throws(DiskError) {
-                try allocate(for: cluster, chain, top) { base, isZero throws(DiskError) in
-                    let size = chain.clusterSize.bytes
-                    if !isZero { try unsafe compose(top.delta, base, 0..<size, nil, 0..<size, fill: nil) }
-                    return isZero
-                }
-            } catch {
-                // A hint is not worth an error.
-                guard intent == .discard, error.code == .outOfSpace else { throw error }
+            if intent != .zeroAllocated, try hide(cluster, chain, top) { return }
+            // A hint is not worth any space.
+            if intent == .discard { return }
+            try allocate(for: cluster, chain, top) { base, isZero throws(DiskError) in
+                let size = chain.clusterSize.bytes
+                if !isZero { try unsafe compose(top.delta, base, 0..<size, nil, 0..<size, fill: nil) }
+                return isZero
             }
         }
+    }
+
+    /// Hides what a lower delta has of a cluster behind a place of the top that takes no space.
+    /// - Returns: `false`, with nothing done, where the host has no such thing.
+    private func hide(_ cluster: UInt64, _ chain: Chain, _ top: WritableDelta) throws(DiskError) -> Bool {
+        guard let allocator = top.allocator else { return false }
+        let hole = try top.delta.attempt { () throws(SystemError) in try allocator.allocateHole() }
+        guard let hole else { return false }
+        do throws(DiskError) { try map.set(cluster, to: hole, chain: chain) } catch {
+            allocator.release(hole)
+            throw error
+        }
+        top.noteHole()
+        return true
     }
 
     private func zeroInTop(
@@ -248,6 +260,10 @@ struct ChainWriter: Sendable {
                     allocator.release(UInt64(entry.cluster))
                     return
                 }
+                let isPunched = try top.delta.attempt { () throws(SystemError) in
+                    try top.delta.file.punch(offset: base, count: chain.clusterSize.bytes)
+                }
+                if isPunched { return top.noteHole() }
             } else {
                 let isPunched = try top.delta.attempt { () throws(SystemError) in
                     try top.delta.file.punch(offset: base, count: valid)

@@ -98,6 +98,33 @@ final class ClusterAllocator: Sendable {
         }
     }
 
+    /// A cluster that reads as zeros and takes no space, until something is written to it.
+    /// - Returns: `nil` where the host has no such thing.
+    func allocateHole() throws(SystemError) -> UInt64? {
+        try state.withLock { state throws(SystemError) in
+            guard state.canReserve else { return nil }
+            let size = delta.clusterSize
+            let cluster = state.free.runs.first?.lowerBound ?? state.next
+            guard bat.encode(cluster) != nil else { return nil }
+            let end = size.offset(of: cluster + 1)
+            if cluster == state.next, state.next == state.reservedEnd, try delta.file.size() < end {
+                try delta.file.truncate(to: end)
+            }
+            guard try delta.file.punch(offset: size.offset(of: cluster), count: size.bytes) else {
+                state.canReserve = false
+                return nil
+            }
+            if cluster == state.next {
+                state.next += 1
+                state.reservedEnd = max(state.reservedEnd, state.next)
+            } else {
+                _ = state.free.popFirst()
+            }
+            state.allocated += 1
+            return cluster
+        }
+    }
+
     /// Takes back a cluster that no map refers to any more.
     func release(_ cluster: UInt64) {
         state.withLock { $0.pending.append(cluster) }

@@ -26,8 +26,8 @@ enum CrashRepair {
         let end = delta.clusterSize.offset(of: outcome.usedEnd)
         try delta.attempt { () throws(SystemError) in
             if fileBytes != end { try delta.file.truncate(to: end) }
-            try delta.file.synchronize()
         }
+        try delta.synchronize()
         return outcome
     }
 

@@ -112,6 +112,15 @@ final class DeltaFile: Sendable {
         do throws(SystemError) { return try body() } catch { throw failure(error) }
     }
 
+    /// Makes what was written durable. A failure is final: ``DiskError/isFinal``.
+    func synchronize() throws(DiskError) {
+        do throws(SystemError) { try file.synchronize() } catch {
+            var lost = failure(error)
+            lost.isFinal = true
+            throw lost
+        }
+    }
+
     /// Bytes of the device that a cluster holds: fewer in the last one of a device of odd size.
     func validBytes(of cluster: UInt64, deviceBytes: UInt64) -> UInt64 {
         min(clusterSize.bytes, deviceBytes - clusterSize.offset(of: cluster))

@@ -20,10 +20,11 @@ struct DeltaMerge {
 
     /// - Parameters:
     ///   - lease: of the parent.
+    ///   - willWait: called before the host is waited for at length.
     ///   - progress: gets clusters done and in all; `false` stops.
     /// - Returns: how much was copied, durably.
     func run(
-        _ lease: borrowing ExclusiveLease, _ progress: (UInt64, UInt64) -> Bool
+        _ lease: borrowing ExclusiveLease, willWait: () -> Void = {}, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> End {
         precondition(lease.path == parent.delta.path, "the right to change another file")
         guard let scanner = BatScanner(child) else {
@@ -53,6 +54,7 @@ struct DeltaMerge {
                     break
                 }
             }
+            willWait()
             try table.write(to: parent)
             if isStopped {
                 try synchronize()
@@ -60,6 +62,7 @@ struct DeltaMerge {
             }
             page = found + 1
         }
+        willWait()
         try synchronize()
         return .all
     }
@@ -90,13 +93,13 @@ struct DeltaMerge {
             }
             page = found + 1
         }
-        if page > 0 { try child.attempt { () throws(SystemError) in try child.file.synchronize() } }
+        if page > 0 { try child.synchronize() }
     }
 
     private func synchronize() throws(DiskError) {
         // Frees before the synchronisation after which they count.
         let freed = parent.allocator?.takePending() ?? []
-        try parent.delta.attempt { () throws(SystemError) in try parent.delta.file.synchronize() }
+        try parent.delta.synchronize()
         parent.allocator?.reclaim(freed)
     }
 
@@ -179,13 +182,21 @@ struct DeltaMerge {
             allocator.release(present)
             return
         }
-        let place = try self.place(of: cluster, &table)
-        if place.isZero { return }
-        let base = size.offset(of: place.cluster)
-        let isZeroed = try parent.delta.attempt { () throws(SystemError) in
-            try parent.delta.file.zero(offset: base, count: size.bytes)
+        if let present {
+            let base = size.offset(of: present)
+            let isPunched = try parent.delta.attempt { () throws(SystemError) in
+                try parent.delta.file.punch(offset: base, count: size.bytes)
+            }
+            if isPunched { parent.noteHole() } else { try writeZeros(base, size.bytes) }
+            return
         }
-        if !isZeroed { try writeZeros(base, size.bytes) }
+        let hole = try parent.delta.attempt { () throws(SystemError) in try allocator.allocateHole() }
+        if let hole, let bat = parent.delta.bat {
+            parent.noteHole()
+            return table.set(cluster, bat.encode(hole) ?? 0)
+        }
+        let place = try self.place(of: cluster, &table)
+        if !place.isZero { try writeZeros(size.offset(of: place.cluster), size.bytes) }
     }
 }
 
@@ -197,7 +208,6 @@ private struct ParentPage {
     private let pool: BufferPool
     private var bytes: [UInt8] = []
     private var fileBytes: UInt64 = 0
-    private var isChanged = false
     /// What the deltas below have, once it was asked for.
     private var lower: [MapEntry]?
 
@@ -234,7 +244,6 @@ private struct ParentPage {
     mutating func set(_ cluster: UInt64, _ raw: UInt32) {
         let offset = DeltaFile.place(of: cluster).slot * 4
         for index in 0..<4 { bytes[offset + index] = UInt8(truncatingIfNeeded: raw >> UInt32(index * 8)) }
-        isChanged = true
     }
 
     mutating func hasBelow(_ cluster: UInt64) throws(DiskError) -> Bool {
@@ -248,14 +257,15 @@ private struct ParentPage {
         return lower?[DeltaFile.place(of: cluster).slot].isNone == false
     }
 
-    /// Makes the clusters' data durable, then writes the page.
+    /// Makes the clusters' data durable, then writes the page: also one that is what it was, for it may be so in the
+    /// host's cache only, since an earlier merge failed to store it.
     func write(to parent: WritableDelta) throws(DiskError) {
-        guard isChanged else { return }
+        guard !parent.delta.isRaw else { return }
         let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
         unsafe buffer.memory.copyBytes(from: bytes)
         if number == 0 { unsafe buffer.memory.copyBytes(from: parent.headerBytes) }
+        try parent.delta.synchronize()
         try parent.delta.attempt { () throws(SystemError) in
-            try parent.delta.file.synchronize()
             try unsafe parent.delta.file.write(
                 at: number * UInt64(DeltaFile.pageBytes), from: UnsafeRawBufferPointer(buffer.memory))
         }

@@ -25,13 +25,19 @@ extension Disk {
         guard let name = GUID(typed: guid) else {
             throw DiskError(.invalid, "\(guid) is no name of a snapshot", path: path)
         }
-        try beginMaintenance { state in
-            guard !state.isMerging, !state.isGrowing else { return nil }
-            state.isMerging = true
-            return ()
+        return try during(.merge) { () throws(DiskError) in
+            try noting { () throws(DiskError) in
+                try finishFrozen()
+                return try delete(name, folder) { done, total in
+                    !isAskedToStop(.merge) && progress(done, total)
+                }
+            }
         }
-        defer { endMaintenance { $0.isMerging = false } }
-        try finishFrozen()
+    }
+
+    private func delete(
+        _ name: GUID, _ folder: DiskFolder, _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> Bool {
         var next: GUID? = name
         var follows = 0
         while let current = next {
@@ -112,9 +118,12 @@ extension Disk {
 
     // MARK: A child that is frozen
 
+    /// - Parameters:
+    ///   - lease: of the parent.
+    ///   - willWait: called before the host is waited for at length.
     private func mergeFrozen(
         _ childName: GUID, into parentName: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease,
-        _ progress: (UInt64, UInt64) -> Bool
+        willWait: () -> Void = {}, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
         var lease = lease
         let childLease = try leaseBelow(try imagePath(of: childName, try folder.load(), folder))
@@ -125,26 +134,74 @@ extension Disk {
         let merge = DeltaMerge(
             child: pair.child, parent: parent, below: pair.below, pool: pool,
             bytesPerSecond: options.mergeBytesPerSecond)
-        let end = try merge.run(lease, progress)
-        _ = try finish(parent, &lease)
-        if case .stopped(let page) = end {
-            try merge.letGo(beforePage: page, childLease)
-            // Clusters of the child that no entry names any more are free for the next one who writes there.
+        do throws(DiskError) {
+            let end = try merge.run(lease, willWait: willWait, progress)
+            if case .stopped(let page) = end {
+                _ = try finish(parent, &lease)
+                try merge.letGo(beforePage: page, childLease)
+                try forgetPlaces()
+                return .stopped
+            }
+            try merge.closeGaps(lease, bytesMax: options.compactBytesMax)
+            folder.removeFile(try takeOut(childName, pair, parent.delta, folder))
+        } catch {
+            maintenance.change { $0.unfinished.append(parent) }
+            throw error
+        }
+        forget(childLease)
+        // Nobody knows the places any more that were moved from.
+        parent.allocator?.reclaim(parent.allocator?.takePending() ?? [])
+        maintenance.change { $0.unfinished.append(parent) }
+        _ = consume lease
+        // The state is gone: a failure here is told by what comes next.
+        do throws(DiskError) { try finishFrozen() } catch {
+            maintenance.change { if $0.finishFailure == nil { $0.finishFailure = error } }
+        }
+        return .done(childName)
+    }
+
+    /// Clusters of a child that no entry names any more are free for the next one who writes there.
+    private func forgetPlaces() throws(DiskError) {
+        try during(.swap) { () throws(DiskError) in
             try gate.exclusively { chain throws(DiskError) in
                 try flushInside()
                 map.invalidate()
                 return chain
             }
-            return .stopped
         }
-        if let file = descriptor.image(childName)?.file { try folder.noteLeftover(file) }
-        let file = try folder.updateDescriptor { descriptor throws(ImageError) in
-            try descriptor.mergeIntoParent(childName)
+    }
+
+    /// Takes a merged child out of the descriptor, and of the chain in use if it is part of it. All that can fail comes
+    /// before the descriptor; nothing can between it and the chain.
+    /// - Returns: the file that the descriptor no longer names.
+    private func takeOut(
+        _ child: GUID, _ pair: Pair, _ merged: DeltaFile, _ folder: DiskFolder
+    ) throws(DiskError) -> String {
+        let reopened = try ChainOpener(fs: fs, options: options).open(
+            ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil),
+            writable: false)
+        if let file = try folder.load().image(child)?.file { try folder.noteLeftover(file) }
+        return try folder.withDescriptorLock { () throws(DiskError) in
+            var descriptor = try folder.load()
+            let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(child) }
+            try folder.stage(descriptor)
+            guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else {
+                try commitStaged(folder)
+                return file
+            }
+            try during(.swap) { () throws(DiskError) in
+                try gate.pauseWrites()
+                defer { gate.resumeWrites() }
+                // From here on the map has nothing that the file has not.
+                try flush()
+                try commitStaged(folder)
+                gate.exclusively { chain in
+                    map.invalidate()
+                    return chain.without(pair.child.path, putting: reopened)
+                }
+            }
+            return file
         }
-        try drop(pair, merged: parent.delta)
-        forget(childLease)
-        folder.removeFile(file)
-        return .done(childName)
     }
 
     /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole. Whoever
@@ -200,34 +257,11 @@ extension Disk {
     private func growRaw(_ delta: DeltaFile, to bytes: UInt64) throws(DiskError) -> WritableDelta {
         var grown = delta
         if bytes > delta.byteCount {
-            try delta.attempt { () throws(SystemError) in
-                try delta.file.truncate(to: bytes)
-                try delta.file.synchronize()
-            }
+            try delta.attempt { () throws(SystemError) in try delta.file.truncate(to: bytes) }
+            try delta.synchronize()
             grown = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: bytes, clusterSize: delta.clusterSize)
         }
         return WritableDelta(delta: grown, allocator: nil, isMarked: true, isUntidy: false)
-    }
-
-    /// Takes a merged child out of the chain in use, if it is part of it.
-    private func drop(_ pair: Pair, merged: DeltaFile) throws(DiskError) {
-        guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else { return }
-        let reopened = try ChainOpener(fs: fs, options: options).open(
-            ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil),
-            writable: false)
-        try whileSwitching { () throws(DiskError) in
-            // Most of it before everybody is held out.
-            try flush()
-            try gate.exclusively { chain throws(DiskError) in
-                try flushInside()
-                map.invalidate()
-                let deltas = chain.deltas.compactMap { delta -> DeltaFile? in
-                    if delta.path == pair.child.path { return nil }
-                    return delta.path == merged.path ? reopened : delta
-                }
-                return Chain(deltas: deltas, writable: chain.writable)
-            }
-        }
     }
 
     // MARK: A child that is written to
@@ -242,18 +276,23 @@ extension Disk {
             throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
         }
         let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
-        if used * clusterSize.bytes <= Self.heldMergeBytes || used <= 16 {
+        if used * clusterSize.bytes <= max(Self.heldMergeBytes, clusterSize.bytes) {
             return try mergeTopHeld(into: parent, folder, lease, progress)
         }
         // What was asked for is done by now: the state that was to go is gone.
         guard follows < Self.followsMax else { return .done(nil) }
         follows += 1
         let prepared = try prepareSnapshot()
-        _ = try commit(prepared, isTemporary: true)
+        do throws(DiskError) { _ = try commit(prepared, isTemporary: true) } catch {
+            // Nobody else could.
+            abandonSnapshot(prepared)
+            throw error
+        }
         try finishFrozen()
         var brake = WriteBrake(gate, strength: follows - Self.freeFollows)
         defer { brake.release() }
-        return try mergeFrozen(prepared.name, into: parent, folder, lease) { done, total in
+        return try mergeFrozen(prepared.name, into: parent, folder, lease, willWait: { brake.release() }) {
+            done, total in
             brake.step()
             return progress(done, total)
         }
@@ -263,48 +302,52 @@ extension Disk {
         into parentName: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease,
         _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
-        var lease = lease
         // A delta that waits to become the top was made for this one.
-        try beginMaintenance { state in
-            guard !state.isPreparing else { return nil }
-            state.isPreparing = true
-            return ()
-        }
-        defer { endMaintenance { $0.isPreparing = false } }
-        let descriptor = try markTemporary(parentName, folder)
-        let pair = try openPair(descriptor, descriptor.top, folder)
-        forget(lease)
-        let parent = try beginMerge(pair, lease)
-        return try whileSwitching { () throws(DiskError) in
-            try gate.pauseWrites()
-            defer { gate.resumeWrites() }
-            try flush()
+        try during(.mergeTop) { () throws(DiskError) in
+            let topLease = try leaseBelow(try imagePath(of: folder.load().top, folder.load(), folder))
+            let descriptor = try markTemporary(parentName, folder)
+            let pair = try openPair(descriptor, descriptor.top, folder)
+            forget(lease)
+            let parent = try beginMerge(pair, lease)
             let merge = DeltaMerge(child: pair.child, parent: parent, below: pair.below, pool: pool, bytesPerSecond: 0)
-            guard try merge.run(lease, progress) == .all else {
-                _ = try finish(parent, &lease)
-                return .stopped
-            }
             if let file = descriptor.image(descriptor.top)?.file { try folder.noteLeftover(file) }
-            let file = try commitTopMerge(folder)
-            try gate.exclusively { chain throws(DiskError) in
-                map.invalidate()
-                let allocated = chain.writable?.allocator?.allocatedCount ?? 0
-                maintenance.withLock { $0.allocatedBefore += allocated }
-                return Chain(deltas: Array(chain.deltas.dropLast(2)) + [parent.delta], writable: parent)
+            do throws(DiskError) {
+                let file = try swapTop(merge, lease, folder, progress)
+                if let file { folder.removeFile(file) } else { maintenance.change { $0.unfinished.append(parent) } }
+                forget(topLease)
+                return file == nil ? .stopped : .done(nil)
+            } catch {
+                maintenance.change { $0.unfinished.append(parent) }
+                throw error
             }
-            folder.removeFile(file)
-            return .done(nil)
         }
     }
 
-    /// - Returns: the file that the descriptor no longer names.
-    private func commitTopMerge(_ folder: DiskFolder) throws(DiskError) -> String {
-        try folder.withDescriptorLock { () throws(DiskError) in
-            var descriptor = try folder.load()
-            let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(descriptor.top) }
-            try folder.stage(descriptor)
-            try commitStaged(folder)
-            return file
+    /// Merges the top while writes are held, and goes on in the file below. What may be waited for comes before that.
+    /// - Returns: the file that the descriptor no longer names; `nil` when it was stopped.
+    private func swapTop(
+        _ merge: DeltaMerge, _ lease: borrowing ExclusiveLease, _ folder: DiskFolder,
+        _ progress: (UInt64, UInt64) -> Bool
+    ) throws(DiskError) -> String? {
+        let lock = try folder.lockDescriptor()
+        defer { withExtendedLifetime(lock) {} }
+        var descriptor = try folder.load()
+        let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(descriptor.top) }
+        try folder.stage(descriptor)
+        try begin(.swap)
+        defer { end(.swap) }
+        try gate.pauseWrites()
+        defer { gate.resumeWrites() }
+        try flush()
+        guard try merge.run(lease, progress) == .all else { return nil }
+        try commitStaged(folder)
+        let parent = merge.parent
+        gate.exclusively { chain in
+            map.invalidate()
+            let allocated = chain.writable?.allocator?.allocatedCount ?? 0
+            maintenance.withLock { $0.allocatedBefore += allocated }
+            return Chain(deltas: Array(chain.deltas.dropLast(2)) + [parent.delta], writable: parent)
         }
+        return file
     }
 }

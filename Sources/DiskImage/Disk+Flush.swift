@@ -42,7 +42,7 @@ extension Disk {
     private func synchronize(_ delta: DeltaFile) throws(DiskError) {
         counters.hostFlushes.add(1, ordering: .relaxed)
         do throws(DiskError) {
-            try delta.attempt { () throws(SystemError) in try delta.file.synchronize() }
+            try delta.synchronize()
         } catch {
             gate.fail(error)
             throw error
@@ -75,12 +75,7 @@ extension Disk {
         }
         let limit = Int(clamping: max(16, options.partialBytesMax / clusterSize.bytes))
         guard let cluster = top.takePartial(beyond: limit) else { return }
-        let current = try gate.enterRead()
-        defer { gate.leaveRead() }
-        guard let now = current.writable, now === top else { return }
-        do throws(DiskError) { try writer.settle(cluster, current, now) } catch {
-            now.notePartial(cluster)
-            throw error
-        }
+        // What can't be filled now is when the disk is closed: no reason to fail a write.
+        _ = try? changing(top) { chain throws(DiskError) in try writer.settle(cluster, chain, top) }
     }
 }

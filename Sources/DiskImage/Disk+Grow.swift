@@ -10,12 +10,12 @@ extension Disk {
     /// of the moves are durable, the room is filled with zeros; then the header is written. A crash leaves the old
     /// size, or the new one.
     public func grow(to bytes: UInt64) throws(DiskError) {
-        try beginMaintenance { state in
-            guard !state.isMerging, !state.isGrowing, !state.isPreparing, state.trackers == 0 else { return nil }
-            state.isGrowing = true
-            return ()
+        try during(.grow) { () throws(DiskError) in
+            try noting { () throws(DiskError) in try growInTurn(to: bytes) }
         }
-        defer { endMaintenance { $0.isGrowing = false } }
+    }
+
+    private func growInTurn(to bytes: UInt64) throws(DiskError) {
         guard !options.readOnly, let top = gate.chain.writable else {
             throw DiskError(.readOnly, "\(path) is open for reading only", path: path)
         }
@@ -37,13 +37,12 @@ extension Disk {
         }
         let delta = top.delta
         let grown = sum & ~(clusterSize.bytes - 1)
-        try delta.attempt { () throws(SystemError) in
-            try delta.file.truncate(to: grown)
-            try delta.file.synchronize()
-        }
+        try delta.attempt { () throws(SystemError) in try delta.file.truncate(to: grown) }
+        try delta.synchronize()
         let larger = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: grown, clusterSize: clusterSize)
         let writable = WritableDelta(delta: larger, allocator: nil, isMarked: true, isUntidy: false)
-        try gate.exclusively { chain throws(DiskError) in
+        try flush()
+        gate.exclusively { chain in
             map.invalidate()
             return Chain(deltas: chain.deltas.dropLast() + [larger], writable: writable)
         }
@@ -78,7 +77,6 @@ extension Disk {
         try gate.pauseWrites()
         gate.resumeWrites()
         try flush()
-        let chain = gate.chain
         var moved: Int
         repeat {
             moved = 0
@@ -87,7 +85,12 @@ extension Disk {
             try scanner.forEachEntry { cluster, raw throws(DiskError) in
                 if let place = scanner.place(raw), room.contains(place) { owners.append(cluster) }
             }
-            for cluster in owners where try writer.moveUp(cluster, outOf: room, chain, top) { moved += 1 }
+            for cluster in owners {
+                let isMoved = try changing(top) { chain throws(DiskError) in
+                    try writer.moveUp(cluster, outOf: room, chain, top)
+                }
+                if isMoved == true { moved += 1 }
+            }
             // The moves are durable before anything in the room is touched.
             try flush()
         } while moved > 0
@@ -101,13 +104,14 @@ extension Disk {
     ) throws(DiskError) -> WritableDelta {
         precondition(lease.path == delta.delta.path, "the right to change another file")
         var grown = delta
-        try whileSwitching { () throws(DiskError) in
+        try during(.swap) { () throws(DiskError) in
             try flush()
             try gate.exclusively { chain throws(DiskError) in
                 try flushInside()
+                // However far it comes: what was moved is to be looked up anew.
+                defer { map.invalidate() }
                 try BatGrowth.moveData(of: delta, toSectors: sectors, pool)
                 grown = try BatGrowth.writeHeader(of: delta, toSectors: sectors)
-                map.invalidate()
                 // The chain's own view of the file has the old header, which says where data begins.
                 let deltas = chain.deltas.map { $0.path == delta.delta.path ? grown.delta : $0 }
                 return Chain(deltas: deltas, writable: chain.writable)
@@ -131,8 +135,8 @@ enum BatGrowth {
                     at: offset, from: UnsafeRawBufferPointer(ZeroMemory.bytes(Int(count))))
                 offset += count
             }
-            try delta.delta.file.synchronize()
         }
+        try delta.delta.synchronize()
     }
 
     /// Writes the larger header, durably. - Returns: the file as it is then.
@@ -141,10 +145,8 @@ enum BatGrowth {
         let file = delta.delta.file
         try clearSlots(behind: header.bat, in: delta.delta)
         try parsing(delta.delta.path) { () throws(ImageError) in try header.grow(toSectors: sectors) }
-        try delta.delta.attempt { () throws(SystemError) in
-            try DeltaFile.writeHeader(header, to: file)
-            try file.synchronize()
-        }
+        try delta.delta.attempt { () throws(SystemError) in try DeltaFile.writeHeader(header, to: file) }
+        try delta.delta.synchronize()
         let grown = DeltaFile(path: delta.delta.path, file: file, header: header)
         return WritableDelta(delta: grown, allocator: delta.allocator, isMarked: true, isUntidy: true)
     }
@@ -184,30 +186,40 @@ enum BatGrowth {
         let room = old..<header.firstDataCluster
         guard !room.isEmpty else { return }
         allocator.raiseFloor(to: room.upperBound)
-        var moves: [(cluster: UInt64, raw: UInt32)] = []
+        var moves: [Move] = []
         try scanner.forEachEntry { cluster, raw throws(DiskError) in
             guard let place = scanner.place(raw), room.contains(place) else { return }
             let target = try delta.delta.attempt { () throws(SystemError) in try allocator.allocate() }
             try copy(place, to: target.cluster, delta.delta, pool)
-            moves.append((cluster, scanner.bat.encode(target.cluster) ?? 0))
+            moves.append(Move(cluster: cluster, raw: scanner.bat.encode(target.cluster) ?? 0))
         }
-        let file = delta.delta.file
-        try delta.delta.attempt { () throws(SystemError) in
-            try file.synchronize()
-            let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
-            for move in moves {
-                let (page, slot) = DeltaFile.place(of: move.cluster)
-                try unsafe file.read(at: page * UInt64(DeltaFile.pageBytes), into: buffer.memory)
-                unsafe buffer.memory.storeBytes(of: move.raw.littleEndian, toByteOffset: slot * 4, as: UInt32.self)
-                try unsafe file.write(
-                    at: page * UInt64(DeltaFile.pageBytes), from: UnsafeRawBufferPointer(buffer.memory))
-            }
-            try file.synchronize()
-        }
+        try enter(moves, in: delta.delta)
         try fillRoom(room, delta)
     }
 
-    private static func copy(
+    /// A new entry for a cluster whose data was copied.
+    struct Move {
+        var cluster: UInt64
+        var raw: UInt32
+    }
+
+    /// Makes the copies durable, then the entries that point to them.
+    static func enter(_ moves: [Move], in delta: DeltaFile) throws(DiskError) {
+        try delta.synchronize()
+        let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)
+        try delta.attempt { () throws(SystemError) in
+            for move in moves {
+                let (page, slot) = DeltaFile.place(of: move.cluster)
+                let offset = page * UInt64(DeltaFile.pageBytes)
+                try unsafe delta.file.read(at: offset, into: buffer.memory)
+                unsafe buffer.memory.storeBytes(of: move.raw.littleEndian, toByteOffset: slot * 4, as: UInt32.self)
+                try unsafe delta.file.write(at: offset, from: UnsafeRawBufferPointer(buffer.memory))
+            }
+        }
+        try delta.synchronize()
+    }
+
+    static func copy(
         _ source: UInt64, to target: UInt64, _ delta: DeltaFile, _ pool: BufferPool
     ) throws(DiskError) {
         let size = delta.clusterSize

@@ -26,24 +26,26 @@ extension Disk {
     public func prepareSnapshot(guid: String? = nil) throws(DiskError) -> PreparedSnapshot {
         let folder = try writableFolder()
         let name = try snapshotName(guid)
-        try beginMaintenance { state in
-            guard !state.isPreparing, !state.isGrowing else { return nil }
-            state.isPreparing = true
-            return ()
-        }
+        try begin(.prepare)
         do throws(DiskError) {
             try finishFrozen()
-            try compactUnlessMerging()
+            // Somebody waits for the snapshot: what is more to move than this stays for a better time.
+            _ = try compact(bytesMax: min(options.compactBytesMax, Self.compactBeforeBytes), .atOnce)
             // What is flushed now need not be in the switch.
             try flush()
             let prepared = try makeDelta(name, in: folder)
-            endMaintenance { $0.prepared = prepared }
+            maintenance.change { state in
+                state.prepared = prepared
+                state.activities.turn(.prepare, into: .prepared)
+            }
             return prepared
         } catch {
-            endMaintenance { $0.isPreparing = false }
+            end(.prepare)
             throw error
         }
     }
+
+    private static let compactBeforeBytes: UInt64 = 64 << 20
 
     func writableFolder() throws(DiskError) -> DiskFolder {
         guard let folder else {
@@ -69,17 +71,6 @@ extension Disk {
             throw DiskError(.io, "\(path): the system has no random bytes", path: path)
         }
         return name
-    }
-
-    private func compactUnlessMerging() throws(DiskError) {
-        let isClaimed = maintenance.change { state in
-            guard !state.isMerging else { return false }
-            state.isMerging = true
-            return true
-        }
-        guard isClaimed else { return }
-        defer { endMaintenance { $0.isMerging = false } }
-        try compact()
     }
 
     private func makeDelta(_ name: GUID, in folder: DiskFolder) throws(DiskError) -> PreparedSnapshot {
@@ -140,6 +131,7 @@ extension Disk {
         let isMine = maintenance.change { state in
             guard state.prepared === prepared else { return false }
             state.prepared = nil
+            state.activities.turn(.prepared, into: .commit)
             return true
         }
         guard isMine else { throw DiskError(.invalid, "\(path): that snapshot is not prepared", path: path) }
@@ -151,15 +143,19 @@ extension Disk {
                     if isTemporary { try descriptor.markTemporary(prepared.name) }
                 }
                 try folder.stage(descriptor)
-                return try whileSwitching { () throws(DiskError) in try switchTop(prepared, folder) }
+                return try during(.swap) { () throws(DiskError) in try switchTop(prepared, folder) }
             }
-            endMaintenance { $0.isPreparing = false }
+            end(.commit)
             return committed
         } catch {
             // Still prepared: to be tried again or abandoned. Unless the disk has failed: then the descriptor may name
             // the new top, which must stay. The next open knows, and removes it if it is not needed.
             let isFailed = gate.failure != nil
-            endMaintenance { state in if isFailed { state.isPreparing = false } else { state.prepared = prepared } }
+            maintenance.change { state in
+                guard !isFailed else { return state.activities.end(.commit) }
+                state.prepared = prepared
+                state.activities.turn(.commit, into: .prepared)
+            }
             throw error
         }
     }
@@ -172,7 +168,8 @@ extension Disk {
         try flush()
         let old = gate.chain.writable
         try commitStaged(folder)
-        gate.replace { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
+        // From the descriptor on nothing can fail.
+        gate.exclusively { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
         let end = SystemTime().monotonic()
         if let old { noteFrozen(old) }
         return CommittedSnapshot(guid: prepared.guid, switchNanoseconds: end - start)
@@ -199,7 +196,7 @@ extension Disk {
         guard isMine else { return }
         // What can't be removed now is removed when the disk is opened next.
         try? fs.remove(prepared.delta.delta.path)
-        endMaintenance { $0.isPreparing = false }
+        end(.prepared)
     }
 
     /// The whole tree, parents before their children.

@@ -112,7 +112,7 @@ public final class Disk: Sendable {
             throw DiskError(.readOnly, "\(path) is open for reading only", path: path)
         }
         if !range.isEmpty {
-            try top.markInUse()
+            if !top.isMarkedInUse { try noting { () throws(DiskError) in try top.markInUse() } }
             // After the write, and before anybody is told of it; also a failed one may have changed something.
             defer { markDirty(range) }
             try body(range, chain, top)
@@ -164,13 +164,9 @@ public final class Disk: Sendable {
 
     /// - Throws: `.invalid` for a granule that is none.
     public func startTracking(granuleBytes: UInt64 = 64 << 10) throws(DiskError) -> DirtyTracker {
-        try beginMaintenance { state in
-            guard !state.isGrowing else { return nil }
-            state.trackers += 1
-            return ()
-        }
+        try begin(.track)
         guard let tracker = DirtyTracker(byteCount: byteCount, granuleBytes: granuleBytes) else {
-            endMaintenance { $0.trackers -= 1 }
+            end(.track)
             throw DiskError(
                 .invalid, "\(path): changes can't be tracked in granules of \(granuleBytes) bytes; use 4 KiB to 1 MiB",
                 path: path)
@@ -185,7 +181,7 @@ public final class Disk: Sendable {
             if let index { trackers.remove(at: index) }
             return index != nil
         }
-        if isFound { endMaintenance { $0.trackers -= 1 } }
+        if isFound { end(.track) }
     }
 
     private func markDirty(_ range: ByteRange) {
@@ -198,14 +194,23 @@ public final class Disk: Sendable {
 
     /// Holds new writes back; returns when those under way have ended and are durable. Pauses nest.
     public func pauseWrites() throws(DiskError) {
-        try gate.pauseWrites()
-        do throws(DiskError) { try flush() } catch {
-            gate.resumeWrites()
+        try begin(.hold)
+        do throws(DiskError) {
+            try gate.pauseWrites()
+            do throws(DiskError) { try flush() } catch {
+                gate.resumeWrites()
+                throw error
+            }
+        } catch {
+            end(.hold)
             throw error
         }
     }
 
-    public func resumeWrites() { gate.resumeWrites() }
+    public func resumeWrites() {
+        gate.resumeWrites()
+        end(.hold)
+    }
 
     /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under
     /// way.

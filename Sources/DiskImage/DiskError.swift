@@ -36,6 +36,9 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
     public var message: String
     /// The folder or file it is about.
     public var path: String
+    /// The host lost what was written to `path` before and would not say so a second time: doing the same again proves
+    /// nothing.
+    public var isFinal = false
 
     public init(_ code: Code, _ message: String, path: String) {
         self.code = code

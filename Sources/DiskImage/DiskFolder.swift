@@ -174,6 +174,13 @@ public struct DiskFolder: Sendable {
     /// Runs `body` with the descriptor locked against others that change it, ploop's tools included.
     /// - Throws: `.busy` when the lock is not to be had within a minute.
     public func withDescriptorLock<R>(_ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        let lock = try lockDescriptor()
+        defer { withExtendedLifetime(lock) {} }
+        return try body()
+    }
+
+    /// - Throws: `.busy` when the lock is not to be had within a minute.
+    func lockDescriptor() throws(DiskError) -> any HeldLock {
         let name = "\(path)/\(Self.descriptorLockName)"
         let lock = try withPath(name) { () throws(SystemError) in
             try PatientLock.take(name, in: fs, deadlineMilliseconds: Self.lockWaitMilliseconds)
@@ -181,8 +188,7 @@ public struct DiskFolder: Sendable {
         guard let lock else {
             throw DiskError(.busy, "\(path): another program keeps the descriptor locked; try again later", path: path)
         }
-        defer { withExtendedLifetime(lock) {} }
-        return try body()
+        return lock
     }
 
     /// Loads the descriptor, changes it, stores it: with the lock held.

@@ -13,8 +13,9 @@ public struct DiskOptions: Hashable, Sendable {
     public var reserveAheadBytes: UInt64 = 64 << 20
     /// How many bytes of clusters may be written in part at a time; beyond it, older ones are filled with zeros.
     public var partialBytesMax: UInt64 = 4 << 30
-    /// Bytes that are moved at most, to cut a file in which clusters were freed, before a snapshot and on close.
-    public var compactBytesMax: UInt64 = 1 << 30
+    /// Bytes that are moved at most, to cut a file in which clusters were freed, on close and at a time; before a
+    /// snapshot it is less.
+    public var compactBytesMax: UInt64 = 256 << 20
     /// Bytes a second that a merge moves at most; 0: as fast as it goes.
     public var mergeBytesPerSecond: UInt64 = 0
     /// What is left to do for a delta that was frozen is done by a thread of its own; otherwise by the next operation

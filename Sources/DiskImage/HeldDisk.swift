@@ -152,8 +152,14 @@ public final class HeldDisk: Sendable {
 
     /// Names the new top in the descriptor, durably, and then has the device switched to it. In between the file is one
     /// more level without any data, which changes nothing: so a crash leaves one of two equal disks.
-    /// - Parameter switchDevice: gets the device to go on in the new top. When it throws, all is as before.
-    public func commitTop(_ top: NewTop, _ switchDevice: () throws(DiskError) -> Void) throws(DiskError) {
+    /// - Parameters:
+    ///   - isSwitched: whether the device has the new top; asked when `switchDevice` fails, maybe after the switch.
+    ///   - switchDevice: gets the device to go on in the new top. When it throws and the device has not gone on there,
+    ///     all is as before; when nobody knows, the file stays named, which changes nothing.
+    public func commitTop(
+        _ top: NewTop, isSwitched: () throws(DiskError) -> Bool = { () throws(DiskError) in false },
+        _ switchDevice: () throws(DiskError) -> Void
+    ) throws(DiskError) {
         let folder = try folderWithTree()
         try folder.withDescriptorLock { () throws(DiskError) in
             let before = try folder.load()
@@ -165,7 +171,12 @@ public final class HeldDisk: Sendable {
                 throw error.error
             }
             do throws(DiskError) { try switchDevice() } catch {
-                try folder.store(before)
+                switch try? isSwitched() {
+                // The snapshot is there all the same.
+                case true?: return
+                case false?: try folder.store(before)
+                case nil: break
+                }
                 throw error
             }
         }

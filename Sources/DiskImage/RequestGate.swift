@@ -28,26 +28,47 @@ final class RequestGate: Sendable {
     var failure: DiskError? { state.withLock { $0.failed } }
 
     func enterRead() throws(DiskError) -> Chain {
-        try state.await { state throws(DiskError) in
-            if let ended = state.ended { throw ended }
-            guard !state.isClosed else { return nil }
-            state.readers += 1
-            return state.chain
-        }
+        if let chain = try state.withLock({ state throws(DiskError) in try Self.enterRead(&state) }) { return chain }
+        return try state.await { state throws(DiskError) in try Self.enterRead(&state) }
+    }
+
+    private static func enterRead(_ state: inout State) throws(DiskError) -> Chain? {
+        if let ended = state.ended { throw ended }
+        guard !state.isClosed else { return nil }
+        state.readers += 1
+        return state.chain
     }
 
     /// Waits while writes are held back.
     func enterWrite() throws(DiskError) -> Chain {
-        try state.await { state throws(DiskError) in
-            if let failure = state.ended ?? state.failed { throw failure }
-            guard !state.isClosed, state.pauses == 0 else { return nil }
-            state.writers += 1
-            return state.chain
-        }
+        if let chain = try enterWriteNow() { return chain }
+        return try state.await { state throws(DiskError) in try Self.enterWrite(&state) }
     }
 
-    func leaveRead() { state.change { $0.readers -= 1 } }
-    func leaveWrite() { state.change { $0.writers -= 1 } }
+    /// - Returns: `nil` instead of waiting.
+    func enterWriteNow() throws(DiskError) -> Chain? {
+        try state.withLock { state throws(DiskError) in try Self.enterWrite(&state) }
+    }
+
+    private static func enterWrite(_ state: inout State) throws(DiskError) -> Chain? {
+        if let failure = state.ended ?? state.failed { throw failure }
+        guard !state.isClosed, state.pauses == 0 else { return nil }
+        state.writers += 1
+        return state.chain
+    }
+
+    func leaveRead() { leave { $0.readers -= 1 } }
+    func leaveWrite() { leave { $0.writers -= 1 } }
+
+    /// Wakes nobody unless somebody waits for those inside: a read must not wake all the writes that are held.
+    private func leave(_ body: (inout State) -> Void) {
+        let isAwaited = state.withLock { state in
+            body(&state)
+            let isFull = state.writers > 0 || (state.readers > 0 && (state.isClosed || state.ended != nil))
+            return !isFull && (state.isClosed || state.pauses > 0 || state.ended != nil)
+        }
+        if isAwaited { state.change { _ in } }
+    }
 
     /// Holds new writes back and waits until none is inside.
     func pauseWrites() throws(DiskError) {
@@ -65,11 +86,10 @@ final class RequestGate: Sendable {
 
     func resumeWrites() { state.change { $0.pauses -= 1 } }
 
-    /// Puts another chain on. Only for who holds writes back, and for a chain in which the old one's levels stay true.
-    func replace(_ change: (Chain) -> Chain) { state.withLock { $0.chain = change($0.chain) } }
-
-    /// Waits until nobody is inside, runs `body` with nobody getting in, and puts its chain on.
-    func exclusively(_ body: (Chain) throws(DiskError) -> Chain) throws(DiskError) {
+    /// Waits until nobody is inside, runs `body` with nobody getting in, and puts its chain on. A reader, too, must not
+    /// be inside with the old one: it would meet entries of the map that are newer than its chain, and load pages of
+    /// the map that are older than the new one.
+    func exclusively<E: Error>(_ body: (Chain) throws(E) -> Chain) throws(E) {
         let chain = state.await { state -> Chain? in
             guard !state.isClosed else { return nil }
             state.isClosed = true

@@ -24,9 +24,9 @@ enum Tidying {
                 try fillHoles(of: delta, end)
                 guard try fillParts(of: delta, end, pool, &lease, yields) else { return false }
             }
-            try delta.file.synchronize()
-            return true
         } catch { throw delta.failure(error) }
+        try delta.synchronize()
+        return true
     }
 
     private static func fillHoles(of delta: DeltaFile, _ end: UInt64) throws(SystemError) {

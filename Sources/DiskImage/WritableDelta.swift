@@ -15,6 +15,8 @@ final class WritableDelta: Sendable {
         var partialsStart = 0
         /// The file may hold clusters that are not written in whole, or unused ones.
         var isUntidy: Bool
+        /// Clusters that hold only zeros take no space in it.
+        var hasHoles = false
     }
 
     let delta: DeltaFile
@@ -56,6 +58,13 @@ final class WritableDelta: Sendable {
     var header: ImageHeader? { state.withLock { $0.header } }
     var isUntidy: Bool { state.withLock { $0.isUntidy } }
     func noteUntidy() { state.withLock { $0.isUntidy = true } }
+    var hasHoles: Bool { state.withLock { $0.hasHoles } }
+    func noteHole() {
+        state.withLock { state in
+            state.hasHoles = true
+            state.isUntidy = true
+        }
+    }
 
     /// For who then writes page 0.
     func replaceHeader(_ header: ImageHeader) { state.withLock { $0.header = header } }
@@ -70,10 +79,9 @@ final class WritableDelta: Sendable {
             guard !state.isMarked, var header = state.header else { return }
             header.inUse = .open
             header.flags.remove(.empty)
-            do throws(SystemError) {
-                try DeltaFile.writeHeader(header, to: delta.file)
-                try delta.file.synchronize()
-            } catch { throw delta.failure(error) }
+            let marked = header
+            try delta.attempt { () throws(SystemError) in try DeltaFile.writeHeader(marked, to: delta.file) }
+            try delta.synchronize()
             state.header = header
             state.isMarked = true
             state.isUntidy = true
@@ -87,10 +95,9 @@ final class WritableDelta: Sendable {
             guard state.isMarked, var header = state.header else { return }
             header.inUse = .closed
             if isEmpty { header.flags.insert(.empty) } else { header.flags.remove(.empty) }
-            do throws(SystemError) {
-                try DeltaFile.writeHeader(header, to: delta.file)
-                try delta.file.synchronize()
-            } catch { throw delta.failure(error) }
+            let closed = header
+            try delta.attempt { () throws(SystemError) in try DeltaFile.writeHeader(closed, to: delta.file) }
+            try delta.synchronize()
             state.header = header
             state.isMarked = false
             state.isUntidy = false
@@ -105,8 +112,8 @@ final class WritableDelta: Sendable {
 
     func notePartial(_ cluster: UInt64) {
         state.withLock { state in
-            guard state.partials.count - state.partialsStart < Self.partialsMax else { return }
-            state.partials.append(cluster)
+            let count = state.partials.count - state.partialsStart
+            if state.partials.last != cluster, count < Self.partialsMax { state.partials.append(cluster) }
         }
     }
 

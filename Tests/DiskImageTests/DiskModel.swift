@@ -131,7 +131,10 @@ final class DiskModel {
         case .snapshot:
             let prepared = try current().prepareSnapshot()
             uncertain = Frozen(guid: prepared.guid, live: live, byteCount: byteCount)
-            _ = try current().commitSnapshot(prepared)
+            do { _ = try current().commitSnapshot(prepared) } catch {
+                try current().abandonSnapshot(prepared)
+                throw error
+            }
             possible = [:]
             if let made = uncertain { frozen.append(made) }
             uncertain = nil

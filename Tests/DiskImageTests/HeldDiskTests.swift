@@ -63,6 +63,31 @@ import Testing
         try expectWhole(fs.afterPowerCut(.nothing), "after the refusal")
     }
 
+    @Test("a switch that fails after it has happened, or nobody knows, keeps its file named")
+    func failedAfterwards() throws {
+        let fs = try newDisk()
+        let held = try HeldDisk.take("/disk", in: fs, readOnly: false)
+        let first = try held.makeTop()
+        try held.commitTop(first, isSwitched: { () throws(DiskError) in true }) { () throws(DiskError) in
+            throw Self.failure
+        }
+        #expect(try files(held).last == first.path)
+        let second = try held.makeTop()
+        #expect(throws: Self.failure) {
+            try held.commitTop(second, isSwitched: { () throws(DiskError) in throw Self.failure }) {
+                () throws(DiskError) in throw Self.failure
+            }
+        }
+        #expect(try files(held).last == second.path)
+        held.abandonTop(second)
+        #expect(try fs.exists(second.path))
+        // Who takes the device over finds out.
+        try held.adopt(Array(try files(held).dropLast()))
+        #expect(try files(held).last == first.path)
+        held.release()
+        try expectWhole(fs.afterPowerCut(.nothing), "after the switches")
+    }
+
     @Test("a power cut anywhere in a snapshot or a deletion leaves the content", arguments: survivals)
     func cuts(_ survival: Survival) throws {
         let start = try newDisk()

@@ -1,0 +1,239 @@
+import BlockIO
+import Geometry
+import LinuxSystem
+import TestSupport
+import Testing
+
+@testable import DiskImage
+
+/// Work that was stopped goes on from what is on the disk, whatever happened in between.
+@Suite struct StoppedWorkTests {
+    private let fs = SimulatedFileSystem()
+    private let cluster = ClusterSize.smallest.bytes
+
+    private func newDisk(clusters: UInt64, _ clusterSize: ClusterSize = .smallest) throws -> Disk {
+        try createDisk(
+            at: "/disk", options: CreateOptions(byteCount: clusters * clusterSize.bytes, clusterSize: clusterSize),
+            in: fs)
+        return try open()
+    }
+
+    private func open() throws -> Disk {
+        var options = DiskOptions.standard
+        options.finishInBackground = false
+        return try Disk.open("/disk", in: fs, options: options)
+    }
+
+    /// A little in each of some clusters that stand on all pages of the table.
+    private func fill(_ disk: Disk, _ byte: UInt8, _ clusters: some Sequence<UInt64>) throws {
+        for index in clusters {
+            try [UInt8](repeating: byte, count: 4096).withUnsafeBytes { try disk.write(at: index * cluster, from: $0) }
+        }
+        try disk.flush()
+    }
+
+    private func snapshot(_ disk: Disk) throws -> String {
+        try disk.commitSnapshot(try disk.prepareSnapshot()).guid
+    }
+
+    private func expect(_ disk: Disk, _ byte: UInt8, at clusters: some Sequence<UInt64>) throws {
+        for index in clusters {
+            let found = try disk.bytes(at: index * cluster, count: 1)[0]
+            guard found == byte else {
+                Issue.record("cluster \(index) holds \(found), not \(byte)")
+                return
+            }
+        }
+    }
+
+    private static let all = Swift.stride(from: UInt64(0), to: 4096, by: 2)
+
+    @Test("a delete that was stopped, then another into its child, then it again")
+    func twoDeletes() throws {
+        let disk = try newDisk(clusters: 4096)
+        try fill(disk, 1, Self.all)
+        let first = try snapshot(disk)
+        try fill(disk, 2, Self.all)
+        let second = try snapshot(disk)
+        try fill(disk, 3, Self.all)
+        _ = try snapshot(disk)
+        #expect(try !disk.deleteSnapshot(first) { done, total in done < total * 3 / 4 })
+        // The state below it is still there, to be removed; what it held of this one is gone from here.
+        #expect(try disk.deleteSnapshot(second))
+        try expect(disk, 3, at: Self.all)
+        #expect(try disk.deleteSnapshot(first))
+        try expect(disk, 3, at: Self.all)
+        try disk.close()
+        let again = try open()
+        try expect(again, 3, at: Self.all)
+        try again.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+    }
+
+    @Test("a merge of the top that was stopped, then writes, then it again")
+    func writesInBetween() throws {
+        let disk = try newDisk(clusters: 4096)
+        try fill(disk, 1, Self.all)
+        let first = try snapshot(disk)
+        // More than is merged with writes held, so that it is frozen for it.
+        try fill(disk, 2, Self.all)
+        #expect(try !disk.deleteSnapshot(first) { done, total in done < total * 3 / 4 })
+        try fill(disk, 3, 0..<600)
+        try expect(disk, 3, at: 0..<600)
+        for _ in 0..<4 {
+            let waiting = try disk.snapshots().filter { $0.isTemporary }
+            guard let next = waiting.first else { break }
+            #expect(try disk.deleteSnapshot(next.guid))
+        }
+        #expect(disk.deltaCount == 1)
+        try expect(disk, 3, at: 0..<600)
+        try expect(disk, 2, at: Self.all.filter { $0 >= 600 })
+        try disk.close()
+    }
+
+    @Test("what a stopped merge has left is what is merged then, also by another process")
+    func goesOn() throws {
+        let disk = try newDisk(clusters: 4096)
+        let first = try snapshot(disk)
+        try fill(disk, 2, Self.all)
+        _ = try snapshot(disk)
+        var total: UInt64 = 0
+        #expect(
+            try !disk.deleteSnapshot(first) { done, all in
+                total = all
+                return done < all / 2
+            })
+        try disk.close()
+        let again = try open()
+        try expect(again, 2, at: Self.all)
+        var left: UInt64 = 0
+        #expect(
+            try again.deleteSnapshot(first) { _, all in
+                left = all
+                return true
+            })
+        #expect(total == 2048 && left < total * 3 / 4)
+        try expect(again, 2, at: Self.all)
+        try again.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+    }
+
+    @Test("a merge of clusters of several pieces hides what the parent had", arguments: [0, 1, 2, 3])
+    func largeClusters(hidden: Int) throws {
+        let size = try #require(ClusterSize(bytes: 4 << 20))
+        let disk = try newDisk(clusters: 4, size)
+        let piece = 1 << 20
+        try [UInt8](repeating: 1, count: 4 * piece).withUnsafeBytes { try disk.write(at: 0, from: $0) }
+        let first = try snapshot(disk)
+        // Zeros but for one piece.
+        try disk.writeZeroes(ByteRange(offset: 0, count: UInt64(4 * piece)), mayDiscard: false)
+        try [UInt8](repeating: 2, count: piece).withUnsafeBytes {
+            try disk.write(at: UInt64(hidden * piece), from: $0)
+        }
+        _ = try snapshot(disk)
+        #expect(try disk.deleteSnapshot(first))
+        for index in 0..<4 {
+            #expect(
+                try disk.bytes(at: UInt64(index * piece), count: piece).allSatisfy { $0 == (index == hidden ? 2 : 0) })
+        }
+        try disk.close()
+    }
+
+    @Test("a merge that can't open what it needs changes nothing, and the next one is right")
+    func failedReopening() throws {
+        let disk = try newDisk(clusters: 64)
+        try fill(disk, 1, 0..<64)
+        let first = try snapshot(disk)
+        try fill(disk, 2, 0..<64)
+        let second = try snapshot(disk)
+        try fill(disk, 3, 0..<32)
+        let base = "/disk/" + baseImageName
+        // The base's name is gone when the merge comes to its end.
+        #expect(throws: DiskError.self) {
+            try disk.deleteSnapshot(first) { done, total in
+                if done == total { try? fs.rename(base, to: base + ".away") }
+                return true
+            }
+        }
+        try fs.rename(base + ".away", to: base)
+        #expect(disk.deltaCount == 3)
+        try expect(disk, 3, at: 0..<32)
+        try expect(disk, 2, at: 32..<64)
+        #expect(try disk.deleteSnapshot(second))
+        try fill(disk, 4, 0..<8)
+        try expect(disk, 4, at: 0..<8)
+        try expect(disk, 3, at: 8..<32)
+        try expect(disk, 2, at: 32..<64)
+        #expect(try disk.deleteSnapshot(first))
+        try expect(disk, 4, at: 0..<8)
+        try disk.close()
+        let again = try open()
+        try expect(again, 3, at: 8..<32)
+        try expect(again, 2, at: 32..<64)
+        try again.close()
+    }
+
+    @Test("a snapshot within a merge that fails leaves nothing prepared")
+    func failedSwitchWithin() throws {
+        let disk = try newDisk(clusters: 2048)
+        let first = try snapshot(disk)
+        try fill(disk, 1, 0..<1500)
+        // Held as ploop's tools hold it.
+        var lock = try fs.lock("/disk/DiskDescriptor.xml.lck", wait: false)
+        #expect(lock != nil)
+        #expect(throws: DiskError.self) { try disk.deleteSnapshot(first) }
+        lock = nil
+        disk.abandonSnapshot(try disk.prepareSnapshot())
+        try disk.grow(to: 4096 * cluster)
+        #expect(try disk.deleteSnapshot(first))
+        try expect(disk, 1, at: 0..<1500)
+        try disk.close()
+    }
+
+    @Test("the descriptor's lock is waited for before a switch")
+    func descriptorLock() throws {
+        let disk = try newDisk(clusters: 8)
+        let prepared = try disk.prepareSnapshot()
+        var lock = try fs.lock("/disk/DiskDescriptor.xml.lck", wait: false)
+        #expect(throws: DiskError.self) { try disk.commitSnapshot(prepared) }
+        #expect(disk.deltaCount == 1)
+        lock = nil
+        _ = lock
+        _ = try disk.commitSnapshot(prepared)
+        #expect(disk.deltaCount == 2)
+        try disk.close()
+    }
+
+    @Test("a discard below the top takes no space, and gives back what was trimmed with the next merge")
+    func discards() throws {
+        let disk = try newDisk(clusters: 512)
+        for index in UInt64(0)..<256 {
+            try [UInt8](repeating: 1, count: Int(cluster)).withUnsafeBytes {
+                try disk.write(at: index * cluster, from: $0)
+            }
+        }
+        try fill(disk, 2, 300..<310)
+        let first = try snapshot(disk)
+        try disk.flush()
+        let before = fs.usedBytes
+        try disk.discard(ByteRange(offset: 0, count: 256 * cluster))
+        try disk.flush()
+        // The table, and what the top's file is ahead.
+        #expect(fs.usedBytes < before + 16 * cluster)
+        #expect(try disk.bytes(at: 5 * cluster, count: 1) == [0])
+        // As a backup does: a state for it, then the one before it goes.
+        _ = try snapshot(disk)
+        #expect(fs.usedBytes < before + 32 * cluster)
+        #expect(try disk.deleteSnapshot(first))
+        #expect(fs.usedBytes < before - 200 * cluster)
+        try expect(disk, 0, at: 0..<256)
+        try expect(disk, 2, at: 300..<310)
+        try disk.close()
+        #expect(fs.usedBytes < before - 200 * cluster)
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+        let again = try open()
+        try expect(again, 0, at: 0..<256)
+        try expect(again, 2, at: 300..<310)
+        try again.close()
+    }
+}
