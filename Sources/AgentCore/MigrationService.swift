@@ -143,12 +143,16 @@ public struct MigrationService: Sendable {
         return try fs.exists(disk + MigrationFiles.partialSuffix)
     }
 
-    /// - Returns: `nil` where no disk has arrived.
+    /// - Returns: `nil` where no disk has arrived for which anything is left to do.
     private func recoverArrived(
         _ folder: String, _ configuration: Configuration
     ) throws(MigrationError) -> MigrationOutcome? {
         let isThere = try host { () throws(SystemError) in try fs.exists(folder) }
-        if isThere, try MigrationRecovery.record(folder, in: fs) != nil { return nil }
+        // Once it was to move on, what it came with is history.
+        let movesOn = try host { () throws(SystemError) in
+            try fs.exists("\(folder)/\(MigrationFiles.outgoing)") || fs.exists("\(folder)/\(MigrationFiles.migrated)")
+        }
+        if movesOn { return nil }
         // A start command that is on record was allowed when it came.
         let receiver = Self.receiver(
             attachments: attachments, configuration: configuration, allowsCommands: true, fs: fs)

@@ -50,7 +50,7 @@ public struct MigrationReceiver: Sendable {
     }
 
     /// Finishes what a crash of this host has left of a disk that was to arrive in `folder`.
-    /// - Returns: `nil` when no disk was taken over there.
+    /// - Returns: `nil` when no disk was taken over there, or nothing is left to do for it.
     public func resume(folder: String) throws(MigrationError) -> ArrivedDisk? {
         try Takeover(place: place(folder), guest: guest, time: time).resume()
     }

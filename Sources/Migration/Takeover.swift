@@ -29,8 +29,12 @@ struct Takeover {
     }
 
     /// The same for what a crash of this host has interrupted, without the source.
-    /// - Returns: `nil` when nothing was taken over here.
+    /// - Returns: `nil` when nothing was taken over here, or nothing is left to do.
     func resume() throws(MigrationError) -> ArrivedDisk? {
+        let before = try at(.target) { () throws(SystemError) in
+            try fs.record(IncomingRecord.self, at: place.arrived)
+        }
+        if before?.start?.state == .started { return nil }
         guard let held = try place.lockCopy() else { return nil }
         defer { withExtendedLifetime(held) {} }
         var isWaiting = false

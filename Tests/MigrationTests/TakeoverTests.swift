@@ -236,6 +236,9 @@ private struct RawSource {
         host.settle()
         #expect(host.guest.state.withLock { $0.attempts } == [1, 2, 3])
         #expect(isInPlace)
+        // Nothing is left to be done for it.
+        #expect(try host.receiver.resume(folder: host.folder) == nil)
+        #expect(starts == 3)
     }
 
     @Test("a start that was interrupted is not repeated before the host was started anew", arguments: [false, true])
