@@ -49,7 +49,10 @@ extension DiskWorld {
         -> Scheduler.Actor
     {
         let body: () -> Void = { [self] in
-            while !process.isDead, finding == nil, let step = next() {
+            var process = process
+            while finding == nil {
+                if process.isDead { process = successor(of: process) }
+                guard !process.isDead, let step = next() else { return }
                 let actor = Scheduler.actor
                 actor?.role = Work(process, step)
                 actor?.task = "\(step)"
@@ -74,6 +77,14 @@ extension DiskWorld {
         // One thread runs at a time.
         let sendable = unsafeBitCast(body, to: (@Sendable () -> Void).self)
         return scheduler.spawn("lane \(lane)", sendable)
+    }
+
+    /// Another process does the next step where one that only reads has died, and the host lives.
+    private func successor(of process: WorldProcess) -> WorldProcess {
+        guard let index = others.firstIndex(where: { $0 === process }) else { return process }
+        if case .cut = end { return process }
+        others[index] = WorldProcess(process.name)
+        return others[index]
     }
 
     private func meet(_ step: Step) {
