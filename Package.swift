@@ -114,7 +114,8 @@ let package = Package(
         .target(
             name: "SimulationSupport",
             dependencies: [
-                "TestSupport", "CSystemShims", "Backup", "BackupStore", "DiskImage", "BlockIO", "LinuxSystem",
+                "TestSupport", "CSystemShims", "Backup", "BackupStore", "Migration", "Transport", "DiskImage",
+                "BlockIO", "LinuxSystem",
                 "Geometry", system,
             ], path: "Tests/SimulationSupport"),
         .executableTarget(

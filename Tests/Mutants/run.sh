@@ -50,6 +50,10 @@ examine() {
         fi
         status=$?
         if [ "$status" -ne 0 ]; then
+            if [ "${filter#simulate:}" != "$filter" ] && ! grep -q '^FAILED\|ended by signal' "$log"; then
+                echo "mutants: the simulation did not run: $(tail -n 1 "$log")" >&2
+                continue
+            fi
             [ "$status" -eq 124 ] && echo "$filter: does not end" && return 0
             echo "$filter: $(sed -n 's/^✘ Test \(.*\) failed after.*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)"
             return 0

@@ -170,12 +170,7 @@ extension DiskWorld {
         expected.allow(changes[start...])
         becameDurable(expected)
         attempt(step, owner, allowing: [.inUse]) {
-            let report = try checkDisk(at: Self.path, in: fs)
-            // Who reads may hold what is left of a removed state.
-            guard report.isSound else {
-                let all = report.images.flatMap(\.findings) + report.findings
-                throw Finding("\(step): check: \(all.filter { $0.severity != .note }.map(\.message))")
-            }
+            try check("\(step)")
             note("check")
         }
         guard !isOver else { return }

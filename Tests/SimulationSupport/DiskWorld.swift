@@ -15,7 +15,8 @@ final class WorldProcess {
 }
 
 /// What a thread works for: a step of a process. Threads that the product makes inherit it.
-final class Work {
+final class Work: @unchecked Sendable {
+    // @unchecked: under a scheduler one thread runs at a time.
     let process: WorldProcess
     let step: Step?
     var calls = 0
@@ -156,7 +157,7 @@ final class DiskWorld: @unchecked Sendable {
             stop(.cut(survival))
             return .stop
         case .kill:
-            stop(.kill)
+            if work.process === owner { stop(.kill) } else { work.process.isDead = true }
             return .fail(SimulatedFileSystem.powerCut)
         }
     }

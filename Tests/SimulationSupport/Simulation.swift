@@ -5,11 +5,13 @@ public struct Simulation: Sendable {
     public enum World: Sendable, CustomStringConvertible {
         case disk(WorldShape)
         case store(StoreShape)
+        case migration(MigrationShape)
 
         public var description: String {
             switch self {
             case .disk(let shape): "a disk: \(shape)"
             case .store(let shape): "a store: \(shape)"
+            case .migration(let shape): "a migration: \(shape)"
             }
         }
     }
@@ -26,6 +28,12 @@ public struct Simulation: Sendable {
             let shape = StoreShape(random: &random)
             world = .store(shape)
             steps = shape.steps(10 + random.below(40), random: &random)
+            return
+        }
+        if seed % 10 == 9 {
+            let shape = MigrationShape(random: &random)
+            world = .migration(shape)
+            steps = shape.steps(8 + random.below(20), random: &random)
             return
         }
         var shape = WorldShape(random: &random)
@@ -55,6 +63,11 @@ public struct Simulation: Sendable {
         case .disk(let shape):
             let world: DiskWorld
             do { world = try DiskWorld(shape, scheduler) } catch { return Outcome(finding: "\(error)") }
+            world.isTracing = isTraced
+            scheduler.run { [steps, seed] in world.run(steps, seed: seed) }
+            outcome = Outcome(finding: world.finding?.description, log: world.log, done: world.done)
+        case .migration(let shape):
+            let world = MigrationWorld(shape, scheduler)
             world.isTracing = isTraced
             scheduler.run { [steps, seed] in world.run(steps, seed: seed) }
             outcome = Outcome(finding: world.finding?.description, log: world.log, done: world.done)

@@ -72,6 +72,9 @@ public struct Step: Sendable, CustomStringConvertible {
         case verify
         /// A file of the store is spoiled or gone; the number says which and how.
         case damage(Int)
+        /// The disk is moved to one of the target's folders; the link is cut after so many messages, if any.
+        case migrate(Int, messages: Int)
+        case recover(messages: Int)
         /// Waits until other lanes have done what comes before it in the list.
         case meet
         case clock(Int64)

@@ -41,7 +41,8 @@ enum StepTheme: CaseIterable {
         case .backups:
             shape.readers = 2
         case .compaction, .largeReads, .failingMerge:
-            if random.oneIn(2) { shape.clusterShift = 15 }
+            // A top is merged with writes held unless it has more than 16 clusters and 32 MiB.
+            shape.clusterShift = [15, 15, 20, 21][random.below(4)]
             shape.deviceClusters = min(shape.deviceClusters, 3000)
             shape.hot = shape.hot.map { min($0, shape.deviceClusters - 1) }
         }
@@ -118,9 +119,18 @@ private struct ThemePlan {
             add(0, .flush)
             meet()
             add(first, .compact)
-            add(second, random.oneIn(3) ? .delete(0) : .snapshot)
+            add(second, .snapshot)
             small(1)
             write(1)
+            meet()
+            // What was moved is below a frozen child now, and is merged while the guests go on.
+            add(second, .snapshot)
+            meet()
+            add(first, .delete(random.below(2)))
+            for _ in 0..<4 {
+                add(1, .read(sector: sector(), count: 2 * shape.clusterSectors))
+                small(0)
+            }
         }
     }
 
@@ -239,6 +249,7 @@ extension StepGenerator {
     private mutating func fault(_ theme: StepTheme) -> StepFault? {
         guard theme == .failingMerge else { return fault() }
         guard random.oneIn(4) else { return nil }
-        return StepFault(kind: .error(.ioError), number: 1 + random.below(150), count: 1 + random.below(3))
+        return StepFault(
+            kind: .error(.ioError), number: 1 + random.below(random.oneIn(2) ? 80 : 400), count: 1 + random.below(3))
     }
 }

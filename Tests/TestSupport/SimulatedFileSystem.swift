@@ -210,8 +210,8 @@ public final class SimulatedFileSystem: FileSystem {
         }
     }
 
-    /// Waits where an observer lets others go on, else for other threads, but not for ever: a test that waits for itself
-    /// fails with EDEADLK.
+    /// Waits where an observer lets others go on, else for other threads, but not for ever: a test that waits for
+    /// itself fails with EDEADLK.
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
         let deadline = SystemTime().monotonic() + Self.lockWaitNanoseconds
         while true {
