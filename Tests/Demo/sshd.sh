@@ -20,7 +20,8 @@ start_sshd() {
     done
     _address=${SSHD_ADDRESS:-127.0.0.1}
     cp "$_folder/client_key.pub" "$_folder/authorized_keys"
-    _variables=
+    # Not the start-up files of the user: a login that is killed in them may leave a lock that all later ones wait for.
+    _variables=" \"HOME=$_folder\""
     for _variable in "$@"; do _variables="$_variables \"$_variable\""; done
     # A port that is taken shows as an sshd that does not start: then the next one.
     _try=0

@@ -46,12 +46,10 @@ public final class SSHServer: Sendable {
                 "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password",
                 "LogLevel VERBOSE", "MaxStartups 100", "MaxSessions 100",
             ]
-            if !environment.isEmpty {
-                lines.append(
-                    "SetEnv "
-                        + environment.sorted { $0.key < $1.key }.map { "\"\($0.key)=\($0.value)\"" }.joined(
-                            separator: " "))
-            }
+            // A login that is killed in the user's own start-up files may leave a lock that all later ones wait for.
+            let variables = ["HOME": folder.path].merging(environment) { $1 }
+            let settings = variables.sorted { $0.key < $1.key }.map { "\"\($0.key)=\($0.value)\"" }
+            lines.append("SetEnv \(settings.joined(separator: " "))")
             if let forcedCommand { lines.append("ForceCommand \(forcedCommand)") }
             try write("sshd_config", lines + extra)
             let pipe = try Pipe()
