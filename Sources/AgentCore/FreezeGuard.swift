@@ -51,7 +51,8 @@ public enum FreezeGuard {
             child = try ChildProcess(
                 Installation.executable(),
                 ["internal-freeze-guard", "--watch", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
-                input: .descriptor(pipe.reading.number), output: .null, errors: .inherited, tie: .ownSession)
+                // It holds the guard's output open: who waits for the end of that waits for its thaw, too.
+                input: .descriptor(pipe.reading.number), output: .inherited, errors: .inherited, tie: .ownSession)
             word = pipe.keepWriting()
         }
 
