@@ -12,7 +12,8 @@ internal import SystemPackage
 // - The index is derived from the packs that are there. Packs that no index file names are taken up by the next
 //   writer; entries whose pack is not there count for nothing. So what an interrupted backup has stored is used by the
 //   next, and a pack that got lost is stored again.
-// - What is known to be damaged (notes in `aside`) is read when there is nothing better, and never deduplicated against.
+// - What is known to be damaged (notes in `aside`) is read when there is nothing better, and never deduplicated
+//   against.
 
 /// A store in a folder, godwit-store(5).
 public final class LocalStore: StoreBackend {
