@@ -11,8 +11,10 @@ internal import Synchronization
 //        removed
 //
 // All that is made is durable before anything is taken away, and nothing is taken away that is not made again, so it
-// may be killed at any point and be begun anew. Nobody merges index files meanwhile. A writer that has built on
-// something that was taken away finds out before its point becomes visible (`expectAnswersHold`).
+// may be killed at any point and be begun anew.
+//
+// Nobody merges index files meanwhile. A writer that has built on something that was taken away finds out before its
+// point becomes visible (`expectAnswersHold`).
 
 /// What a repair found and did.
 public struct RepairReport: Codable, Hashable, Sendable {
