@@ -149,8 +149,9 @@ public struct MigrationService: Sendable {
     ) throws(MigrationError) -> MigrationOutcome? {
         let isThere = try host { () throws(SystemError) in try fs.exists(folder) }
         // Once it was to move on, what it came with is history.
-        let movesOn = try host { () throws(SystemError) in
-            try fs.exists("\(folder)/\(MigrationFiles.outgoing)") || fs.exists("\(folder)/\(MigrationFiles.migrated)")
+        let movesOn: Bool = try host { () throws(SystemError) -> Bool in
+            if try fs.exists("\(folder)/\(MigrationFiles.outgoing)") { return true }
+            return try fs.exists("\(folder)/\(MigrationFiles.migrated)")
         }
         if movesOn { return nil }
         // A start command that is on record was allowed when it came.
