@@ -128,6 +128,8 @@ final class Freeze: Sendable {
                 thawAll()
                 throw AgentError(.commandFailed, "the freeze guard died")
             }
+            // Its end is awaited, or what goes with this one would take it for one that died, and thaw another's freeze.
+            _ = try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)
             let reason = words.dropFirst().joined(separator: " ")
             let hint =
                 reason.hasSuffix("busy") ? ": it is frozen already; 'fsfreeze -u' ends that, if nobody needs it" : ""
