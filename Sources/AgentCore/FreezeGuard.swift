@@ -128,7 +128,7 @@ final class Freeze: Sendable {
                 thawAll()
                 throw AgentError(.commandFailed, "the freeze guard died")
             }
-            // Its end is awaited, or what goes with this one would take it for one that died, and thaw another's freeze.
+            // Its end is awaited, or what goes with this one would take it for a dead one, and thaw another's freeze.
             _ = try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)
             let reason = words.dropFirst().joined(separator: " ")
             let hint =
