@@ -35,7 +35,7 @@ mandir = $(sharedir)/man
 confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
-.PHONY: help demo demo-vm check soak mutants build release bench fuzz lint install uninstall stage clean packages/% docs-lint \
+.PHONY: help demo demo-vm check soak mutants build release bench torture fuzz lint install uninstall stage clean packages/% docs-lint \
 	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
 	install-dkms uninstall-dkms
 
@@ -48,6 +48,7 @@ help:
 	@echo "make build      debug build"
 	@echo "make release    the binary and the plugin, without need of a Swift toolchain"
 	@echo "make bench      measure against peers (BENCH_ARGS= for a part, see Tests/Bench)"
+	@echo "make torture    real kills, cuts and full file systems at random instants (FAULTS=1000), a run for each processor"
 	@echo "make fuzz       run every parser's fuzzer for a while (FUZZ_SECONDS=60)"
 	@echo "make check-kernel        the driver: compile matrix, then the suite in virtual machines, on 6.1 and 6.12"
 	@echo "make check-kernel-agent  the last part of it: the agent on the driver"
@@ -115,6 +116,20 @@ docs-lint:
 	mandoc -T lint -W warning man/*.[1-9]
 	for script in .ci/run .ci/packages $$(find Tests -name '*.sh') $$(grep -lr '^#!/bin/bash' kernel/tests) \
 		kernel/tests/groups/* kernel/tests/*/*.sh kernel/tests/*.sh; do bash -n "$$script" || exit 1; done
+
+# Backup, restore and migration under faults. Each run prints its seed; GODWIT_SEED= repeats it.
+FAULTS ?= 1000
+torture_runs = $(shell nproc)
+
+torture: packages/test
+	$(SWIFT) build
+	$(SWIFT) build --build-tests
+	$(MAKE) --no-print-directory -j$(torture_runs) $(foreach run,$(shell seq $(torture_runs)),torture/$(run))
+
+# The tests' program itself, as `swift test` lets only one run of itself use a build at a time.
+torture/%:
+	GODWIT_TORTURE=$$(($(FAULTS) / $(torture_runs))) .build/debug/godwitPackageTests.xctest --testing-library swift-testing \
+		--filter TortureTests
 
 # The driver. Groups joined by + share a guest; see kernel/tests/suite.
 kernel_groups = abi+control+records+module waiting stable fsx blocks readonly+large+hostile+errors fio+filesystems flush+freeze+late+nfs memory tools powercut writelog

@@ -144,7 +144,9 @@ package.targets.append(
         dependencies: ["SimulationSupport", "TestSupport", "DiskImage", "BlockIO", "LinuxSystem", "Geometry", system]))
 // The whole product against real tools, through the built binary.
 package.targets.append(
-    .testTarget(name: "EndToEndTests", dependencies: ["TestSupport", "BlockIO", "LinuxSystem", system]))
+    .testTarget(
+        name: "EndToEndTests",
+        dependencies: ["TestSupport", "NBDBridge", "BlockIO", "LinuxSystem", "Geometry", system]))
 
 for target in package.targets
 where !target.name.hasPrefix("C") || ["Codecs", "ChangeTracking", "ChunkTree", "ControlCLI"].contains(target.name)
