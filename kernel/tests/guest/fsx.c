@@ -303,7 +303,6 @@ int fsx_main(int argc, char **argv)
 	pthread_rwlockattr_t writers_first;
 	struct image image;
 	unsigned long walks;
-	uint32_t first = 0;
 	char what[128];
 	bool same, sound = true;
 
@@ -331,7 +330,7 @@ int fsx_main(int argc, char **argv)
 	image = (struct image){ .version = f.version, .cluster = f.cluster, .bytes = f.bytes };
 	image_create(f.names[0], &image);
 	if (f.lengthen)
-		first = image_read32(f.names[0], IMAGE_FIRST);
+		f.first = image_read32(f.names[0], IMAGE_FIRST);
 	fsx_attach(&f);
 	run_threads(&f);
 	same = same_to(&f, true);
@@ -348,7 +347,7 @@ int fsx_main(int argc, char **argv)
 	/* A run without such actions has but its start and its end. */
 	ok(parameter("walks") > walks, "%s: the walker walked", what);
 	if (f.lengthen)
-		ok(image_read32(f.names[0], IMAGE_FIRST) > first, "%s: the table got longer", what);
+		ok(image_read32(f.names[0], IMAGE_FIRST) > f.first, "%s: the table got longer", what);
 	for (int i = 0; i < f.levels; i++)
 		unlink(f.names[i]);
 	return tap_failures != 0;

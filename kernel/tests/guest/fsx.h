@@ -25,6 +25,8 @@ struct fsx {
 	uint64_t bytes_step;		/* growth */
 	uint64_t window;		/* transfers are in so much at each end of the device; 0: anywhere */
 	bool lengthen;			/* the table has to get longer by growth */
+	uint32_t first;			/* where the base's data began at first */
+	atomic_bool longer;		/* its table got longer */
 	const char *actions;		/* letters, see fsx_control.c */
 	uint8_t *model;
 	/* Held for reading by each transfer, for writing by who needs the device at rest. */

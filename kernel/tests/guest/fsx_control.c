@@ -70,6 +70,8 @@ static void grow(struct fsx *f)
 	pthread_rwlock_wrlock(&f->rest);
 	f->bytes = bytes;
 	pthread_rwlock_unlock(&f->rest);
+	if (f->lengthen && image_read32(f->names[0], IMAGE_FIRST) > f->first)
+		f->longer = true;
 	f->done[DID_GROW]++;
 }
 
@@ -199,6 +201,12 @@ static const struct {
 	{ 'l', DID_READER, fsx_reader, "readers of lower levels" },
 };
 
+/* A growth may have to go so far that the table gets longer. */
+static bool happened(const struct fsx *f, int did)
+{
+	return f->done[did] && (did != DID_GROW || !f->lengthen || f->longer);
+}
+
 /* For so long, and on a slow kernel until there was enough to look at, but not for ever. */
 static bool goes_on(struct fsx *f, uint64_t begin)
 {
@@ -218,7 +226,7 @@ static int choose(struct fsx *f, struct random *r, bool in_time)
 		if (!strchr(f->actions, kinds[i].letter))
 			continue;
 		/* The time is over: what has not happened, and snapshots, which others need. */
-		if (in_time || !f->done[kinds[i].did] || kinds[i].did == DID_SNAPSHOT)
+		if (in_time || !happened(f, kinds[i].did) || kinds[i].did == DID_SNAPSHOT)
 			return i;
 	}
 	return -1;
@@ -227,7 +235,7 @@ static int choose(struct fsx *f, struct random *r, bool in_time)
 const char *fsx_missing(struct fsx *f)
 {
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (strchr(f->actions, kinds[i].letter) && !f->done[kinds[i].did])
+		if (strchr(f->actions, kinds[i].letter) && !happened(f, kinds[i].did))
 			return kinds[i].name;
 	return NULL;
 }
