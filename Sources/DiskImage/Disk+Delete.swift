@@ -145,7 +145,10 @@ extension Disk {
             try merge.closeGaps(lease, bytesMax: options.compactBytesMax)
             folder.removeFile(try takeOut(childName, pair, parent.delta, folder))
         } catch {
-            maintenance.change { $0.unfinished.append(parent) }
+            maintenance.change { state in
+                state.isMapStale = true
+                state.unfinished.append(parent)
+            }
             throw error
         }
         forget(childLease)
@@ -169,6 +172,7 @@ extension Disk {
                 return chain
             }
         }
+        maintenance.withLock { $0.isMapStale = false }
     }
 
     /// Takes a merged child out of the descriptor, and of the chain in use if it is part of it. All that can fail comes
@@ -243,6 +247,8 @@ extension Disk {
         guard let bat = pair.parent.bat, let header = pair.parent.header else {
             return try growRaw(pair.parent, to: pair.child.byteCount)
         }
+        // Places that no entry names are cut off, or used, from here on.
+        if maintenance.withLock({ $0.isMapStale }) { try forgetPlaces() }
         let outcome = try CrashRepair.run(pair.parent)
         let allocator = ClusterAllocator(
             delta: pair.parent, bat: bat, next: outcome.usedEnd, free: outcome.free,

@@ -7,6 +7,9 @@ struct MaintenanceState: Sendable {
     var prepared: PreparedSnapshot?
     /// Deltas that were frozen and are still to be brought into the form of a closed image.
     var unfinished: [WritableDelta] = []
+    /// A merge failed that may have moved clusters below the top, or let them go, while the map still leads to where
+    /// they were.
+    var isMapStale = false
     var finisher: OwnThread?
     /// What the finisher met while nobody waited for it.
     var finishFailure: DiskError?

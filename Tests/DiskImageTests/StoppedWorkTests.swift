@@ -173,6 +173,50 @@ import Testing
         try again.close()
     }
 
+    /// A frozen pair of which the lower one has 64 whole clusters, and the upper one hides the first 32 with zeros.
+    private func trimmedPair() throws -> (disk: Disk, lower: String) {
+        let disk = try newDisk(clusters: 64)
+        let whole = [UInt8](repeating: 1, count: Int(64 * cluster))
+        try whole.withUnsafeBytes { try disk.write(at: 0, from: $0) }
+        let lower = try snapshot(disk)
+        try disk.discard(ByteRange(offset: 0, count: 32 * cluster))
+        _ = try snapshot(disk)
+        return (disk, lower)
+    }
+
+    private func expectTrimmed(_ disk: Disk) throws {
+        try expect(disk, 0, at: 0..<32)
+        try expect(disk, 1, at: 32..<64)
+    }
+
+    @Test("a merge that fails when it has moved clusters of the file below leaves no way to where they were")
+    func failedAfterMoves() throws {
+        let (disk, lower) = try trimmedPair()
+        // Where they are is known from here on.
+        try expectTrimmed(disk)
+        let base = "/disk/" + baseImageName
+        #expect(throws: DiskError.self) {
+            try disk.deleteSnapshot(lower) { done, total in
+                if done == total { try? fs.rename(base, to: base + ".away") }
+                return true
+            }
+        }
+        try fs.rename(base + ".away", to: base)
+        try expectTrimmed(disk)
+        // The next one cuts the file to what its table names.
+        var looks = 0
+        #expect(
+            try disk.deleteSnapshot(lower) { _, _ in
+                looks += 1
+                #expect(throws: Never.self) { try expectTrimmed(disk) }
+                return true
+            })
+        #expect(looks > 0)
+        try expectTrimmed(disk)
+        try disk.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+    }
+
     @Test("a snapshot within a merge that fails leaves nothing prepared")
     func failedSwitchWithin() throws {
         let disk = try newDisk(clusters: 2048)
