@@ -6,7 +6,7 @@ internal import LinuxSystem
 extension DeltaMerge {
     /// Moves clusters from the end of the parent's file into places that nobody uses, durably, so that what the child
     /// had given up comes back to the host. Until the map has forgotten the places that were moved from they keep their
-    /// bytes, and wait among the allocator's freed ones.
+    /// bytes, and wait among the allocator's freed ones. On a full host less is moved, or nothing: it is not needed.
     /// - Parameters:
     ///   - lease: of the parent.
     ///   - bytesMax: what is more to move stays.
@@ -18,9 +18,18 @@ extension DeltaMerge {
         let end = allocator.end - movesMax
         var moves: [BatGrowth.Move] = []
         var left: [UInt64] = []
+        var isFull = false
         try scanner.forEachEntry { cluster, raw throws(DiskError) in
-            guard UInt64(moves.count) < movesMax, let place = scanner.place(raw), place >= end else { return }
-            let target = try parent.delta.attempt { () throws(SystemError) in try allocator.takeFree(below: end) }
+            guard !isFull, UInt64(moves.count) < movesMax, let place = scanner.place(raw), place >= end else { return }
+            let target: UInt64?
+            do throws(DiskError) {
+                target = try parent.delta.attempt { () throws(SystemError) in try allocator.takeFree(below: end) }
+            } catch {
+                // Room that was given back can't be had again. The child's file, which goes next, gives some.
+                guard error.code == .outOfSpace else { throw error }
+                isFull = true
+                return
+            }
             guard let target else { return }
             try BatGrowth.copy(place, to: target, parent.delta, pool)
             moves.append(BatGrowth.Move(cluster: cluster, raw: scanner.bat.encode(target) ?? 0))

@@ -30,7 +30,12 @@ extension Disk {
         do throws(DiskError) {
             try finishFrozen()
             // Somebody waits for the snapshot: what is more to move than this stays for a better time.
-            _ = try compact(bytesMax: min(options.compactBytesMax, Self.compactBeforeBytes), .atOnce)
+            do throws(DiskError) {
+                _ = try compact(bytesMax: min(options.compactBytesMax, Self.compactBeforeBytes), .atOnce)
+            } catch {
+                // A snapshot takes less space than a place for a cluster may.
+                guard error.code == .outOfSpace else { throw error }
+            }
             // What is flushed now need not be in the switch.
             try flush()
             let prepared = try makeDelta(name, in: folder)
