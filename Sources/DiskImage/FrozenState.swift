@@ -19,6 +19,7 @@ public final class FrozenState: Sendable {
     private let chain: Chain
     /// The names of the chain's states, base first.
     private let states: [GUID]
+    private let leaving: Set<GUID>
     private let reader: ChainReader
     /// `nil` once it is closed.
     private let leased: Mutex<LeasedChain?>
@@ -28,6 +29,7 @@ public final class FrozenState: Sendable {
         self.name = name
         chain = leased.chain
         states = leased.images.map(\.guid)
+        leaving = leased.leaving
         self.leased = Mutex(leased)
         byteCount = chain.byteCount
         clusterSize = chain.clusterSize
@@ -102,7 +104,7 @@ public final class FrozenState: Sendable {
     /// delta above the state `base` up to this one; with `nil`, in any delta. A cluster may be given that holds what it
     /// held before; none that changed is left out. Memory is bounded.
     /// - Parameters:
-    ///   - base: a state that this one builds on.
+    ///   - base: a state that this one builds on, and that was not being removed when this one was opened.
     ///   - cluster: where to start.
     ///   - body: returns `false` to stop.
     public func forEachChangedRun<E: Error>(
@@ -128,6 +130,10 @@ public final class FrozenState: Sendable {
         guard let base else { return chain.deltas }
         guard let name = GUID(typed: base), let index = states.firstIndex(of: name) else {
             throw DiskError(.notFound, "\(path): \(base) is no snapshot that this one builds on", path: path)
+        }
+        guard !leaving.contains(name) else {
+            throw DiskError(
+                .notFound, "\(path): snapshot \(base) is being removed; what changed since is not known", path: path)
         }
         return Array(chain.deltas[(index + 1)...])
     }

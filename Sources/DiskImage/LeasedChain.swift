@@ -9,6 +9,9 @@ struct LeasedChain: Sendable {
     let chain: Chain
     /// What the descriptor names, base first.
     let images: [DiskDescriptor.Image]
+    /// Those that are being removed: a merge into one of them that was stopped has let go what it had merged, so what
+    /// is above it need not have all that changed since.
+    let leaving: Set<GUID>
     let leases: [any HeldLease]
 
     /// - Parameter state: `nil` for the top.
@@ -44,13 +47,16 @@ struct LeasedChain: Sendable {
         let leases = try SharedLeases.take(places.map(\.path), in: folder.fs, waitNanoseconds: waitNanoseconds)
         let opened = try ChainOpener(fs: folder.fs, options: options).open(places, path: folder.path)
         // Only now nobody changes the files: was one changed between the look at the descriptor and the lease?
-        guard try Self.images(of: state, try folder.load(), folder) == images else { return nil }
+        let now = try folder.load()
+        guard try Self.images(of: state, now, folder) == images else { return nil }
         for (delta, lease) in zip(opened.chain.deltas, leases.held) {
             guard try delta.attempt({ () throws(SystemError) in try delta.file.identity() }) == lease.file else {
                 return nil
             }
         }
-        return LeasedChain(folder: folder, chain: opened.chain, images: images, leases: leases.held)
+        let leaving = Set(images.map(\.guid).filter { now.shot($0)?.isTemporary == true })
+        return LeasedChain(
+            folder: folder, chain: opened.chain, images: images, leaving: leaving, leases: leases.held)
     }
 
     /// What a state is made of. - Throws: `.notFound` for one that is gone, or is not what was frozen any more.

@@ -84,6 +84,25 @@ import Testing
         try disk.close()
     }
 
+    @Test("what changed since a state that is being removed is not told")
+    func leavingBase() throws {
+        let (disk, guids) = try newDisk(3)
+        let ready = try open(guids[2])
+        try ready.forEachChangedRun(since: guids[0]) { (_) throws(DiskError) in true }
+        ready.close()
+        // What was merged into it is no longer above it.
+        #expect(try !disk.deleteSnapshot(guids[0]) { _, _ in false })
+        let state = try open(guids[2])
+        #expect {
+            try state.forEachChangedRun(since: guids[0]) { (_) throws(DiskError) in true }
+        } throws: { error in
+            guard case .disk(let error)? = error as? ScanError<DiskError> else { return false }
+            return error.code == .notFound
+        }
+        state.close()
+        try disk.close()
+    }
+
     @Test("a device that is only read, and a leaf, are leased like a snapshot")
     func readOnlyDisk() throws {
         let (disk, guids) = try newDisk(2)
