@@ -122,6 +122,8 @@ extension Disk {
         if delta.hasHoles, !isClosing { return false }
         if maintenance.withLock({ $0.doubtful[delta.delta.path] != nil }) { return true }
         guard var lease = try ExclusiveLease.takeIfFree(delta.delta.path, in: fs) else { return false }
+        // Who had the lease before may have merged into the file: what is known here of its places is out of date then.
+        guard maintenance.withLock({ state in state.unfinished.contains { $0 === delta } }) else { return true }
         return try finish(delta, &lease, yields: inBackground)
     }
 
