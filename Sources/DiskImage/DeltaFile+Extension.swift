@@ -30,9 +30,7 @@ extension DeltaFile {
         guard var header, header.extensionSector != 0 else { return }
         try refuseNeededExtension()
         header.extensionSector = 0
-        try attempt { () throws(SystemError) in
-            try Self.writeHeader(header, to: file)
-            try file.synchronize()
-        }
+        try attempt { () throws(SystemError) in try Self.writeHeader(header, to: file) }
+        try synchronize()
     }
 }

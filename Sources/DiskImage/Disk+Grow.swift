@@ -171,8 +171,8 @@ enum BatGrowth {
                 }
                 position = page + unit
             }
-            if isChanged { try delta.file.synchronize() }
         }
+        if isChanged { try delta.synchronize() }
     }
 
     /// Moves the data of an image that is not the top out of the room that its table needs: copies, durably; entries,
