@@ -69,8 +69,9 @@ private func fillExisting(_ path: String, in fs: any FileSystem, _ fill: NewDisk
     defer { withExtendedLifetime(lock) {} }
     let lockFile = "\(disk.path)/\(DiskFolder.ownerLockName)"
     let image = disk.path(ofFile: baseImageName)
+    // Once more under the lock: of a disk that is there by now nothing is ours to clear.
+    try refuseTaken(in: disk)
     do throws(DiskError) {
-        try refuseTaken(in: disk)
         try disk.removeLeftovers(keeping: [])
         guard let unique = GUID(random: randomBytes(16)) else {
             throw DiskError(.io, "\(path): the system has no random bytes", path: path)
