@@ -60,6 +60,8 @@ public struct DiskFolder: Sendable {
     /// Absolute, without symbolic links.
     public let path: String
     public let fs: any FileSystem
+    /// For changes of the list of leftovers: the owner's threads may take a snapshot and merge at the same time.
+    let listLock = Monitor(())
 
     /// - Parameter path: absolute, without symbolic links; see ``DiskLocation/find(_:in:)``.
     public init(resolvedPath path: String, fs: any FileSystem) {

@@ -13,12 +13,14 @@ extension DiskFolder {
     func noteLeftover(_ file: String) throws(DiskError) {
         // Another name is not taken from a list; what is left of it then is only in the way.
         guard DiskDescriptor.isDeltaName(file) else { return }
-        var names = try leftovers()
-        guard !names.contains(file) else { return }
-        names.append(file)
-        let list = "\(path)/\(Self.listName)"
-        let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
-        try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
+        try listLock.withLock { _ throws(DiskError) in
+            var names = try leftovers()
+            guard !names.contains(file) else { return }
+            names.append(file)
+            let list = "\(path)/\(Self.listName)"
+            let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
+            try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
+        }
     }
 
     private func leftovers() throws(DiskError) -> [String] {
