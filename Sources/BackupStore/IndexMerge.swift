@@ -32,11 +32,11 @@ private struct IndexCursor {
         }
     }
 
-    /// Where the object is, and the pack's number in the segment.
-    func current() throws(StoreError) -> (location: Location, pack: UInt32)? {
+    /// Where the object is.
+    func current() throws(StoreError) -> Location? {
         guard let page else { return nil }
         let entry = try segment.entry(page, place, at: pageIndex)
-        return (entry.location(in: packs[Int(entry.pack)]), entry.pack)
+        return entry.location(in: packs[Int(entry.pack)])
     }
 
     mutating func advance() throws(StoreError) {
@@ -68,18 +68,22 @@ extension LocalStore {
         try reloadIndex()
         let chosen = Self.mergeable(try preparedSegments())
         guard chosen.count > 1 else { return }
+        // As it is now: what this process knows of packs may be older than the files that are merged.
+        let census = try freshCensus()
         var lost: Set<Digest> = []
         for segment in chosen {
-            var number: UInt32 = 0
-            try segment.forEachPack { pack in
-                if segment.state(ofPack: number).contains(.absent) { lost.insert(pack) }
-                number += 1
-            }
+            try segment.forEachPack { if !census.has($0) { lost.insert($0) } }
         }
         try noteLost(lost)
-        let merged = try merge(chosen) { segment, pack in !segment.state(ofPack: pack).contains(.absent) }
+        let merged = try merge(chosen) { place in
+            if !census.has(place.pack) { return .useless }
+            return census.damage[place.pack]?.covers(place) == true ? .doubtful : .good
+        }
         try replace(chosen, keeping: merged)
     }
+
+    /// What the place of an object is worth.
+    enum Worth: Int { case useless, doubtful, good }
 
     /// The smaller ones. A larger file joins only when the smaller ones together come near it: each entry is then
     /// rewritten a number of times that grows with the logarithm of the index.
@@ -95,15 +99,15 @@ extension LocalStore {
     }
 
     /// Makes one index file of some.
-    /// - Parameter keeps: whether the entries of a pack, by its number in a segment, are worth keeping.
+    /// - Parameter worth: of a place. Of an object that has several the best one stays.
     /// - Returns: its name; `nil` when there was nothing to keep.
     func merge(
-        _ old: [IndexSegment], keeps: (IndexSegment, UInt32) -> Bool
+        _ old: [IndexSegment], worth: (Location) -> Worth
     ) throws(StoreError) -> String? {
-        /// One that is damaged is left as it is, and not used any more.
+        /// One that is damaged, or can't be read, is left as it is, and not used any more.
         func from<R>(_ segment: IndexSegment, _ body: () throws(StoreError) -> R) throws(StoreError) -> R {
             do throws(StoreError) { return try body() } catch {
-                if error.code == .corrupt { distrust(segment) }
+                if error.code == .corrupt || error.code == .io { distrust(segment) }
                 throw error
             }
         }
@@ -112,7 +116,7 @@ extension LocalStore {
             cursors.append(try from(segment) { () throws(StoreError) in try IndexCursor(segment) })
         }
         var writer = IndexWriter(upload: try beginFile(.index))
-        var isEmpty = true
+        var best: (id: Digest, location: Location, worth: Worth)?
         while true {
             var least: (place: Int, id: Digest)?
             for (place, cursor) in cursors.enumerated() {
@@ -126,12 +130,19 @@ extension LocalStore {
                 return found
             }
             guard let found else { break }
-            if keeps(segment, found.pack) {
-                try writer.add(least.id, found.location)
-                isEmpty = false
+            let value = worth(found)
+            if value == .useless { continue }
+            if let last = best {
+                if last.id == least.id {
+                    if value.rawValue > last.worth.rawValue { best = (least.id, found, value) }
+                    continue
+                }
+                try writer.add(last.id, last.location)
             }
+            best = (least.id, found, value)
         }
-        guard !isEmpty else { return nil }
+        guard let best else { return nil }
+        try writer.add(best.id, best.location)
         return try writer.finish().name
     }
 

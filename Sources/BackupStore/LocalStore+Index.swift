@@ -160,9 +160,16 @@ extension LocalStore {
             let segments = try preparedSegments()
             var left: [Int] = []
             for place in missing.sorted(by: { ids[$0] < ids[$1] }) {
-                if let found = state.withLock({ $0.recent[ids[place]] }) {
-                    result[place] = found
-                    continue
+                let recent = state.withLock { state -> (place: Location, isDamaged: Bool)? in
+                    guard let found = state.recent[ids[place]] else { return nil }
+                    return (found, state.census?.damage[found.pack]?.covers(found) == true)
+                }
+                if let recent {
+                    guard recent.isDamaged else {
+                        result[place] = recent.place
+                        continue
+                    }
+                    doubtful[place] = recent.place
                 }
                 for segment in segments where result[place] == nil {
                     guard let entry = try find(ids[place], in: segment) else { continue }
@@ -184,7 +191,12 @@ extension LocalStore {
     /// Takes up a pack that is durable and visible.
     func accept(_ pack: Digest, _ directory: PackDirectory) throws(StoreError) {
         let isDue = state.withLock { state in
-            directory.forEachLocation(pack: pack) { id, location in state.recent[id] = location }
+            let damage = state.census?.damage[pack]
+            directory.forEachLocation(pack: pack) { id, location in
+                // What is damaged does not take the place of what may be whole.
+                if damage?.covers(location) == true, state.recent[id] != nil { return }
+                state.recent[id] = location
+            }
             state.recentPacks += 1
             state.census?.insert(pack)
             return state.recentPacks >= options.unindexedPacksMax

@@ -44,18 +44,23 @@ extension LocalStore {
     /// The census, taken when it is first asked for.
     func census() throws(StoreError) -> PackCensus {
         if let census = state.withLock({ $0.census }) { return census }
+        let census = try freshCensus()
+        return state.withLock { state in
+            if let other = state.census { return other }
+            state.census = census
+            return census
+        }
+    }
+
+    /// The packs that are there now, and the notes.
+    func freshCensus() throws(StoreError) -> PackCensus {
         var packs: [Digest] = []
         for folder in try packFolders() {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) }) {
                 if let pack = Digest(hex: name) { packs.append(pack) }
             }
         }
-        let census = PackCensus(listed: packs, damage: try loadNotes())
-        return state.withLock { state in
-            if let other = state.census { return other }
-            state.census = census
-            return census
-        }
+        return PackCensus(listed: packs, damage: try loadNotes())
     }
 
     /// What is noted of the packs that are there.

@@ -134,9 +134,8 @@ private struct StoreRepairing {
                 }
                 damage.frames.insert(frame.offset)
             }
-            found.forEachLocation(pack: name) { id, place in
-                if !damage.covers(place) { entries.append((id, place)) }
-            }
+            // What is whole in a damaged pack is named where it is saved to: the pack itself may be taken out.
+            if damage == PackDamage() { found.forEachLocation(pack: name) { entries.append(($0, $1)) } }
         } catch {
             guard [.corrupt, .unsupported, .io, .missing].contains(error.code) else { throw error }
             if error.code == .missing { return }
@@ -157,7 +156,7 @@ private struct StoreRepairing {
         entries.removeAll(keepingCapacity: true)
         guard fresh.count > LocalStore.segmentsMax else { return }
         let chosen = LocalStore.mergeable(fresh)
-        guard chosen.count > 1, let merged = try store.merge(chosen, keeps: { _, _ in true }) else { return }
+        guard chosen.count > 1, let merged = try store.merge(chosen, worth: { _ in .good }) else { return }
         let gone = Set(chosen.map(\.name)).subtracting([merged])
         try fresh.append(store.openSegment(merged))
         fresh.removeAll { gone.contains($0.name) }
