@@ -19,9 +19,10 @@ extension LocalStore {
         var opened: [IndexSegment] = []
         for name in names where known[name] == nil && !distrusted.contains(name) {
             do throws(StoreError) { opened.append(try openSegment(name)) } catch {
-                // Another writer merged it away since the listing, or it is damaged: the packs that only it names are
+                // Another writer merged it away since the listing, or it is damaged, or can't be read: the packs that only it names are
                 // taken up by the next writer.
-                guard [.missing, .corrupt, .unsupported].contains(error.code) else { throw error }
+                guard [.missing, .corrupt, .unsupported, .io].contains(error.code) else { throw error }
+                if error.code == .io { try checkAlive() }
             }
         }
         // What an index file names is not put in again, so its name must be durable: whoever put it there may have
@@ -88,7 +89,8 @@ extension LocalStore {
                 }
                 sound.append(segment)
             } catch {
-                guard error.code == .corrupt else { throw error }
+                guard error.code == .corrupt || error.code == .io else { throw error }
+                if error.code == .io { try checkAlive() }
                 distrust(segment)
             }
         }
@@ -102,10 +104,11 @@ extension LocalStore {
 
     // MARK: Look-ups
 
-    /// A look-up that a damaged page ends is one without a result; the file is not used any more.
+    /// A look-up that a page ends which is damaged or can't be read is one without a result; the file is not used any more.
     private func find(_ id: Digest, in segment: IndexSegment) throws(StoreError) -> IndexEntry? {
         do throws(StoreError) { return try segment.find(id) } catch {
-            guard error.code == .corrupt else { throw error }
+            guard error.code == .corrupt || error.code == .io else { throw error }
+            if error.code == .io { try checkAlive() }
             distrust(segment)
             return nil
         }
@@ -245,8 +248,8 @@ extension LocalStore {
         }
     }
 
-    /// Whether the store's file system still answers: one pack that can't be read is that pack's trouble.
-    private func checkAlive() throws(StoreError) {
+    /// Whether the store's file system still answers: one file that can't be read is that file's trouble.
+    func checkAlive() throws(StoreError) {
         _ = try storing { () throws(SystemError) in
             try fs.contents(of: "\(address)/\(StoreDescription.fileName)", limit: 1 << 20)
         }
@@ -333,7 +336,7 @@ extension LocalStore {
             guard segments.count > Self.segmentsMax else { return }
             do throws(StoreError) { try mergeIndex() } catch {
                 // Merging only saves look-ups: what there is stays right without it.
-                guard error.code == .outOfSpace || error.code == .corrupt else { throw error }
+                guard [.outOfSpace, .corrupt, .io].contains(error.code) else { throw error }
             }
         }
     }

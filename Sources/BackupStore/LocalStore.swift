@@ -139,7 +139,13 @@ public final class LocalStore: StoreBackend {
         state.withLock { $0.asideAtStart = aside }
         try reloadIndex()
         for left in session.left {
-            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) { try finishPartial(path) }
+            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) {
+                do throws(StoreError) { try finishPartial(path) } catch {
+                    // What can't be read of it can't be kept either.
+                    guard error.code == .io else { throw error }
+                    try checkAlive()
+                }
+            }
             try left.remove()
         }
         try takeUpUnnamed()
