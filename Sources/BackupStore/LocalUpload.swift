@@ -148,7 +148,7 @@ final class LocalUpload: ObjectUpload {
         }
     }
 
-    /// What was uploaded is nothing that a store takes.
+    /// What was uploaded is nothing that a store takes, or may not be on the disk.
     private func discard() {
         state.withLock { $0.isOpen = false }
         try? store.fs.remove(path)
@@ -160,7 +160,12 @@ final class LocalUpload: ObjectUpload {
         guard let size else { throw ended }
         do throws(StoreError) {
             let directory = try check(name, size)
-            try storing { () throws(SystemError) in try file.synchronize() }
+            do throws(SystemError) { try file.synchronize() } catch {
+                // Nobody can tell what of it has reached the disk, and no later call tells of it again: nothing of it
+                // is kept.
+                discard()
+                throw StoreError(error)
+            }
             // A point comes after the index that it needs, and what was answered for it must still hold.
             if kind == .point { try store.prepareForPoint() }
             try store.show(path, as: kind, name, file, size)

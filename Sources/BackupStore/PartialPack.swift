@@ -32,7 +32,11 @@ extension LocalStore {
                 let file = try fs.open(path, .update)
                 try file.truncate(to: UInt64(end))
                 try file.writeBytes(ending.bytes, at: UInt64(end))
-                try file.synchronize()
+                do throws(SystemError) { try file.synchronize() } catch {
+                    // Nobody can tell what of it has reached the disk: nothing of it is kept.
+                    for path in [path, entries] { try? fs.remove(path) }
+                    throw error
+                }
                 return file
             }
             let size = UInt64(end) + UInt64(ending.bytes.count)
