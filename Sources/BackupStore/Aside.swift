@@ -146,6 +146,11 @@ extension LocalStore {
         return packs
     }
 
+    /// Index files that were taken out.
+    func indexesAside() throws(StoreError) -> [String] {
+        try asideNames().filter { $0.hasSuffix(Self.indexSuffix) }.map { String($0.dropLast(Self.indexSuffix.count)) }
+    }
+
     /// Takes notes of packs back that were found to be whole, or that are not there any more.
     func removeNotes(_ packs: [Digest]) throws(StoreError) {
         try storing { () throws(SystemError) in

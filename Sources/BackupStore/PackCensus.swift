@@ -66,7 +66,7 @@ extension LocalStore {
     /// What is noted of the packs that are there.
     public func knownDamage() throws(StoreError) -> [Digest: PackDamage] { try census().damage }
 
-    /// Text that is the same as long as the same is missing or noted as damaged; `nil` when nothing is. Whoever builds
+    /// Text that is the same as long as the same is missing, noted as damaged, or taken out; `nil` when nothing is. Whoever builds
     /// on an older point of a store with such a text sees first whether the point is still whole.
     public func damage() throws(StoreError) -> String? {
         let census = try census()
@@ -75,6 +75,8 @@ extension LocalStore {
             lines.append("\(pack) \(damage.isWhole ? "all" : "\(damage.frames.sorted())")")
         }
         for pack in try formerPacks() where !census.has(pack) { lines.append("\(pack) missing") }
+        // What an index file named that was taken out may never have been there.
+        for name in try indexesAside() { lines.append("index \(name) aside") }
         for segment in try preparedSegments() {
             var number: UInt32 = 0
             try segment.forEachPack { pack in
