@@ -38,6 +38,12 @@ extension LocalStore {
             return try fs.exists(target)
         }
         let isWhole = isThere ? try isSame(target, file, size) : false
+        // The name of a point is short enough to be met on purpose: another one that is whole stays.
+        if kind == .point, isThere, !isWhole, let bytes = try? fs.contents(of: target, limit: StoreLimits.pointMax),
+            (try? RestorePoint(parsing: bytes, id: name)) != nil
+        {
+            throw StoreError(.exists, "store \(address) has another restore point \(name)")
+        }
         try storing { () throws(SystemError) in
             if isWhole {
                 // Put there by another writer; but whether its name is durable is not known.
