@@ -46,7 +46,7 @@ struct BackupCommand: ParsableCommand {
         defer { withExtendedLifetime(lock) {} }
         var list = BackupList()
         var failures: [CommandFailure] = []
-        for set in sets {
+        for (number, set) in sets.enumerated() {
             do throws(CommandFailure) {
                 try Interruption.withCleanEnd { () throws(CommandFailure) in
                     try run(set, configuration, &list, &failures)
@@ -56,7 +56,13 @@ struct BackupCommand: ParsableCommand {
                 for disk in set.disks { list.failures.append(FailedBackup(disk: disk.folder, error)) }
             }
             // One disk's trouble is no reason to leave the others without a backup.
-            if Interruption.isRequested { break }
+            guard Interruption.isRequested else { continue }
+            for disk in sets[(number + 1)...].flatMap(\.disks) {
+                let failure = CommandFailure(.interrupted, "the backup was stopped before it came to this disk")
+                failures.append(failure)
+                list.failures.append(FailedBackup(disk: disk.folder, failure))
+            }
+            break
         }
         try tell(list, failures)
     }

@@ -32,6 +32,13 @@ struct StoreRepair: ParsableCommand {
                 "\(outcome.repair.unreadable.count) parts of \(opened.address) can't be read and are left where they "
                     + "are: see to its medium, and repair it again")
         }
+        // Of damaged points it was told above.
+        guard outcome.problems.isEmpty else {
+            throw CommandFailure(
+                .inputOutput,
+                "not every point of \(opened.address) can be read, \(outcome.problems.count) problems; the first: "
+                    + outcome.problems[0])
+        }
     }
 }
 
