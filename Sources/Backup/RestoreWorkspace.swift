@@ -136,6 +136,13 @@ final class RestoreWorkspace {
                 guard try fs.isFolder(path) else { return false }
                 let names = try fs.list(path)
                 guard names.allSatisfy({ $0 == lockName || $0 == contentName }) else { return false }
+                // A link leads to what is somebody else's.
+                let parent = try fs.resolve(RestoreJob.folderPart(of: path))
+                let base = path.split(separator: "/").last.map(String.init) ?? path
+                let own = (parent == "/" ? "" : parent) + "/" + base
+                for name in [""] + names.map({ "/" + $0 }) {
+                    guard try fs.resolve(path + name) == own + name else { return false }
+                }
                 guard names.contains(lockName) else {
                     if names.isEmpty { try fs.removeFolder(path) }
                     return false
