@@ -19,8 +19,8 @@ extension LocalStore {
         var opened: [IndexSegment] = []
         for name in names where known[name] == nil && !distrusted.contains(name) {
             do throws(StoreError) { opened.append(try openSegment(name)) } catch {
-                // Another writer merged it away since the listing, or it is damaged, or can't be read: the packs that only it names are
-                // taken up by the next writer.
+                // Another writer merged it away since the listing, or it is damaged, or can't be read: the packs that
+                // only it names are taken up by the next writer.
                 guard [.missing, .corrupt, .unsupported, .io].contains(error.code) else { throw error }
                 if error.code == .io { try checkAlive() }
             }
@@ -104,7 +104,8 @@ extension LocalStore {
 
     // MARK: Look-ups
 
-    /// A look-up that a page ends which is damaged or can't be read is one without a result; the file is not used any more.
+    /// A look-up that is ended by a page that is damaged, or can't be read, is one without a result; the file is not
+    /// used any more.
     private func find(_ id: Digest, in segment: IndexSegment) throws(StoreError) -> IndexEntry? {
         do throws(StoreError) { return try segment.find(id) } catch {
             guard error.code == .corrupt || error.code == .io else { throw error }

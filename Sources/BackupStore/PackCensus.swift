@@ -66,8 +66,8 @@ extension LocalStore {
     /// What is noted of the packs that are there.
     public func knownDamage() throws(StoreError) -> [Digest: PackDamage] { try census().damage }
 
-    /// Text that is the same as long as the same is missing, noted as damaged, or taken out; `nil` when nothing is. Whoever builds
-    /// on an older point of a store with such a text sees first whether the point is still whole.
+    /// Text that is the same as long as the same is missing, noted as damaged, or taken out; `nil` when nothing is.
+    /// Whoever builds on an older point of a store with such a text sees first whether the point is still whole.
     public func damage() throws(StoreError) -> String? {
         let census = try census()
         var lines: [String] = []
