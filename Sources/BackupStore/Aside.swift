@@ -187,15 +187,18 @@ extension LocalStore {
     func expectAnswersHold() throws(StoreError) {
         let now = try asideNames()
         let new = state.withLock { now.subtracting($0.asideAtStart) }
-        guard !new.isEmpty else { return }
         var packs: Set<Digest> = []
         var indexes: Set<String> = []
+        // To a note that was there already something may have been added.
+        let before = state.withLock { $0.notesAtStart }
+        for (pack, damage) in try loadNotes() where damage != before[pack] { packs.insert(pack) }
         for name in new {
-            for suffix in [Self.noteSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
+            for suffix in [Self.lostSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
                 if let pack = Digest(hex: name.dropLast(suffix.count)) { packs.insert(pack) }
             }
             if name.hasSuffix(Self.indexSuffix) { indexes.insert(String(name.dropLast(Self.indexSuffix.count))) }
         }
+        guard !packs.isEmpty || !indexes.isEmpty else { return }
         let (segments, used) = state.withLock { ($0.segments, $0.used) }
         var isWrong = !used.packs.isDisjoint(with: packs) || !used.indexes.isDisjoint(with: indexes)
         for segment in segments where !isWrong && segment.isUsed {

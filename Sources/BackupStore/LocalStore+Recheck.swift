@@ -22,8 +22,9 @@ extension LocalStore {
         if session != nil { try note(damage) }
         // The user begins anew.
         let aside = try asideNames()
+        let notes = try loadNotes()
         state.withLock { state in
-            state.asideAtStart = aside
+            (state.asideAtStart, state.notesAtStart) = (aside, notes)
             state.used = ([], [])
             for segment in state.segments { segment.forgetUses() }
         }

@@ -61,6 +61,7 @@ public final class LocalStore: StoreBackend {
         var distrusted: Set<String> = []
         /// What lay aside when the store was opened.
         var asideAtStart: Set<String> = []
+        var notesAtStart: [Digest: PackDamage] = [:]
         /// What answers to the user were taken from, besides the segments that tell so themselves.
         var used: (packs: Set<Digest>, indexes: Set<String>) = ([], [])
     }
@@ -136,7 +137,8 @@ public final class LocalStore: StoreBackend {
         // end.
         try storing { () throws(SystemError) in try fs.synchronizeFolder(address) }
         let aside = try asideNames()
-        state.withLock { $0.asideAtStart = aside }
+        let notes = try loadNotes()
+        state.withLock { ($0.asideAtStart, $0.notesAtStart) = (aside, notes) }
         try reloadIndex()
         for left in session.left {
             for path in left.files where !path.hasSuffix("." + PartialPack.suffix) {
