@@ -231,6 +231,33 @@ private func chunk(_ number: Int) -> [UInt8] {
         next.close()
     }
 
+    @Test("of an object that two index files name a merge keeps the place that is whole", arguments: [false, true])
+    func mergedPlaces(isFirstLarger: Bool) throws {
+        var filled = try FilledStore()
+        let id = try filled.put([chunk(1)] + (isFirstLarger ? [chunk(2), chunk(3)] : []))[0]
+        let place = try #require(try filled.store.locate([id])[0])
+        try filled.store.note([place.pack: PackDamage(frames: [place.frameOffset])])
+        _ = try filled.put([chunk(1)] + (isFirstLarger ? [] : [chunk(2), chunk(3)]))
+        try filled.store.mergeIndex()
+        filled.store.close()
+        #expect(try filled.fs.list("/store/index").count == 1)
+        let next = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        #expect(try next.known([id]) == [true])
+        #expect(try next.locate([id])[0]?.pack != place.pack)
+        next.close()
+    }
+
+    @Test("a point that is damaged is replaced by its like") func pointOfSameName() throws {
+        let filled = try FilledStore()
+        let path = "/store/points/\(Self.point.id)"
+        try filled.store.put(.point, Self.point.id, Self.point.encoded())
+        let file = try filled.fs.open(path, .update)
+        try file.writeBytes([0xee], at: 3)
+        try filled.store.put(.point, Self.point.id, Self.point.encoded())
+        #expect(try filled.fs.contents(of: path, limit: 1 << 20) == Self.point.encoded())
+        filled.store.close()
+    }
+
     @Test("what a writer was told must hold when its point comes: damage found meanwhile is an error")
     func holds() throws {
         var filled = try FilledStore()

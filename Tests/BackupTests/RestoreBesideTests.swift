@@ -2,6 +2,7 @@ import Backup
 import BackupStore
 import BlockIO
 import DiskImage
+import Glibc
 import TestSupport
 import Testing
 
@@ -81,6 +82,23 @@ import Testing
         #expect(isSame(try fs.contents(of: "/restored/it", limit: 1 << 30), content))
         #expect(try fs.list("/restored") == ["it"] + before)
         #expect(try fs.exists("\(name)-0123456789abcded/content/mine"))
+    }
+
+    @Test("a link in what looks like a killed restore is not followed") func link() throws {
+        let (world, point, content) = try Self.prepared()
+        let store = try world.open()
+        defer { store.close() }
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        let left = folder.file("it.restoring-0123456789abcdef")
+        for path in [folder.file("other"), left] { try fs.createFolder(path) }
+        for path in [folder.file("other/root.hds"), left + "/lock"] {
+            _ = try fs.open(path, OpenMode(writable: true, creation: .exclusive))
+        }
+        try #require(symlink(folder.file("other"), left + "/content") == 0)
+        _ = try Self.job(point, .raw(file: folder.file("it"))).run(store: store, in: fs)
+        #expect(isSame(try fs.contents(of: folder.file("it"), limit: 1 << 30), content))
+        #expect(try fs.exists(folder.file("other/root.hds")))
     }
 
     @Test("a place in a store, or no folder to be in, is refused") func places() throws {
