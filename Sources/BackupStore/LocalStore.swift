@@ -141,13 +141,7 @@ public final class LocalStore: StoreBackend {
         state.withLock { ($0.asideAtStart, $0.notesAtStart) = (aside, notes) }
         try reloadIndex()
         for left in session.left {
-            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) {
-                do throws(StoreError) { try finishPartial(path) } catch {
-                    // What can't be read of it can't be kept either.
-                    guard error.code == .io else { throw error }
-                    try checkAlive()
-                }
-            }
+            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) { try finishPartial(path) }
             try left.remove()
         }
         try takeUpUnnamed()

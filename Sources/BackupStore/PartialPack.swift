@@ -23,7 +23,12 @@ extension LocalStore {
     @discardableResult
     func finishPartial(_ path: String) throws(StoreError) -> Digest? {
         let entries = PartialPack.entriesPath(of: path)
-        let directory = try wholeFrames(path, entries)
+        var directory = PackDirectory()
+        do throws(StoreError) { directory = try wholeFrames(path, entries) } catch {
+            // What can't be read can't be kept, and must keep nobody out.
+            guard error.code == .io else { throw error }
+            try checkAlive()
+        }
         var name: Digest?
         if let last = directory.frames.last {
             let end = last.offset + last.storedBytes

@@ -87,7 +87,9 @@ import Testing
         for number in 1...clean.changeCount {
             for isCut in [false, true] {
                 let fs = state.duplicate()
-                fs.setPlan(isCut ? .stop(atChange: number) : .ioError(at: number, of: FaultPlan.Call.changes))
+                // What could not be synchronised is not kept.
+                let calls = FaultPlan.Call.changes.subtracting([.synchronize])
+                fs.setPlan(isCut ? .stop(atChange: number) : .ioError(at: number, of: calls))
                 (try? LocalStore(opening: Self.path, in: fs))?.close()
                 fs.setPlan(nil)
                 let after = isCut ? fs.afterPowerCut(.random(seed: UInt64(number))) : fs
