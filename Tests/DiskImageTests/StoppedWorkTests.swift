@@ -217,6 +217,39 @@ import Testing
         #expect(try checkDisk(at: "/disk", in: fs).isSound)
     }
 
+    @Test("a full host does not keep a merge from its end that needs no space")
+    func fullHost() throws {
+        let (before, first) = try trimmedPair()
+        try before.close()
+        var options = DiskOptions.standard
+        options.finishInBackground = false
+        options.compactBytesMax = 0
+        // What is given back leaves gaps.
+        let gappy = try Disk.open("/disk", in: fs, options: options)
+        #expect(try gappy.deleteSnapshot(first))
+        let lower = try #require(try gappy.snapshots().first).guid
+        try fill(gappy, 2, 40..<41)
+        _ = try snapshot(gappy)
+        try gappy.close()
+        // As a host that is full when the file is closed leaves them.
+        let base = try fs.open("/disk/" + baseImageName, OpenMode(writable: true))
+        #expect(try base.punch(offset: cluster, count: 32 * cluster))
+        let disk = try open()
+        #expect(
+            try disk.deleteSnapshot(lower) { done, total in
+                // Less than a cluster is left.
+                if done == total { fs.setCapacity(fs.usedBytes + cluster / 2) }
+                return true
+            })
+        fs.setCapacity(nil)
+        try expect(disk, 0, at: 0..<32)
+        try expect(disk, 1, at: 32..<40)
+        try expect(disk, 2, at: 40..<41)
+        try expect(disk, 1, at: 41..<64)
+        try disk.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+    }
+
     @Test("a snapshot within a merge that fails leaves nothing prepared")
     func failedSwitchWithin() throws {
         let disk = try newDisk(clusters: 2048)
