@@ -91,8 +91,15 @@ int ploop_kiocb_submit(struct ploop_iocb *iocb, struct iov_iter *iter, loff_t po
 		if (flags & PLOOP_SUBMIT_NOWAIT)
 			return -EAGAIN;
 		ret = pf->io->rw(pf, iocb->write, iter, pos);
-		if (ret == 0 && (flags & PLOOP_SUBMIT_FUA))
+		if (ret == 0 && (flags & PLOOP_SUBMIT_FUA)) {
 			ret = vfs_fsync_range(pf->file, pos, pos + len - 1, 1);
+			/*
+			 * It may be about earlier writes, and is told once: final, whatever it is.
+			 * But want of memory loses nothing where the page cache has nothing.
+			 */
+			if (ret != 0 && !(ret == -ENOMEM && (pf->flags & PLOOP_IOF_DIRECT)))
+				ret = -EIO;
+		}
 		if (ret != 0)
 			return ret;
 		iocb->done(iocb, len);
