@@ -267,6 +267,8 @@ int ploop_bitmap_read(struct ploop_device *dev, struct ploop_bitmap_read *arg,
 	bits = bits_of(bitmap);
 	bit = arg->start >> bitmap->shift;
 	end = bits_needed((arg->start + arg->bytes) >> SECTOR_SHIFT, bitmap->shift);
+	if (WARN_ON_ONCE(end > bits->nbits))
+		return -EIO;
 	while (count < room && bit < end) {
 		if (!next_run(bits, &bit, end, clear, &first))
 			break;

@@ -326,12 +326,15 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 	if (ret == 0) {
 		ploop_quiesce_job(dev);
 		mutex_lock(&dev->commit_lock);
-		ret = grow_switch(dev, grow);
+		if (ret == 0)
+			ret = grow_switch(dev, grow);
 		if (ret == 0)
 			dev->sectors = grow->geo.sectors;
 		mutex_unlock(&dev->commit_lock);
 		ploop_resume(dev);
 	}
+		/* Those made while it gave ctl_lock up. */
+		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
 	if (ret == 0)
 		set_capacity_and_notify(dev->disk, dev->sectors);
 	else if (ret == -EIO || ret == -EUCLEAN || READ_ONCE(grow->delta->doubtful))
