@@ -144,12 +144,14 @@ int ploop_merge_prepare(struct ploop_device *dev, struct ploop_job_state *job)
 		return ret;
 	}
 	ret = ploop_commit_for(dev, PLOOP_PATIENCE);
-	mutex_lock(&dev->commit_lock);
-	if (ret == 0)
+	/* A commit that took too long still has commit_lock. */
+	if (ret == 0) {
+		mutex_lock(&dev->commit_lock);
 		ret = merge_open_lower(dev, merge, job->rate);
-	if (ret == 0 && !merge->grow)
-		merge_begin(dev, merge);
-	mutex_unlock(&dev->commit_lock);
+		if (ret == 0 && !merge->grow)
+			merge_begin(dev, merge);
+		mutex_unlock(&dev->commit_lock);
+	}
 	ploop_resume(dev);
 	if (ret) {
 		kfree(merge->grow);
