@@ -32,15 +32,25 @@ static int lower_has(struct ploop_device *dev, struct ploop_delta *above, u32 cl
 }
 
 /* Return: WAIT_*, 0, or an errno. */
-static int discard_cluster(struct ploop_request *req, struct ploop_map_page *page, u32 cluster)
+static int discard_cluster(struct ploop_request *req, u32 cluster)
 {
 	struct ploop_device *dev = req->dev;
-	atomic64_t *at = ploop_map_slot(page, cluster);
 	struct ploop_delta *delta = dev->alloc;
-	u64 slot = atomic64_read(at);
+	struct ploop_map_page *page;
+	atomic64_t *at;
 	bool has;
-	int ret = 0;
+	u64 slot;
+	int ret;
 
+	page = ploop_map_get(dev, cluster);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	slot = atomic64_read(ploop_map_slot(page, cluster));
+	/*
+	 * Who waits for the lock is not counted in, and must not have a page: the map may be
+	 * dropped.
+	 */
+	ploop_map_put(page);
 	if (!slot_is_mapped(slot) || slot_level(slot) != delta->level || delta->rdonly)
 		return 0;
 	ret = lower_has(dev, delta, cluster, &has);
@@ -50,15 +60,22 @@ static int discard_cluster(struct ploop_request *req, struct ploop_map_page *pag
 		return WAIT_ROOM;
 	if (!ploop_cluster_trylock(dev, req, cluster))
 		return WAIT_LOCK;
+	page = ploop_map_get(dev, cluster);
+	ret = PTR_ERR_OR_ZERO(page);
+	if (ret)
+		goto unlock;
+	at = ploop_map_slot(page, cluster);
 	slot = atomic64_read(at);
 	if (slot_is_mapped(slot) && slot_level(slot) == delta->level && !(slot & SLOT_BUSY)) {
 		ploop_map_pin_again(page);
 		ploop_pending_add(dev, page, cluster, PLOOP_IBLOCK_NONE, slot_iblock(slot));
 		atomic64_set(at, SLOT_HOLE | SLOT_PENDING);
 	}
+	ploop_map_put(page);
+unlock:
 	req->locked = false;
 	ploop_cluster_unlock(dev, &req->lock);
-	return 0;
+	return ret;
 }
 
 static bool discard_possible(struct ploop_device *dev)
@@ -84,8 +101,6 @@ void ploop_discard(struct ploop_request *req)
 	int ret = 0;
 
 	for (cluster = first; cluster < end && ret == 0; cluster++) {
-		struct ploop_map_page *page;
-
 		/* Where it goes on if it has to wait. */
 		req->cluster = cluster;
 		while (!ploop_enter(dev, req))
@@ -104,12 +119,7 @@ void ploop_discard(struct ploop_request *req)
 		}
 		if (!discard_possible(dev) || cluster >= dev->alloc->geo.clusters)
 			break;
-		page = ploop_map_get(dev, cluster);
-		ret = PTR_ERR_OR_ZERO(page);
-		if (ret)
-			break;
-		ret = discard_cluster(req, page, cluster);
-		ploop_map_put(page);
+		ret = discard_cluster(req, cluster);
 		if (ret == WAIT_LOCK)
 			return;
 		ploop_leave(dev, req);
