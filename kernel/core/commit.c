@@ -388,6 +388,8 @@ void ploop_abort(struct ploop_device *dev, int error)
 	ploop_waiting_open(dev, &dev->nospace);
 	ploop_parking_open(dev, &dev->full);
 	/* Flushes that waited for a commit end now. */
+	/* A paused job ends, too. */
+	wake_up_all(&dev->job->wait);
 	queue_work(dev->commit_wq, &dev->commit_work);
 }
 
