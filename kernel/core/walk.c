@@ -93,7 +93,9 @@ static void walk_stack(struct walk *w)
 
 		if (delta->level != level)
 			fault(w, "level %u takes itself for %u", level, delta->level);
-		if (!delta->rdonly && delta != top && delta != dev->alloc)
+		/* A merge whose end failed still has the lower one open. */
+		if (!delta->rdonly && delta != top && delta != dev->alloc &&
+		    READ_ONCE(dev->maintenance) != PLOOP_MNTN_MERGE)
 			fault(w, "level %u, below the top, is writable", level);
 		if (!delta->rdonly && !delta->file->writable)
 			fault(w, "the file of level %u is not open for writing", level);
@@ -155,7 +157,8 @@ static void apply_pending(struct walk *w, u32 side)
 
 		__set_bit(entry->cluster, w->pending);
 		if (entry->freed != PLOOP_IBLOCK_NONE) {
-			if (table[entry->cluster] != entry->freed)
+			/* A commit that failed may have changed the page already. */
+			if (table[entry->cluster] != entry->freed && !READ_ONCE(dev->commit_stuck))
 				fault(w, "entry %u: cluster %u of the file is given up for %u",
 				      entry->cluster, table[entry->cluster], entry->freed);
 			if (!use(w, dev->alloc, entry->freed, "given up"))
