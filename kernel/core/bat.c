@@ -270,6 +270,18 @@ int ploop_bat_write(struct ploop_delta *delta)
 }
 
 /**
+ * ploop_bat_dirty() - is there a changed page?
+ * @delta: which
+ *
+ * Context: Any context; without bat_lock it may be out of date.
+ * Return: true if so.
+ */
+bool ploop_bat_dirty(const struct ploop_delta *delta)
+{
+	return xa_marked(&delta->bat, BAT_DIRTY);
+}
+
+/**
  * ploop_bat_drop() - forget all pages, changed ones too
  * @delta: which
  *

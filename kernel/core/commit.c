@@ -205,7 +205,8 @@ static int commit_all(struct ploop_device *dev, struct list_head *waiters)
 	spin_unlock_irq(&dev->pending_lock);
 
 	ret = sync_writable(dev);
-	if (ret == 0 && count > 0)
+	/* After an error a header may be left to be written again. */
+	if (ret == 0 && (count > 0 || ploop_bat_dirty(dev->alloc)))
 		ret = apply(dev, dev->pending[side], count);
 	if (ret) {
 		take_back(dev, side);
@@ -387,9 +388,9 @@ void ploop_abort(struct ploop_device *dev, int error)
 	ploop_event(dev, PLOOP_EV_ABORTED, -error);
 	ploop_waiting_open(dev, &dev->nospace);
 	ploop_parking_open(dev, &dev->full);
-	/* Flushes that waited for a commit end now. */
 	/* A paused job ends, too. */
 	wake_up_all(&dev->job->wait);
+	/* Flushes that waited for a commit end now. */
 	queue_work(dev->commit_wq, &dev->commit_work);
 }
 

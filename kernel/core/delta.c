@@ -220,8 +220,11 @@ int ploop_delta_clean(struct ploop_delta *delta)
 	if (ret)
 		return ret;
 	ret = write_mark(delta, 0);
-	if (ret)
+	if (ret) {
+		/* It may be on disk all the same.  Failing this, the next commit writes it. */
+		write_mark(delta, PLOOP_IN_USE);
 		return ret;
+	}
 	ret = ploop_delta_sync(delta);
 	/* Whoever goes on with it finds it in use; durably, with the next sync. */
 	if (ret && write_mark(delta, PLOOP_IN_USE))

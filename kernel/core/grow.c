@@ -306,11 +306,18 @@ int ploop_grow_run(struct ploop_device *dev, struct ploop_job_state *job)
 static int grow_switch(struct ploop_device *dev, struct ploop_grow *grow)
 {
 	struct ploop_delta *delta = grow->delta;
-	int ret;
+	int ret = ploop_commit(dev);
 
-	ret = ploop_commit(dev);
-	if (ret == 0)
-		ret = ploop_grow_header(grow);
+	if (ret)
+		return ret;
+	ret = ploop_grow_header(grow);
+	/*
+	 * The larger one may be on disk.  Nothing may be put where its table is before that is
+	 * undone.
+	 */
+	if (ret && grow->geo.first_iblock > delta->geo.first_iblock &&
+	    ploop_delta_sync_header(delta))
+		WRITE_ONCE(delta->doubtful, true);
 	if (ret == 0 && !(delta->fmt->flags & PLOOP_FMTF_TABLE))
 		delta->file_clusters = grow->geo.clusters;
 	return ret;
@@ -325,6 +332,8 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
 	if (ret == 0) {
 		ploop_quiesce_job(dev);
+		/* Those made while it gave ctl_lock up. */
+		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
 		mutex_lock(&dev->commit_lock);
 		if (ret == 0)
 			ret = grow_switch(dev, grow);
@@ -333,8 +342,6 @@ int ploop_grow_finish(struct ploop_device *dev, struct ploop_job_state *job, int
 		mutex_unlock(&dev->commit_lock);
 		ploop_resume(dev);
 	}
-		/* Those made while it gave ctl_lock up. */
-		ret = ploop_bitmaps_resize(dev, grow->geo.sectors);
 	if (ret == 0)
 		set_capacity_and_notify(dev->disk, dev->sectors);
 	else if (ret == -EIO || ret == -EUCLEAN || READ_ONCE(grow->delta->doubtful))

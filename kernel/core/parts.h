@@ -43,6 +43,7 @@ int ploop_bat_merge(struct ploop_delta *delta, struct ploop_map_page *page);
 int ploop_bat_set(struct ploop_delta *delta, u32 cluster, u32 iblock);
 int ploop_bat_set_header(struct ploop_delta *delta);
 int ploop_bat_write(struct ploop_delta *delta);
+bool ploop_bat_dirty(const struct ploop_delta *delta);
 void ploop_bat_drop(struct ploop_delta *delta);
 u32 ploop_bat_pages(const struct ploop_delta *delta);
 int ploop_bat_check(struct ploop_delta *delta, u32 index, struct page *page);
