@@ -294,15 +294,22 @@ static int stop_deltas(struct ploop_device *dev, bool *stopped)
 		*stopped = true;
 	}
 	*stopped = true;
+	if (!dev->aborted)
+		ploop_delta_retire_again(dev);
 	ploop_pending_forget(dev);
 	for (level = 0; level < dev->nr_levels; level++) {
+		struct ploop_delta *delta = dev->levels[level];
+
+		/* Its closing failed again: what it would need for that is forgotten here. */
+		if (delta->rdonly && delta->file->writable && delta->geo.in_use == PLOOP_IN_USE)
+			WRITE_ONCE(delta->doubtful, true);
 		/* What was acknowledged and not flushed is gone. */
-		if (dev->aborted && !dev->levels[level]->rdonly)
-			WRITE_ONCE(dev->levels[level]->doubtful, true);
+		if (dev->aborted && !delta->rdonly)
+			WRITE_ONCE(delta->doubtful, true);
 		mutex_lock(&dev->bat_lock);
-		ploop_bat_drop(dev->levels[level]);
+		ploop_bat_drop(delta);
 		mutex_unlock(&dev->bat_lock);
-		ploop_partial_forget(dev->levels[level]);
+		ploop_partial_forget(delta);
 	}
 	ploop_map_drop(dev);
 out:
