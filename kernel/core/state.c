@@ -572,8 +572,12 @@ static int shutdown_call(void *arg)
 	int ret = 0, tries;
 
 	mutex_lock(&dev->ctl_lock);
-	for (tries = 0; tries < SHUTDOWN_TRIES && dev->running; tries++)
+	for (tries = 0; tries < SHUTDOWN_TRIES && dev->running; tries++) {
+		/* Some errors come back at once, and pass in a while. */
+		if (tries > 0)
+			schedule_timeout_uninterruptible(HZ);
 		ret = ploop_stop(dev, 0);
+	}
 	/* What cannot be made durable now never will be. */
 	if (dev->running) {
 		ploop_abort(dev, ret);
