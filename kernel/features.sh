@@ -53,5 +53,12 @@ if [ ! -e "$work/NOTHING.yes" ]; then
     exit 1
 fi
 for name in $names; do
-    if [ -e "$work/$name.yes" ]; then echo "#define PLOOP_HAS_$name 1"; fi
+    if [ -e "$work/$name.yes" ]; then
+        echo "#define PLOOP_HAS_$name 1"
+    # "No" is an error at some place of a text. A full disk or a killed compiler is no answer.
+    elif [ ! -s "$work/$name.c" ] || ! grep -q ':[0-9][0-9]*: ' "$work/$name.log"; then
+        echo "features.sh: cannot find out whether the kernel has $name:" >&2
+        cat "$work/$name.log" >&2
+        exit 1
+    fi
 done
