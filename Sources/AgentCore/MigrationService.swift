@@ -126,10 +126,8 @@ public struct MigrationService: Sendable {
     public func unfinished(_ configuration: Configuration) throws(MigrationError) -> [String] {
         try host { () throws(SystemError) in
             var disks = Set(try register?.all() ?? [])
-            for disk in disks where try !isThere(disk) {
-                register?.forget(disk)
-                disks.remove(disk)
-            }
+            // It stays noted: its file system may only not be mounted yet.
+            for disk in disks where try !isThere(disk) { disks.remove(disk) }
             for disk in configuration.disks.map(\.path) {
                 let marks = [MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.arrived]
                 for mark in marks where try fs.exists("\(disk)/\(mark)") { disks.insert(try fs.resolve(disk)) }
