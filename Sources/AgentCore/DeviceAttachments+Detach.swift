@@ -25,7 +25,7 @@ extension DeviceAttachments {
                 entry.remove()
                 throw Self.notAttached(disk)
             }
-            try clearUp(entry, record)
+            try clearUp(entry, record, isForced: isForced)
             return
         }
         let silence = sign(of: owned)
@@ -89,9 +89,9 @@ extension DeviceAttachments {
     }
 
     /// Undoes what a dead server left: mounts and devices on it, its files.
-    func clearUp(_ entry: RunEntry, _ record: AttachedDisk) throws(AgentError) {
+    func clearUp(_ entry: RunEntry, _ record: AttachedDisk, isForced: Bool = false) throws(AgentError) {
         if let device = record.device {
-            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true)
+            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true, isForced: isForced)
         } else {
             _ = try settled(record, entry)
         }

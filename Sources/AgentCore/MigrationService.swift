@@ -111,7 +111,11 @@ public struct MigrationService: Sendable {
             },
             retire: { () throws(MigrationError) in
                 try agent { () throws(AgentError) in
-                    if try attachments.attached(folder) != nil { try attachments.detach(folder, isForced: true) }
+                    var isServed = true
+                    // A device whose owner has died would be given a new one by the question, which a disk that was
+                    // given away is refused: there is something to detach then, too.
+                    do throws(AgentError) { isServed = try attachments.attached(folder) != nil } catch {}
+                    if isServed { try attachments.detach(folder, isForced: true) }
                 }
             },
             restart: { mountpoint throws(MigrationError) in try guest.restart(mountpoint: mountpoint) },
