@@ -35,6 +35,13 @@ struct Takeover {
             try fs.record(IncomingRecord.self, at: place.arrived)
         }
         if before?.start?.state == .started { return nil }
+        if before == nil {
+            // One that is still coming is locked for as long as that takes, and only the source's word makes it a disk.
+            let coming = try at(.target) { () throws(SystemError) in
+                try fs.record(IncomingRecord.self, at: place.incoming)
+            }
+            if let coming, coming.state != .active { return nil }
+        }
         guard let held = try place.lockCopy() else { return nil }
         defer { withExtendedLifetime(held) {} }
         var isWaiting = false
