@@ -121,7 +121,8 @@ final class ReceiverSession {
 
     /// The connection is over: what has arrived is closed properly, to be gone on with later.
     func leave() {
-        try? copy?.close()
+        // What could not be written may still be read from memory, as if it had been: no rerun goes on with that.
+        do throws(MigrationError) { try copy?.close() } catch { place.distrust() }
         copy = nil
         lock = nil
     }

@@ -121,6 +121,12 @@ struct TargetPlace: Sendable {
         return nil
     }
 
+    /// Without its descriptor the partial copy is begun anew. The lock is held.
+    func distrust() {
+        _ = try? fs.removeIfThere("\(partial)/\(MigrationFiles.descriptorPartial)")
+        _ = try? fs.synchronizeFolder(partial)
+    }
+
     private func wipe() throws(SystemError) {
         let kept = [MigrationFiles.incoming, MigrationFiles.lock]
         for name in try fs.list(partial) where !kept.contains(name) { try fs.remove("\(partial)/\(name)") }
