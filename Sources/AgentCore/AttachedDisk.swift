@@ -98,6 +98,8 @@ public struct BlockDevice: Codable, Hashable, Sendable {
     public var partitionPath: String?
     /// nbdfuse, with ``Way/fuseLoop``.
     public var fuse: ProcessMark?
+    /// Of ``Way/nbd``: what the kernel names as its client, which tells a later user of the same device.
+    public var client: Int32?
 
     /// What is mounted.
     public var mounted: String { partitionPath ?? path }

@@ -29,6 +29,7 @@ struct BlockDeviceMaker {
         if Self.hasKernelClient() {
             let path = try connectKernelClient(socket, note)
             device = BlockDevice(way: .nbd, path: path, partitionPath: nil, fuse: nil)
+            device.client = try Self.nbdClient(path)
         } else {
             device = try makeFuseLoop(
                 socket, readOnly: readOnly, scanPartitions: options.partition != nil || options.deviceOnly, note)
@@ -308,9 +309,16 @@ struct BlockDeviceMaker {
         let name = Self.name(of: device.path)
         switch device.way {
         case .ploop: return true
-        case .nbd: return try Self.attribute("/sys/block/\(name)/pid") != nil
+        case .nbd:
+            guard let client = try Self.nbdClient(device.path) else { return false }
+            return device.client == nil || device.client == client
         case .fuseLoop: return try Self.attribute("/sys/block/\(name)/loop/backing_file") == entry.fuseFile
         }
+    }
+
+    /// `nil` when nobody is connected.
+    private static func nbdClient(_ path: String) throws(AgentError) -> Int32? {
+        try attribute("/sys/block/\(name(of: path))/pid").flatMap { Int32($0) }
     }
 
     /// Takes nbdfuse's mount away, and waits for its end: then all is with the server.
