@@ -51,8 +51,10 @@ public final class AttachedGuest: GuestControl {
                 state.withLock { $0.unmountedFrom = mountpoint }
                 return
             }
-            // The driver freezes what is mounted when its writes are paused.
-            if try attachments.attached(disk)?.backend == .kernel { return }
+            // The driver freezes what lies directly on its device when its writes are paused, and nothing above that.
+            if let attached = try attachments.attached(disk), attached.backend == .kernel {
+                guard let device = attached.device, try DeviceTree.isStackedOn(device.path) else { return }
+            }
             // Should it expire, the server still holds the writes back.
             let freeze = try Freeze(
                 mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,
