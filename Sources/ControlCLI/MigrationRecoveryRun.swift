@@ -38,7 +38,14 @@ struct MigrationRecoveryRun {
         var lines: [String] = []
         var first: CommandFailure?
         for disk in try translated({ () throws(MigrationError) in try service.unfinished(configuration) }) {
-            guard !Interruption.isRequested else { break }
+            guard !Interruption.isRequested else {
+                let failure = CommandFailure(.interrupted, "stopped before \(disk)")
+                list.failures.append(
+                    RecoveryFailure(disk: disk, code: failure.status.name, message: failure.message))
+                lines.append("\(disk): not looked at")
+                first = first ?? failure
+                continue
+            }
             do throws(CommandFailure) {
                 let (result, told, failure) = try recover(try DiskArgument(disk, configuration))
                 list.disks.append(result)
