@@ -113,7 +113,7 @@ public struct ArrivedGuest: TargetGuest {
 
     public init(
         attachments: DeviceAttachments, attach: AttachOptions = AttachOptions(), allowsCommands: Bool,
-        hooks: @escaping @Sendable (_ folder: String) -> HookRunner
+        startCommand: String? = nil, hooks: @escaping @Sendable (_ folder: String) -> HookRunner
     ) {
         self.attachments = attachments
         self.attach = attach
@@ -124,15 +124,22 @@ public struct ArrivedGuest: TargetGuest {
     public func objection(to command: String) -> String? {
         allowsCommands
             ? nil
+    /// Of a recovery by hand, in the place of what is on record.
+    private let startCommand: String?
             : "runs no commands of a peer: give its agent --allow-commands, or leave --start-command out and set a "
                 + "start hook in its godwit.toml"
     }
 
     public func start(folder: String, command: String?, attempt: Int) throws(MigrationError) {
+        self.startCommand = startCommand
         do throws(AgentError) {
             var runner = hooks(folder)
-            if let command {
-                if let objection = objection(to: command) { throw AgentError(.unsupported, "this host \(objection)") }
+            if let command = startCommand ?? command {
+                if startCommand == nil, let objection = objection(to: command) {
+                    throw AgentError(
+                        .unsupported,
+                        "this host \(objection); now 'godwit migrate --recover --start-command' here starts the guest")
+                }
                 runner = HookRunner(hooks: [.start: Hook(command: command, limitSeconds: 120)])
             }
             // A disk without a guest that is started by itself waits for whoever wants it.

@@ -92,12 +92,14 @@ public struct MigrationService: Sendable {
 
     /// Finds out who owns the disk in `folder` after an interrupted migration, and finishes it: at the source, where it
     /// was given up, and at the target, where it was taken over.
-    /// - Parameter hooks: the start hook is run where a migration that died has left the guest stopped.
+    /// - Parameters:
+    ///   - hooks: the start hook is run where a migration that died has left the guest stopped.
+    ///   - startCommand: starts the guest of a disk that has arrived, in the place of what is on record or configured.
     public func recover(
-        _ folder: String, hooks: HookRunner = HookRunner(hooks: [:]), configuration: Configuration,
-        patience: HandoverPatience = HandoverPatience()
+        _ folder: String, hooks: HookRunner = HookRunner(hooks: [:]), startCommand: String? = nil,
+        configuration: Configuration, patience: HandoverPatience = HandoverPatience()
     ) throws(MigrationError) -> MigrationOutcome {
-        if let outcome = try recoverArrived(folder, configuration) {
+        if let outcome = try recoverArrived(folder, startCommand, configuration) {
             if outcome.isFinished { register?.forget(folder) }
             return outcome
         }
@@ -125,8 +127,8 @@ public struct MigrationService: Sendable {
         return outcome
     }
 
-    /// What ``recover(_:hooks:configuration:patience:)`` is worth being called for: the disks of the configuration and
-    /// those whose migration was noted, if there is something of a migration with them.
+    /// What ``recover(_:hooks:startCommand:configuration:patience:)`` is worth being called for: the disks of the
+    /// configuration and those whose migration was noted, if there is something of a migration with them.
     public func unfinished(_ configuration: Configuration) throws(MigrationError) -> [String] {
         try host { () throws(SystemError) in
             var disks = Set(try register?.all() ?? [])
@@ -147,7 +149,7 @@ public struct MigrationService: Sendable {
 
     /// - Returns: `nil` where no disk has arrived for which anything is left to do.
     private func recoverArrived(
-        _ folder: String, _ configuration: Configuration
+        _ folder: String, _ startCommand: String?, _ configuration: Configuration
     ) throws(MigrationError) -> MigrationOutcome? {
         let isThere = try host { () throws(SystemError) in try fs.exists(folder) }
         // Once it was to move on, what it came with is history.
@@ -156,9 +158,12 @@ public struct MigrationService: Sendable {
             return try fs.exists("\(folder)/\(MigrationFiles.migrated)")
         }
         if movesOn { return nil }
-        // A start command that is on record was allowed when it came.
+        let folder = (try? fs.resolve(folder)) ?? folder
+        // A start command that is on record was allowed when it came. But whoever can write there could have put one on
+        // record, and this may run with more rights than they have.
         let receiver = Self.receiver(
-            attachments: attachments, configuration: configuration, allowsCommands: true, fs: fs)
+            attachments: attachments, configuration: configuration,
+            allowsCommands: isOnlyOurs("\(folder)/\(MigrationFiles.arrived)"), startCommand: startCommand, fs: fs)
         if let arrived = try receiver.resume(folder: folder) { return .arrived(startFailure: arrived.startFailure) }
         let partial = folder + MigrationFiles.partialSuffix
         let waits = try host { () throws(SystemError) in try fs.exists(partial) }
@@ -169,13 +174,16 @@ public struct MigrationService: Sendable {
     /// - Parameters:
     ///   - configuration: its start hooks are run.
     ///   - allowsCommands: whether a start command of the source's is run here. Not where the peer is confined.
+    ///   - startCommand: run in the place of any other, whoever's that is.
     public static func receiver(
         attachments: DeviceAttachments = DeviceAttachments(), configuration: Configuration, allowsCommands: Bool,
-        register: MigrationRegister? = nil, fs: any FileSystem = LinuxFileSystem()
+        startCommand: String? = nil, register: MigrationRegister? = nil, fs: any FileSystem = LinuxFileSystem()
     ) -> MigrationReceiver {
         var attach = AttachOptions()
         attach.backend = configuration.backend
-        let guest = ArrivedGuest(attachments: attachments, attach: attach, allowsCommands: allowsCommands) { folder in
+        let guest = ArrivedGuest(
+            attachments: attachments, attach: attach, allowsCommands: allowsCommands, startCommand: startCommand
+        ) { folder in
             let folder = (try? fs.resolve(folder)) ?? folder
             return HookRunner(hooks: configuration.disk(folder)?.hooks ?? configuration.hooks)
         }

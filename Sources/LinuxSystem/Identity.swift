@@ -23,3 +23,22 @@ extension UnixSocket {
 public func bootIdentifier() -> String {
     ((try? kernelText("/proc/sys/kernel/random/boot_id")) ?? "").filter { !$0.isWhitespace }
 }
+
+/// Whether nobody but this user and root can have written the file, or put another one or another folder in its place.
+/// - Parameter path: absolute, without symbolic links.
+public func isOnlyOurs(_ path: String) -> Bool {
+    let stickyBit: UInt32 = 0o1000
+    var path = path
+    var isFolder = false
+    while true {
+        var status = shim_stat()
+        guard unsafe shim_stat(path, &status) == 0 else { return false }
+        let isOurs = status.owner == effectiveUser() || status.owner == 0
+        // In a sticky folder nobody replaces what is another's.
+        let isSafe = status.mode & 0o022 == 0 || (isFolder && status.mode & stickyBit != 0)
+        guard isOurs, isSafe else { return false }
+        guard let slash = path.lastIndex(of: "/"), path != "/" else { return path == "/" }
+        path = slash == path.startIndex ? "/" : String(path[..<slash])
+        isFolder = true
+    }
+}
