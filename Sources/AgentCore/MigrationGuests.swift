@@ -47,8 +47,9 @@ public final class AttachedGuest: GuestControl {
             let mountpoints = try attachments.mountpoints(of: disk)
             guard !mountpoints.isEmpty else { return }
             if hasHook, let mountpoint = try attachments.attached(disk)?.mountpoint {
-                try attachments.unmount(disk)
+                // Before: an unmount that fails may still have unmounted.
                 state.withLock { $0.unmountedFrom = mountpoint }
+                try attachments.unmount(disk)
                 return
             }
             // The driver freezes what lies directly on its device when its writes are paused, and nothing above that.
@@ -72,8 +73,10 @@ public final class AttachedGuest: GuestControl {
         }
         _ = try? was.frozen?.thaw()
         do throws(AgentError) {
-            if let mountpoint = was.unmountedFrom { _ = try attachments.mount(disk, at: mountpoint) }
-            if was.ranStopHook { try hooks.run(.start, environment: ["GODWIT_DISK": disk]) }
+            if let mountpoint = was.unmountedFrom, try attachments.attached(disk)?.mountpoint != mountpoint {
+                _ = try attachments.mount(disk, at: mountpoint)
+            }
+            if was.ranStopHook { try runStartHook() }
         } catch {
             throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
         }
@@ -86,10 +89,21 @@ public final class AttachedGuest: GuestControl {
             if let mountpoint, let attached = try attachments.attached(disk), attached.mountpoint != mountpoint {
                 _ = try attachments.mount(disk, at: mountpoint)
             }
-            try hooks.run(.start, environment: ["GODWIT_DISK": disk])
+            try runStartHook()
         } catch {
             throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
         }
+    }
+
+    /// That something has stopped the guest does not say that anything starts it.
+    private func runStartHook() throws(AgentError) {
+        guard hooks.has(.start) else {
+            throw AgentError(
+                .invalid,
+                "there is no start hook: name one with 'godwit migrate --recover --start-command', or 'true' there "
+                    + "once it was started by hand")
+        }
+        try hooks.run(.start, environment: ["GODWIT_DISK": disk])
     }
 
     /// The disk has gone: lets go of what still holds its file system here.
@@ -110,11 +124,14 @@ public struct ArrivedGuest: TargetGuest {
     /// Whether a command that the source sends is run. Off where a forced command confines the peer.
     private let allowsCommands: Bool
     private let attach: AttachOptions
+    /// Of a recovery by hand, in the place of what is on record.
+    private let startCommand: String?
 
     public init(
         attachments: DeviceAttachments, attach: AttachOptions = AttachOptions(), allowsCommands: Bool,
         startCommand: String? = nil, hooks: @escaping @Sendable (_ folder: String) -> HookRunner
     ) {
+        self.startCommand = startCommand
         self.attachments = attachments
         self.attach = attach
         self.allowsCommands = allowsCommands
@@ -124,14 +141,11 @@ public struct ArrivedGuest: TargetGuest {
     public func objection(to command: String) -> String? {
         allowsCommands
             ? nil
-    /// Of a recovery by hand, in the place of what is on record.
-    private let startCommand: String?
             : "runs no commands of a peer: give its agent --allow-commands, or leave --start-command out and set a "
                 + "start hook in its godwit.toml"
     }
 
     public func start(folder: String, command: String?, attempt: Int) throws(MigrationError) {
-        self.startCommand = startCommand
         do throws(AgentError) {
             var runner = hooks(folder)
             if let command = startCommand ?? command {

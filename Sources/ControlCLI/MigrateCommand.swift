@@ -45,6 +45,9 @@ struct MigrateCommand: ParsableCommand {
     func validate() throws {
         guard recover || !all else { throw ValidationError("--all goes with --recover") }
         guard !all || disk == nil else { throw ValidationError("--recover --all takes no disk: leave it out") }
+        guard !all || startCommand == nil else {
+            throw ValidationError("--start-command is of one disk: leave it or --all out")
+        }
         guard all || disk != nil else { throw ValidationError("name a disk") }
         guard (target == nil) == recover else {
             throw ValidationError(
@@ -63,7 +66,7 @@ struct MigrateCommand: ParsableCommand {
     func run() throws {
         let configuration = try common.configuration()
         guard let disk, let target else {
-            return try MigrationRecoveryRun(common, configuration, commitTimeout).run(disk)
+            return try MigrationRecoveryRun(common, configuration, commitTimeout, startCommand).run(disk)
         }
         let named = try DiskArgument.existing(disk, configuration)
         var own = named.entry?.hooks ?? configuration.hooks

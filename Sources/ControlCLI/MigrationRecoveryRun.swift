@@ -7,9 +7,14 @@ struct MigrationRecoveryRun {
     private let common: CommonOptions
     private let configuration: Configuration
     private let patience: HandoverPatience
+    /// Starts the guest here, instead of what is configured or on record.
+    private let startCommand: String?
     private static let standardTimeoutMilliseconds: UInt64 = 300_000
 
-    init(_ common: CommonOptions, _ configuration: Configuration, _ timeout: DurationArgument?) {
+    init(
+        _ common: CommonOptions, _ configuration: Configuration, _ timeout: DurationArgument?, _ startCommand: String?
+    ) {
+        self.startCommand = startCommand
         self.common = common
         self.configuration = configuration
         let report = Report(common)
@@ -67,10 +72,13 @@ struct MigrationRecoveryRun {
         _ disk: DiskArgument
     ) throws(CommandFailure) -> (RecoveryReport, [String], CommandFailure?) {
         let path = disk.path
+        var own = disk.entry?.hooks ?? configuration.hooks
+        if let startCommand { own[.start] = Hook(command: startCommand) }
+        let hooks = HookRunner(hooks: own)
         let outcome = try translated {
             try Interruption.withCleanEnd { () throws(MigrationError) in
                 try MigrationService(register: MigrationRegister()).recover(
-                    path, hooks: disk.hooks(configuration), configuration: configuration, patience: patience)
+                    path, hooks: hooks, startCommand: startCommand, configuration: configuration, patience: patience)
             }
         }
         var report = RecoveryReport(disk: path, owner: "source")

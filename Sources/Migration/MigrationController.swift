@@ -102,6 +102,13 @@ public final class MigrationController {
         // Chunks of the size that backups have, unless the granules are finer.
         let chunkBytes = UInt32(min(granuleBytes, UInt64(TreeShape.chunkBytesStandard)))
         var journal = try place.outgoing() ?? OutgoingRecord(identity: MigrationIdentity.make())
+        if let stop = journal.stop, stop.boot == place.boot {
+            // This run would take the guest for one that runs, and lose where its file system was mounted.
+            throw MigrationError(
+                .guestDown,
+                "an earlier migration stopped the guest of \(disk.folder), and whether it was started again is not on "
+                    + "record: run godwit migrate --recover \(disk.folder) first")
+        }
         report.identity = journal.identity
         let offer = MigrationOffer(
             identity: journal.identity, sizeBytes: source.byteCount, clusterBytes: disk.clusterBytes,
