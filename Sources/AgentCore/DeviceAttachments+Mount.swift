@@ -38,7 +38,12 @@ extension DeviceAttachments {
         do throws(AgentError) {
             try entry.store(record)
             guard let device = record.device, let target else { return record }
-            try maker.mount(device, at: target, readOnly: record.readOnly, options)
+            do throws(AgentError) { try maker.mount(device, at: target, readOnly: record.readOnly, options) } catch {
+                // The mount of a command that was killed may have got through just before this one.
+                guard before.device != nil,
+                    try DeviceTree.mounts(on: device.path, all: true).contains(where: { $0.mountPoint == target })
+                else { throw error }
+            }
             record.mountpoint = target
             try entry.store(record)
             return record
