@@ -171,6 +171,8 @@ public final class Scheduler: @unchecked Sendable {
                 }
             }
             guard let first else { abandon("all threads wait for each other") }
+            pointsLeft -= 100
+            if pointsLeft <= 0 { abandon("more waits than a run may make: something that never comes?") }
             time = max(time, first.deadline)
             first.actor.isOverdue = true
             first.actor.condition = .ready
