@@ -18,8 +18,12 @@ public final class SimulatedFileSystem: FileSystem {
     public typealias Observer = @Sendable (_ call: FaultPlan.Call, _ subject: String) -> FaultPlan.Effect?
 
     let world: Mutex<SimulatedWorld>
-    private let observer = Mutex<Observer?>(nil)
-    private let waiting = Mutex<(@Sendable () -> Void)?>(nil)
+    /// In a structure, since a closure by itself is wrapped anew each time that a generic lock gives it out.
+    private struct Watch: Sendable {
+        var observer: Observer?
+        var waiting: (@Sendable () -> Void)?
+    }
+    private let watch = Mutex(Watch())
 
     /// - Parameters:
     ///   - capacityBytes: how much fits; `nil`: any amount.
@@ -43,15 +47,14 @@ public final class SimulatedFileSystem: FileSystem {
 
     /// - Parameter waiting: lets others go on, for who waits for a lock; without it nobody waits.
     public func setObserver(_ observer: Observer?, waiting: (@Sendable () -> Void)? = nil) {
-        self.observer.withLock { $0 = observer }
-        self.waiting.withLock { $0 = waiting }
+        watch.withLock { $0 = Watch(observer: observer, waiting: waiting) }
     }
 
     /// Asks the observer, then does the call.
     func perform<R>(
         _ call: FaultPlan.Call, _ subject: String, _ body: (inout SimulatedWorld) throws(SystemError) -> R
     ) throws(SystemError) -> R {
-        let asked = observer.withLock { $0 }?(call, subject)
+        let asked = watch.withLock { $0 }.observer?(call, subject)
         if call == .look, case .fail(let errno) = asked {
             throw SystemError(errno: errno, operation: "examine", subject: subject)
         }
@@ -221,7 +224,7 @@ public final class SimulatedFileSystem: FileSystem {
             }
             if let lease { return SimulatedLease(self, node: lease, .exclusive) }
             guard wait else { return nil }
-            if let waiting = waiting.withLock({ $0 }) {
+            if let waiting = watch.withLock({ $0 }).waiting {
                 waiting()
                 continue
             }
