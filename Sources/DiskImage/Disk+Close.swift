@@ -22,7 +22,10 @@ extension Disk {
         guard let top = gate.chain.writable else { return }
         var failure: DiskError?
         do throws(DiskError) { try finishFrozen() } catch { failure = error }
-        do throws(DiskError) { try finishTop(top) } catch { failure = error }
+        do throws(DiskError) {
+            try finishTop(top)
+            try recordSize()
+        } catch { failure = error }
         guard let failure else { return }
         maintenance.change { $0.closeFailure = failure }
         throw failure

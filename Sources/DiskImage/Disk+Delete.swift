@@ -234,7 +234,11 @@ extension Disk {
             throw DiskError(.invalid, "\(path): \(child) has no state below it", path: path)
         }
         var below: [DeltaFile] = []
-        for place in places { below.append(try opener.open(place, writable: false)) }
+        for place in places {
+            // What the states above hide of it would be uncovered by what its table seems to say.
+            if let lost = maintenance.withLock({ $0.doubtful[place.path] }) { throw lost }
+            below.append(try opener.open(place, writable: false))
+        }
         let pair = Pair(
             below: below, parent: try opener.open(parentPlace, writable: true),
             child: try opener.open(childPlace, writable: true))
@@ -345,8 +349,19 @@ extension Disk {
         try gate.pauseWrites()
         defer { gate.resumeWrites() }
         try flush()
+        var isDone = false
+        defer {
+            // The top hides what the file below got by now, which the map does not know: a discard would uncover it.
+            if !isDone {
+                gate.exclusively { chain in
+                    map.invalidate()
+                    return chain
+                }
+            }
+        }
         guard try merge.run(lease, progress) == .all else { return nil }
         try commitStaged(folder)
+        isDone = true
         let parent = merge.parent
         gate.exclusively { chain in
             map.invalidate()

@@ -24,10 +24,15 @@ extension Disk {
         }
         try finishFrozen()
         if let header = top.header { try growTop(top, header, bytes) } else { try growRawTop(top, bytes) }
+        try recordSize()
+    }
+
+    /// Tells the descriptor the size, which a grow that was cut off, or failed, after the image's header has not done.
+    func recordSize() throws(DiskError) {
+        guard let folder else { return }
         let sectors = byteCount / sectorBytes
-        if let folder {
-            try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
-        }
+        guard try folder.load().sectorCount != sectors else { return }
+        try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
     }
 
     private func growRawTop(_ top: WritableDelta, _ bytes: UInt64) throws(DiskError) {

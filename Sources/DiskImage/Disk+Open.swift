@@ -26,11 +26,7 @@ extension Disk {
                 path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
                 isRepaired: chain.isRepaired)
             try folder.removeLeftovers(descriptor)
-            let sectors = disk.byteCount / sectorBytes
-            // A grow was cut off after the image's header.
-            if descriptor.sectorCount != sectors {
-                try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
-            }
+            try disk.recordSize()
             return disk
         case .image(let image):
             var locks: [any HeldLock] = []

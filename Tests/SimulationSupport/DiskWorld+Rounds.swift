@@ -38,6 +38,8 @@ extension DiskWorld {
                 }
             }
             for reader in readers { scheduler.join(reader) }
+            // The last of them may have met a power cut.
+            while let end, finding == nil { try recover(end) {} }
             if finding == nil { try conclude() }
         } catch let error as Finding {
             fail(error)

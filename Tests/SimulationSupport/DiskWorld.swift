@@ -200,9 +200,10 @@ final class DiskWorld: @unchecked Sendable {
         _ step: Step, _ process: WorldProcess, allowing codes: Set<DiskError.Code> = [], _ body: () throws -> R
     ) -> R? {
         let before = closings
+        let wasClosing = isClosing
         do { return try body() } catch let error as DiskError {
             log.append("    \(step.number): \(error.code) \(error.message)")
-            if closings != before, [.invalid, .readOnly, .io].contains(error.code) { return nil }
+            if closings != before || wasClosing, [.invalid, .readOnly, .io].contains(error.code) { return nil }
             if !isExpected(error, process), !codes.contains(error.code) {
                 fail(Finding("\(step): \(error.code): \(error.message)"))
             }
