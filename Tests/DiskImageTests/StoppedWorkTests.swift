@@ -1,6 +1,7 @@
 import BlockIO
 import Geometry
 import LinuxSystem
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -89,6 +90,69 @@ import Testing
         try expect(disk, 3, at: 0..<600)
         try expect(disk, 2, at: Self.all.filter { $0 >= 600 })
         try disk.close()
+    }
+
+    @Test("a held merge that does not come to its end uncovers nothing", arguments: [true, false])
+    func heldMergeThenDiscard(fails: Bool) throws {
+        let disk = try newDisk(clusters: 16)
+        let first = try snapshot(disk)
+        try fill(disk, 2, 0..<16)
+        // That nothing lies below them is known from here on.
+        try expect(disk, 2, at: 0..<16)
+        if fails {
+            #expect(throws: DiskError.self) {
+                try disk.deleteSnapshot(first) { done, total in
+                    if done == total { fs.setPlan(.ioError(at: 1, of: [.rename])) }
+                    return true
+                }
+            }
+            fs.setPlan(nil)
+        } else {
+            #expect(try !disk.deleteSnapshot(first) { done, _ in done < 8 })
+        }
+        let range = ByteRange(offset: 0, count: 16 * cluster)
+        try disk.writeZeroes(range, mayDiscard: true)
+        try expect(disk, 0, at: 0..<16)
+        #expect(try disk.deleteSnapshot(first))
+        try expect(disk, 0, at: 0..<16)
+        try disk.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+    }
+
+    @Test("nothing is uncovered because of a table that the host may not have stored")
+    func mergeAboveADoubt() throws {
+        let disk = try newDisk(clusters: 16)
+        try fill(disk, 5, 0..<16)
+        let first = try snapshot(disk)
+        try disk.discard(ByteRange(offset: 0, count: 8 * cluster))
+        let second = try snapshot(disk)
+        try disk.discard(ByteRange(offset: 0, count: 8 * cluster))
+        try disk.flush()
+        #expect(throws: DiskError.self) {
+            try disk.deleteSnapshot(first) { done, total in
+                // The sync after the page of the table, which the host drops.
+                if done == total { fs.setPlan(FaultPlan(.failDropping(.ioError), at: 2, of: [.synchronize])) }
+                return true
+            }
+        }
+        fs.setPlan(nil)
+        #expect(throws: DiskError.self) { try disk.deleteSnapshot(second) }
+        try expect(disk, 0, at: 0..<8)
+        let again = try Disk.open("/disk", in: fs.afterPowerCut(.nothing))
+        try expect(again, 0, at: 0..<8)
+        try expect(again, 5, at: 8..<16)
+        try again.close()
+    }
+
+    @Test("a size that the descriptor was not told is told when the disk is closed")
+    func failedGrow() throws {
+        let disk = try newDisk(clusters: 16)
+        fs.setPlan(.ioError(at: 1, of: [.rename]))
+        #expect(throws: DiskError.self) { try disk.grow(to: 32 * cluster) }
+        fs.setPlan(nil)
+        #expect(disk.byteCount == 32 * cluster)
+        try disk.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
     }
 
     @Test("what a stopped merge has left is what is merged then, also by another process")
