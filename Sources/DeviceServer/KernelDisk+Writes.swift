@@ -92,7 +92,7 @@ extension KernelDisk {
             state.change { $0.isReleased = true }
             return
         }
-        try asking { () throws(DriverError) in try driver.setAborted(false, device) }
+        try liftAbort()
         throw DiskError(.busy, "\(held.path): the freeze ended by itself at its deadline", path: held.path)
     }
 
@@ -100,7 +100,22 @@ extension KernelDisk {
 
     func cancelRelease() {
         state.change { $0.isReleased = false }
-        try? driver.setAborted(false, device)
+        try? liftAbort()
+    }
+
+    /// A device that nobody took over must not stay without writes. The driver refuses while a job runs, which ends
+    /// soon on an aborted device.
+    private func liftAbort() throws(DiskError) {
+        var tries = 1
+        while true {
+            do throws(DiskError) {
+                return try asking { () throws(DriverError) in try driver.setAborted(false, device) }
+            } catch {
+                guard tries < 20 else { throw error }
+                tries += 1
+                pauseThread(nanoseconds: 50_000_000)
+            }
+        }
     }
 
     private func refuseCachedWriters() throws(DiskError) {

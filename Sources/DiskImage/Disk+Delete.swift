@@ -44,6 +44,7 @@ extension Disk {
             switch try deleteOnce(current, folder, follows: &follows, progress) {
             case .done(let survivor): next = try temporaryToDelete(survivor, folder)
             case .stopped: return false
+            case .topGrew: continue
             }
         }
         return true
@@ -53,6 +54,8 @@ extension Disk {
         /// The state that has the place of the removed one, if any.
         case done(GUID?)
         case stopped
+        /// Nothing was done: the top is too large by now to be merged with writes held.
+        case topGrew
     }
 
     private func deleteOnce(
@@ -145,6 +148,8 @@ extension Disk {
             try merge.closeGaps(lease, bytesMax: options.compactBytesMax)
             folder.removeFile(try takeOut(childName, pair, parent.delta, folder))
         } catch {
+            // First of all, as the finisher may look at once.
+            noteLoss(error)
             maintenance.change { state in
                 state.isMapStale = true
                 state.unfinished.append(parent)
@@ -282,11 +287,7 @@ extension Disk {
         into parent: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease, follows: inout Int,
         _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> Outcome {
-        guard let top = gate.chain.writable, let allocator = top.allocator, let bat = top.delta.bat else {
-            throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
-        }
-        let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
-        if used * clusterSize.bytes <= max(Self.heldMergeBytes, clusterSize.bytes) {
+        if try isTopSmall() {
             return try mergeTopHeld(into: parent, folder, lease, progress)
         }
         // What was asked for is done by now: the state that was to go is gone.
@@ -308,6 +309,23 @@ extension Disk {
         }
     }
 
+    private enum TopSwap: Equatable {
+        /// The descriptor no longer names that file.
+        case done(leftover: String)
+        case stopped
+        /// Nothing was copied.
+        case grew
+    }
+
+    /// Whether the top can be merged while writes are held.
+    private func isTopSmall() throws(DiskError) -> Bool {
+        guard let top = gate.chain.writable, let allocator = top.allocator, let bat = top.delta.bat else {
+            throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
+        }
+        let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
+        return used * clusterSize.bytes <= max(Self.heldMergeBytes, clusterSize.bytes)
+    }
+
     private func mergeTopHeld(
         into parentName: GUID, _ folder: DiskFolder, _ lease: consuming ExclusiveLease,
         _ progress: (UInt64, UInt64) -> Bool
@@ -322,11 +340,16 @@ extension Disk {
             let merge = DeltaMerge(child: pair.child, parent: parent, below: pair.below, pool: pool, bytesPerSecond: 0)
             if let file = descriptor.image(descriptor.top)?.file { try folder.noteLeftover(file) }
             do throws(DiskError) {
-                let file = try swapTop(merge, lease, folder, progress)
-                if let file { folder.removeFile(file) } else { maintenance.change { $0.unfinished.append(parent) } }
+                let outcome = try swapTop(merge, lease, folder, progress)
                 forget(topLease)
-                return file == nil ? .stopped : .done(nil)
+                if case .done(let file) = outcome {
+                    folder.removeFile(file)
+                    return .done(nil)
+                }
+                maintenance.change { $0.unfinished.append(parent) }
+                return outcome == .stopped ? .stopped : .topGrew
             } catch {
+                noteLoss(error)
                 maintenance.change { $0.unfinished.append(parent) }
                 throw error
             }
@@ -334,11 +357,10 @@ extension Disk {
     }
 
     /// Merges the top while writes are held, and goes on in the file below. What may be waited for comes before that.
-    /// - Returns: the file that the descriptor no longer names; `nil` when it was stopped.
     private func swapTop(
         _ merge: DeltaMerge, _ lease: borrowing ExclusiveLease, _ folder: DiskFolder,
         _ progress: (UInt64, UInt64) -> Bool
-    ) throws(DiskError) -> String? {
+    ) throws(DiskError) -> TopSwap {
         let lock = try folder.lockDescriptor()
         defer { withExtendedLifetime(lock) {} }
         var descriptor = try folder.load()
@@ -348,6 +370,8 @@ extension Disk {
         defer { end(.swap) }
         try gate.pauseWrites()
         defer { gate.resumeWrites() }
+        // It may have taken a minute to get here, and whatever is there now is copied with the guest standing still.
+        guard try isTopSmall() else { return .grew }
         try flush()
         var isDone = false
         defer {
@@ -359,7 +383,7 @@ extension Disk {
                 }
             }
         }
-        guard try merge.run(lease, progress) == .all else { return nil }
+        guard try merge.run(lease, progress) == .all else { return .stopped }
         try commitStaged(folder)
         isDone = true
         let parent = merge.parent
@@ -369,6 +393,6 @@ extension Disk {
             maintenance.withLock { $0.allocatedBefore += allocated }
             return Chain(deltas: Array(chain.deltas.dropLast(2)) + [parent.delta], writable: parent)
         }
-        return file
+        return .done(leftover: file)
     }
 }
