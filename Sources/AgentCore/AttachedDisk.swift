@@ -103,4 +103,6 @@ public struct BlockDevice: Codable, Hashable, Sendable {
 
     /// What is mounted.
     public var mounted: String { partitionPath ?? path }
+    /// The number at the end of ``partitionPath``, as in `/dev/nbd0p1`.
+    var partition: Int? { partitionPath.flatMap { name in name.split(separator: "p").last.flatMap { Int($0) } } }
 }

@@ -5,7 +5,7 @@ internal import Synchronization
 /// What uses an attached disk on this host: the guest that the hooks stop and start, and file systems mounted here.
 public final class AttachedGuest: GuestControl {
     private struct State {
-        var unmountedFrom: String?
+        var unmounted: GuestStopNote?
         var frozen: Freeze?
         var ranStopHook = false
     }
@@ -32,7 +32,8 @@ public final class AttachedGuest: GuestControl {
 
     public func stopNote() -> GuestStopNote? {
         guard hooks.has(.stop) else { return nil }
-        return GuestStopNote(mountpoint: (try? attachments.attached(disk))?.mountpoint)
+        let attached = try? attachments.attached(disk)
+        return GuestStopNote(mountpoint: attached?.mountpoint, partition: attached?.device?.partition)
     }
 
     /// With a stop hook the guest ends and its file system is unmounted, so that the target finds it clean. Without one
@@ -46,9 +47,10 @@ public final class AttachedGuest: GuestControl {
             }
             let mountpoints = try attachments.mountpoints(of: disk)
             guard !mountpoints.isEmpty else { return }
-            if hasHook, let mountpoint = try attachments.attached(disk)?.mountpoint {
+            if hasHook, let attached = try attachments.attached(disk), let mountpoint = attached.mountpoint {
+                let note = GuestStopNote(mountpoint: mountpoint, partition: attached.device?.partition)
                 // Before: an unmount that fails may still have unmounted.
-                state.withLock { $0.unmountedFrom = mountpoint }
+                state.withLock { $0.unmounted = note }
                 try attachments.unmount(disk)
                 return
             }
@@ -73,9 +75,7 @@ public final class AttachedGuest: GuestControl {
         }
         _ = try? was.frozen?.thaw()
         do throws(AgentError) {
-            if let mountpoint = was.unmountedFrom, try attachments.attached(disk)?.mountpoint != mountpoint {
-                _ = try attachments.mount(disk, at: mountpoint)
-            }
+            if let note = was.unmounted { try mountAgain(note, attachments.attached(disk)) }
             if was.ranStopHook { try runStartHook() }
         } catch {
             throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
@@ -83,16 +83,20 @@ public final class AttachedGuest: GuestControl {
     }
 
     /// Starts the guest again that another process had stopped, which is gone.
-    /// - Parameter mountpoint: where its file system was mounted.
-    func restart(mountpoint: String?) throws(MigrationError) {
+    func restart(_ note: GuestStopNote) throws(MigrationError) {
         do throws(AgentError) {
-            if let mountpoint, let attached = try attachments.attached(disk), attached.mountpoint != mountpoint {
-                _ = try attachments.mount(disk, at: mountpoint)
-            }
+            if let attached = try attachments.attached(disk) { try mountAgain(note, attached) }
             try runStartHook()
         } catch {
             throw MigrationError(.guest, "the guest could not be started again: \(error.message)")
         }
+    }
+
+    private func mountAgain(_ note: GuestStopNote, _ attached: AttachedDisk?) throws(AgentError) {
+        guard let mountpoint = note.mountpoint, attached?.mountpoint != mountpoint else { return }
+        var options = MountOptions()
+        options.partition = note.partition
+        _ = try attachments.mount(disk, at: mountpoint, options: options)
     }
 
     /// That something has stopped the guest does not say that anything starts it.

@@ -1,6 +1,7 @@
 public import BlockIO
 internal import Codecs
 internal import LinuxSystem
+public import Migration
 internal import SystemPackage
 
 /// The disks of this host whose migration, away from here or to here, is not over: a file for each, named after the
@@ -29,19 +30,37 @@ public struct MigrationRegister: Sendable {
 
     func forget(_ disk: String) { try? fs.remove(path(of: disk)) }
 
-    /// The disks' paths, sorted.
-    func all() throws(SystemError) -> [String] {
-        guard try fs.exists(folder) else { return [] }
-        var disks: [String] = []
+    struct Noted {
+        /// The disks' paths.
+        var disks: Set<String> = []
+        /// Of notes that can't be read: they keep nobody from the others.
+        var failures: [SystemError] = []
+    }
+
+    func all() throws(SystemError) -> Noted {
+        var noted = Noted()
+        guard try fs.exists(folder) else { return noted }
         for name in try fs.list(folder) where !name.hasSuffix(".tmp") {
-            let bytes = try fs.contents(of: "\(folder)/\(name)", limit: Self.pathBytesMax)
-            let disk = String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
-            if disk.hasPrefix("/") { disks.append(disk) }
+            do throws(SystemError) {
+                let bytes = try fs.contents(of: "\(folder)/\(name)", limit: Self.pathBytesMax)
+                let disk = String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
+                if disk.hasPrefix("/") { noted.disks.insert(disk) }
+            } catch {
+                noted.failures.append(error)
+            }
         }
-        return disks.sorted()
+        return noted
     }
 
     private func path(of disk: String) -> String {
         "\(folder)/\(Digest.hash([UInt8](disk.utf8)).description.prefix(16))"
     }
+}
+
+/// What is to be finished on this host.
+public struct UnfinishedMigrations: Sendable {
+    /// Sorted; also those that can't be looked at, whose recovery then says why.
+    public var disks: [String]
+    /// What is wrong with notes that can't be read.
+    public var failures: [MigrationError]
 }

@@ -120,7 +120,7 @@ public struct MigrationService: Sendable {
                     if isServed { try attachments.detach(folder, isForced: true) }
                 }
             },
-            restart: { mountpoint throws(MigrationError) in try guest.restart(mountpoint: mountpoint) },
+            restart: { note throws(MigrationError) in try guest.restart(note) },
             patience: patience
         ).run()
         if outcome.isFinished { register?.forget(folder) }
@@ -129,17 +129,17 @@ public struct MigrationService: Sendable {
 
     /// What ``recover(_:hooks:startCommand:configuration:patience:)`` is worth being called for: the disks of the
     /// configuration and those whose migration was noted, if there is something of a migration with them.
-    public func unfinished(_ configuration: Configuration) throws(MigrationError) -> [String] {
-        try host { () throws(SystemError) in
-            var disks = Set(try register?.all() ?? [])
-            // It stays noted: its file system may only not be mounted yet.
-            for disk in disks where try !isThere(disk) { disks.remove(disk) }
-            for disk in configuration.disks.map(\.path) {
-                let marks = [MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.arrived]
-                for mark in marks where try fs.exists("\(disk)/\(mark)") { disks.insert(try fs.resolve(disk)) }
-            }
-            return disks.sorted()
+    public func unfinished(_ configuration: Configuration) throws(MigrationError) -> UnfinishedMigrations {
+        let noted = try host { () throws(SystemError) in try register?.all() ?? MigrationRegister.Noted() }
+        // It stays noted: its file system may only not be mounted yet.
+        var disks = noted.disks.filter { disk in (try? isThere(disk)) ?? true }
+        let marks = [MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.arrived]
+        for disk in configuration.disks.map(\.path)
+        where marks.contains(where: { mark in (try? fs.exists("\(disk)/\(mark)")) ?? true }) {
+            disks.insert((try? fs.resolve(disk)) ?? disk)
         }
+        return UnfinishedMigrations(
+            disks: disks.sorted(), failures: noted.failures.map { MigrationError(.source, "\($0)") })
     }
 
     private func isThere(_ disk: String) throws(SystemError) -> Bool {

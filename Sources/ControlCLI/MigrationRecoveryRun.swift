@@ -42,7 +42,14 @@ struct MigrationRecoveryRun {
         var list = RecoveryList()
         var lines: [String] = []
         var first: CommandFailure?
-        for disk in try translated({ () throws(MigrationError) in try service.unfinished(configuration) }) {
+        let open = try translated { () throws(MigrationError) in try service.unfinished(configuration) }
+        for error in open.failures {
+            let failure = CommandFailure(error)
+            list.failures.append(RecoveryFailure(disk: nil, code: failure.status.name, message: failure.message))
+            lines.append(failure.message)
+            first = first ?? failure
+        }
+        for disk in open.disks {
             guard !Interruption.isRequested else {
                 let failure = CommandFailure(.interrupted, "stopped before \(disk)")
                 list.failures.append(
@@ -132,7 +139,8 @@ private struct RecoveryReport: Encodable {
 }
 
 private struct RecoveryFailure: Encodable {
-    var disk: String
+    /// `nil`: a note of a migration that can't be read.
+    var disk: String?
     var code: String
     var message: String
 }

@@ -11,7 +11,7 @@ extension MigrationController {
         report.predictedDowntimeMilliseconds = planner.predictedMilliseconds
         report.isForced = planner.isForced
         tell(.stopping(predictedMilliseconds: planner.predictedMilliseconds))
-        if let note = guest.stopNote() { try place.noteStop(mountpoint: note.mountpoint) }
+        if let note = guest.stopNote() { try place.noteStop(note) }
         stoppedAt = time.monotonic()
         wasStopped = true
         try guest.stop()

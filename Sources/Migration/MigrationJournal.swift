@@ -51,6 +51,9 @@ struct OutgoingRecord: Codable, Hashable, Sendable {
         /// Of the host's start during which that was: a later one starts its guests anew.
         var boot: String
         var mountpoint: String?
+        var partition: Int?
+
+        var note: GuestStopNote { GuestStopNote(mountpoint: mountpoint, partition: partition) }
     }
     var identity: String
     /// The last ones, the newest at the end: where partial copies may lie.

@@ -70,7 +70,7 @@ public struct MigrationRecovery {
     /// Ends what serves the disk here.
     let retire: () throws(MigrationError) -> Void
     /// Starts the guest again that the migration had stopped, and mounts its file system there first.
-    let restart: (_ mountpoint: String?) throws(MigrationError) -> Void
+    let restart: (GuestStopNote) throws(MigrationError) -> Void
     let patience: HandoverPatience
 
     /// - Parameters:
@@ -80,7 +80,7 @@ public struct MigrationRecovery {
     public init(
         folder: String, fs: any FileSystem, reach: @escaping (MigratedRecord) throws(MigrationError) -> MigrationTarget,
         retire: @escaping () throws(MigrationError) -> Void,
-        restart: @escaping (String?) throws(MigrationError) -> Void = { (_) throws(MigrationError) in },
+        restart: @escaping (GuestStopNote) throws(MigrationError) -> Void = { (_) throws(MigrationError) in },
         patience: HandoverPatience = HandoverPatience()
     ) {
         place = SourcePlace(folder: folder, fs: fs)
@@ -121,7 +121,7 @@ public struct MigrationRecovery {
         // A later start of the host has started its guests itself.
         if stop.boot == place.boot {
             do throws(MigrationError) {
-                try restart(stop.mountpoint)
+                try restart(stop.note)
                 left.wasRestarted = true
             } catch {
                 left.restartFailure = error.message

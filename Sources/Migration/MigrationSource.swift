@@ -53,7 +53,13 @@ public protocol GuestControl: Sendable {
 public struct GuestStopNote: Hashable, Sendable {
     /// Where its file system was mounted by us.
     public var mountpoint: String?
-    public init(mountpoint: String?) { self.mountpoint = mountpoint }
+    /// Of the disk, if only that was mounted.
+    public var partition: Int?
+
+    public init(mountpoint: String?, partition: Int? = nil) {
+        self.mountpoint = mountpoint
+        self.partition = partition
+    }
 }
 
 /// No guest: a disk that nobody uses.

@@ -71,9 +71,9 @@ struct SourcePlace: Sendable {
     }
 
     /// Notes, before it is done, that the guest is being stopped: whoever comes after a crash can start it again.
-    func noteStop(mountpoint: String?) throws(MigrationError) {
+    func noteStop(_ note: GuestStopNote) throws(MigrationError) {
         guard var record = try outgoing() else { return }
-        record.stop = OutgoingRecord.Stop(boot: boot, mountpoint: mountpoint)
+        record.stop = OutgoingRecord.Stop(boot: boot, mountpoint: note.mountpoint, partition: note.partition)
         try store(record)
     }
 

@@ -44,10 +44,9 @@ struct TargetPlace: Sendable {
     /// - Throws: `.busy` when another one has it.
     func lockPartial() throws(MigrationError) -> any HeldLock {
         let lock = try at(.target) { () throws(SystemError) in
-            if try !fs.exists(partial) {
-                try fs.createFolder(partial)
-                try fs.synchronizeFolder(parent)
-            }
+            if try !fs.exists(partial) { try fs.createFolder(partial) }
+            // Also when another one has made it, and was killed before this.
+            try fs.synchronizeFolder(parent)
             return try fs.lock("\(partial)/\(MigrationFiles.lock)", wait: false)
         }
         guard let lock else {

@@ -98,7 +98,7 @@ private final class StepClock: TimeSource {
         let restarted = Mutex<[String?]>([])
         let recovery = MigrationRecovery(
             folder: world.here, fs: world.fs, reach: { _ in world.host.target }, retire: {},
-            restart: { mountpoint in restarted.withLock { $0.append(mountpoint) } })
+            restart: { note in restarted.withLock { $0.append(note.mountpoint) } })
         guard case .ownedHere(let left) = try recovery.run() else { throw MigrationError(.source, "not here") }
         #expect(left.wasRestarted && left.restartFailure == nil)
         // Once is enough.
