@@ -26,10 +26,8 @@ done
 [ ${#mutants[@]} -gt 0 ] || { echo "mutants: none of that name" >&2; exit 1; }
 
 # A copy stands in the place of the tree in a mount namespace of its own: the build in it stays warm.
-inCopy() {
-    unshare -m --propagation private bash -c 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"' _ \
-        "$scratch/copy$1" "$root" "${@:2}"
-}
+within=(unshare -m --propagation private bash -c 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"' _)
+inCopy() { "${within[@]}" "$scratch/copy$1" "$root" "${@:2}"; }
 
 copy() {
     mkdir -p "$scratch/copy$1"
@@ -37,16 +35,31 @@ copy() {
         --exclude=./.git -cf - . | tar -C "$scratch/copy$1" -xf -
 }
 
+# Runs tests until the first of them has failed: that is enough to know.
+untilItFails() {
+    local output tests status
+    output=$(mktemp "$scratch/output.XXXXXX")
+    # A session of its own, so that what the tests have started ends with them.
+    setsid "${within[@]}" "$scratch/copy$1" "$root" timeout -k 10 1800 .build/debug/godwitPackageTests.xctest \
+        --testing-library swift-testing --filter "$2" > "$output" 2>&1 &
+    tests=$!
+    tail -n +1 -f --pid="$tests" "$output" | grep -m 1 -q '✘ Test .* failed after' && kill -- -"$tests" 2> /dev/null
+    wait "$tests"
+    status=$?
+    sed 's/\x1b\[[0-9;]*m//g' "$output"
+    rm -f "$output"
+    return "$status"
+}
+
 # Its tests and, where they pass, all. Prints what noticed it.
 examine() {
-    local worker=$1 tests=$2 log=$3 filter status
+    local worker=$1 tests=$2 log=$3 filter status first
     for filter in $tests ${FALLBACK:+.}; do
         if [ "${filter#simulate:}" != "$filter" ]; then
             inCopy "$worker" env SWIFT_DETERMINISTIC_HASHING=1 SWIFT_BACKTRACE=enable=no WORKERS=1 \
                 Tests/Simulate/soak.sh .build/debug/simulate "${filter#simulate:}" > "$log" 2>&1
         else
-            inCopy "$worker" timeout -k 10 600 "$swift" test --skip-build ${MUTANT_SWIFT_FLAGS:-} --filter "$filter" \
-                > "$log" 2>&1
+            untilItFails "$worker" "$filter" > "$log" 2>&1
         fi
         status=$?
         if [ "$status" -ne 0 ]; then
@@ -55,7 +68,8 @@ examine() {
                 continue
             fi
             [ "$status" -eq 124 ] && echo "$filter: does not end" && return 0
-            echo "$filter: $(sed -n 's/^✘ Test \(.*\) failed after.*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)"
+            first=$(sed -n 's/^✘ Test \(.*\) failed after.*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)
+            echo "$filter: ${first:-ended with $status}"
             return 0
         fi
         grep -q 'Test run with 0 tests' "$log" && echo "mutants: no test matches $filter" >&2
