@@ -132,6 +132,12 @@ struct BackupPreparation {
         try disk.marks.store(folder: disk.folder, in: fs)
     }
 
+    /// Instead of it: the snapshot failed, and was undone.
+    func unannounce(_ disk: inout Begun) throws {
+        disk.marks.statesBefore = nil
+        try disk.marks.store(folder: disk.folder, in: fs)
+    }
+
     /// After it: should the backup not end, the state is to be merged.
     func record(_ guid: String, of disk: inout Begun) throws {
         disk.marks.statesBefore = nil

@@ -89,8 +89,15 @@ public struct BackupService: Sendable {
             guard !begun.isEmpty else { return report }
             for index in begun.indices { try preparation.announce(&begun[index].disk) }
             let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks, fs: fs)
-            let frozen = try coordinator.snapshot(
-                begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
+            let frozen: [SnapshotResult]
+            do {
+                frozen = try coordinator.snapshot(
+                    begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
+            } catch {
+                // What was taken is merged again: the next backup need not look for it.
+                for index in begun.indices { try? preparation.unannounce(&begun[index].disk) }
+                throw error
+            }
             let now = time.realtime()
             // All states are on record before the first is read, or a failure would leave them for ever.
             for (index, result) in frozen.enumerated() { try preparation.record(result.guid, of: &begun[index].disk) }

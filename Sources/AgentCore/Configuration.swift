@@ -42,6 +42,7 @@ public struct Configuration: Hashable, Sendable {
     public struct Limits: Hashable, Sendable {
         /// A freeze ends by itself after this time.
         public var freezeMilliseconds: UInt64 = 10_000
+        public static let freezeMillisecondsMax: UInt64 = 300_000
         /// The longest standstill of a guest that a migration may plan for.
         public var downtimeMilliseconds: UInt64 = 300
         public init() {}
@@ -79,7 +80,7 @@ public struct Configuration: Hashable, Sendable {
         hooks = try Self.hooks(table.table("hooks"), inheriting: [:])
         if let entry = try table.table("limits") {
             try entry.allow(["freeze", "max-downtime"])
-            limits.freezeMilliseconds = try entry.duration("freeze", in: 100...300_000) ?? limits.freezeMilliseconds
+            limits.freezeMilliseconds = try entry.duration("freeze", in: 100...Limits.freezeMillisecondsMax) ?? limits.freezeMilliseconds
             limits.downtimeMilliseconds =
                 try entry.duration("max-downtime", in: 1...3_600_000) ?? limits.downtimeMilliseconds
         }

@@ -142,6 +142,8 @@ public struct ArrivedGuest: TargetGuest {
         self.hooks = hooks
     }
 
+    public var isToldHow: Bool { startCommand != nil }
+
     public func objection(to command: String) -> String? {
         allowsCommands
             ? nil

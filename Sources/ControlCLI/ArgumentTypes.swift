@@ -1,3 +1,4 @@
+internal import AgentCore
 internal import ArgumentParser
 internal import Geometry
 
@@ -20,6 +21,15 @@ struct DurationArgument: ExpressibleByArgument, Hashable {
     init?(argument: String) {
         guard let milliseconds = DurationText.parse(argument) else { return nil }
         self.milliseconds = milliseconds
+    }
+
+    /// How long a freeze may last: what was given, else what is configured.
+    static func freeze(_ given: DurationArgument?, _ configuration: Configuration) throws(CommandFailure) -> UInt64 {
+        guard let given else { return configuration.limits.freezeMilliseconds }
+        guard (1...Configuration.Limits.freezeMillisecondsMax).contains(given.milliseconds) else {
+            throw CommandFailure(.usage, "--freeze-deadline takes 1ms to 5m")
+        }
+        return given.milliseconds
     }
 }
 

@@ -90,7 +90,7 @@ struct BackupCommand: ParsableCommand {
         defer { opened.close() }
         var options = BackupService.Options()
         options.readsAll = full
-        options.freezeDeadlineMilliseconds = freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds
+        options.freezeDeadlineMilliseconds = try DurationArgument.freeze(freezeDeadline, configuration)
         options.ageMinNanoseconds = ifOlderThan.map { $0.milliseconds &* 1_000_000 }
         let displays = PhaseDisplays(common)
         defer { displays.finish() }
@@ -153,7 +153,7 @@ struct BackupSet {
         _ names: [String], store: String?, _ configuration: Configuration
     ) throws(CommandFailure) -> [BackupSet] {
         var disks: [DiskArgument] = []
-        for name in names { disks.append(try DiskArgument.existing(name, configuration)) }
+        disks += try DiskArgument.existing(names, configuration)
         guard let first = disks.first else { return [] }
         guard let location = store ?? first.entry?.store else {
             throw CommandFailure(.usage, "\(first.path) has no store in the configuration: name one with --store")

@@ -29,6 +29,23 @@ struct DiskArgument {
         return disk
     }
 
+    /// Several disks that have to be there, each of which is named once.
+    static func existing(
+        _ texts: [String], _ configuration: Configuration
+    ) throws(CommandFailure) -> [DiskArgument] {
+        var disks: [DiskArgument] = []
+        var known: [String: String] = [:]
+        for text in texts {
+            let disk = try existing(text, configuration)
+            let path = try translated { try LinuxFileSystem().resolve(disk.path) }
+            if let other = known.updateValue(text, forKey: path) {
+                throw CommandFailure(.usage, "\(other) and \(text) are the same disk: name it once")
+            }
+            disks.append(disk)
+        }
+        return disks
+    }
+
     /// What to call it in a store.
     var name: String { entry?.name ?? path.split(separator: "/").last.map(String.init) ?? path }
 

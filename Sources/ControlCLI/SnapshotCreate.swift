@@ -17,9 +17,9 @@ struct SnapshotCreate: ParsableCommand {
 
     func run() throws {
         let configuration = try common.configuration()
-        let named = try disks.map { try DiskArgument.existing($0, configuration) }
+        let named = try DiskArgument.existing(disks, configuration)
         let hooks = HookRunner(joining: named.map { $0.hooks(configuration) })
-        let deadline = freezeDeadline?.milliseconds ?? configuration.limits.freezeMilliseconds
+        let deadline = try DurationArgument.freeze(freezeDeadline, configuration)
         let results = try SnapshotCoordinator(hooks: hooks).snapshot(
             named.map(\.path), freezeDeadlineMilliseconds: deadline)
         let lines = results.map { result in

@@ -1,3 +1,4 @@
+internal import AgentAPI
 internal import AgentCore
 internal import ArgumentParser
 
@@ -19,8 +20,16 @@ struct SnapshotDelete: ParsableCommand {
                 throw CommandFailure(.interrupted, "the merge of \(guid) was stopped: run the command again to go on")
             }
         }
+        // It may have been typed without braces, or in capitals.
+        let name = guid.filter { $0 != "{" && $0 != "}" }.lowercased()
+        let isLeft = try translated { try DiskSnapshots().list(disk.path) }.contains { $0.guid.contains(name) }
         try Report(common).result(
-            SnapshotReport(disk: disk.path, snapshots: [guid]), ["\(disk.path): snapshot \(guid) is merged"])
+            SnapshotReport(disk: disk.path, snapshots: isLeft ? [] : [guid], needed: isLeft ? [guid] : []),
+            [
+                isLeft
+                    ? "\(disk.path): several states lie on snapshot \(guid), which goes when one of them is left"
+                    : "\(disk.path): snapshot \(guid) is merged"
+            ])
     }
 }
 
@@ -28,4 +37,6 @@ struct SnapshotDelete: ParsableCommand {
 struct SnapshotReport: Encodable {
     var disk: String
     var snapshots: [String]
+    /// Those that are to go, but that other states still lie on.
+    var needed: [String] = []
 }

@@ -26,8 +26,15 @@ struct SnapshotMerge: ParsableCommand {
             }
             merged.append(guid)
         }
+        let left = try SnapshotChain(translated { try DiskSnapshots().list(disk.path) }).belowTop
+        let done = merged.filter { !left.contains($0) }
+        let what = "\(disk.path): \(done.count) snapshots merged"
         try Report(common).result(
-            SnapshotReport(disk: disk.path, snapshots: merged),
-            ["\(disk.path): \(merged.count) snapshots merged, one image is left"])
+            SnapshotReport(disk: disk.path, snapshots: done, needed: left),
+            [
+                left.isEmpty
+                    ? what + ", one image is left"
+                    : what + "; other states lie on \(left.joined(separator: ", ")), which goes when they do"
+            ])
     }
 }

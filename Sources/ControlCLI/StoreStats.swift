@@ -58,7 +58,7 @@ private struct StatsReport: Encodable {
             ["store", store],
             ["identity", id],
             ["chunks of", SizeText.format(chunkBytes)],
-            ["points", "\(points) of \(disks) disks, \(SizeText.format(virtualBytes)) in all"],
+            ["points", "\(points) of \(disks) disks, \(SizeText.format(virtualBytes)) if all were restored"],
             ["packs", "\(packs), \(SizeText.format(packBytes))"],
             ["index", SizeText.format(indexBytes)],
             ["free", freeBytes.map { SizeText.format($0) } ?? "unknown"],

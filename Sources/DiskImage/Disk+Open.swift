@@ -29,11 +29,12 @@ extension Disk {
             try disk.recordSize()
             return disk
         case .image(let image):
-            var locks: [any HeldLock] = []
+            let locks: [any HeldLock]
             if !options.readOnly {
+                try refusePart(of: image, in: fs)
                 locks = try lockForWriting(image, in: fs)
             } else {
-                locks += try SharedLeases.take([image], in: fs).held
+                locks = try SharedLeases.take([image], in: fs).held
             }
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open([ChainOpener.Place(path: image, rawClusterSize: nil)], path: image)

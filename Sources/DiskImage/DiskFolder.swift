@@ -212,14 +212,30 @@ func lockBareImage(_ path: String, in fs: any FileSystem) throws(DiskError) -> a
 }
 
 /// Takes an image by itself as its owner: with the disk that it belongs to, if it does.
-func lockForWriting(_ image: String, in fs: any FileSystem) throws(DiskError) -> [any HeldLock] {
+/// - Parameter mayBeAttached: a device of the driver is no obstacle.
+func lockForWriting(
+    _ image: String, in fs: any FileSystem, mayBeAttached: Bool = false
+) throws(DiskError) -> [any HeldLock] {
     var locks: [any HeldLock] = []
     let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
+    try folder.refuseIfMigrated()
     let belongs = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
-    if belongs { locks.append(try folder.lockOwner()) }
+    if belongs { locks.append(try folder.lockOwner(mayBeAttached: mayBeAttached)) }
     locks.append(try lockBareImage(image, in: fs))
-    try refuseIfAttached(to: image, in: fs)
+    if !mayBeAttached { try refuseIfAttached(to: image, in: fs) }
     return locks
+}
+
+/// What is written into one image of a disk by itself is hidden by the images above it, or changes what they were made
+/// on; and no record of changes tells a backup of it.
+/// - Throws: `.invalid` for an image that a descriptor beside it names.
+func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
+    let folder = DiskFolder(resolvedPath: folderPart(of: disk), fs: fs)
+    let hasDescriptor = try withPath(disk) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
+    guard hasDescriptor, try folder.load().images.contains(where: { folder.path(of: $0) == disk }) else { return }
+    throw DiskError(
+        .invalid, "\(disk) is one image of the disk \(folder.path): use that, or open the image with --read-only",
+        path: disk)
 }
 
 /// A device of the driver outlives the process that made it: no lock tells of it, and its images look as if they had

@@ -39,15 +39,12 @@ public final class HeldDisk: Sendable {
                 : [try folder.lockOwner(mayBeAttached: true)]
             return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: locks)
         case .image(let image):
-            var locks: [any HeldLock] = []
+            let locks: [any HeldLock]
             if !readOnly {
-                let folder = DiskFolder(resolvedPath: folderPart(of: image), fs: fs)
-                let hasDescriptor = try withPath(image) { () throws(SystemError) in try fs.exists(folder.descriptorPath)
-                }
-                if hasDescriptor { locks.append(try folder.lockOwner(mayBeAttached: true)) }
-                locks.append(try lockBareImage(image, in: fs))
+                try refusePart(of: image, in: fs)
+                locks = try lockForWriting(image, in: fs, mayBeAttached: true)
             } else {
-                locks += try SharedLeases.take([image], in: fs).held
+                locks = try SharedLeases.take([image], in: fs).held
             }
             return HeldDisk(path: image, fs: fs, folder: nil, locks: locks)
         }

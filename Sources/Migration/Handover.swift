@@ -26,6 +26,16 @@ public struct HandoverPatience {
     }
 }
 
+extension MigrationError {
+    /// A disk was given up here, and nobody knows whether the target has it.
+    static func unconfirmed(_ folder: String, by target: String, _ cause: MigrationError) -> MigrationError {
+        MigrationError(
+            .unconfirmed,
+            "\(folder) was handed to \(target), which has not confirmed it (\(cause.message)). "
+                + "It can be used on no host until it has: run godwit migrate --recover \(folder)")
+    }
+}
+
 /// Has the target take over the copy that the source's record names.
 struct Handover {
     let place: SourcePlace

@@ -120,10 +120,7 @@ extension MigrationController {
                 isGivenUp = false
             }
         } catch {
-            throw MigrationError(
-                .unconfirmed,
-                "\(disk.folder) was handed to \(target.name), which has not confirmed it (\(error.message)). "
-                    + "It can be used on no host until it has: run godwit migrate --recover \(disk.folder)")
+            throw MigrationError.unconfirmed(disk.folder, by: target.name, error)
         }
         guard isGivenUp else { throw rolledBack(failure) }
         finish()

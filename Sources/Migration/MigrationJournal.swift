@@ -31,8 +31,14 @@ public enum MigrationFiles {
 
     /// What to tell somebody who wants to use the disk in `folder`, when it has moved to another host; otherwise `nil`.
     public static func obstacle(_ folder: String, in fs: any FileSystem) -> String? {
-        guard let bytes = try? fs.contents(of: folder + "/" + migrated, limit: sizeMax) else { return nil }
-        let target = decodeJSON(MigratedRecord.self, bytes)?.target ?? "another host"
+        let record = "\(folder)/\(migrated)"
+        let target: String
+        do throws(SystemError) {
+            guard try fs.exists(record) else { return nil }
+            target = decodeJSON(MigratedRecord.self, try fs.contents(of: record, limit: sizeMax))?.target ?? "another host"
+        } catch {
+            return "\(error): that file says whose the disk is, so it is used here only when it can be read"
+        }
         return
             "\(folder) was migrated to \(target) and is no longer used here; "
             + "`godwit migrate --recover \(folder)` tells more"

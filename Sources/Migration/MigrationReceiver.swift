@@ -17,6 +17,12 @@ public protocol TargetGuest: Sendable {
     ///   - command: what the source wants run here; the implementation decides whether that is allowed.
     ///   - attempt: 1 for the first time.
     func start(folder: String, command: String?, attempt: Int) throws(MigrationError)
+    /// Somebody here has looked, and says how the guest is started: also where an earlier start was interrupted.
+    var isToldHow: Bool { get }
+}
+
+extension TargetGuest {
+    public var isToldHow: Bool { false }
 }
 
 /// A disk that was taken over here.

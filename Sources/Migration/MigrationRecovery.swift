@@ -101,8 +101,13 @@ public struct MigrationRecovery {
         defer { withExtendedLifetime(lock) {} }
         guard let record = try place.migratedRecord() else { return .ownedHere(try recoverHere()) }
         guard record.state == .released else { return .ownedThere(record, startFailure: nil, leftBehind: []) }
-        let handover = Handover(place: place, target: try reach(record), patience: patience)
-        guard case .active(_, let failure) = try handover.run(record) else {
+        let reply: MigrationReply
+        do throws(MigrationError) {
+            reply = try Handover(place: place, target: try reach(record), patience: patience).run(record)
+        } catch {
+            throw MigrationError.unconfirmed(place.folder, by: record.target, error)
+        }
+        guard case .active(_, let failure) = reply else {
             throw MigrationError(.protocolViolation, "\(record.target) gave the wrong reply to a commit")
         }
         let left = try place.finish(removesSource: record.removesSource, retire: retire)

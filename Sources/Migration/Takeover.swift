@@ -143,9 +143,9 @@ struct Takeover {
         if let before = record.start {
             if before.state == .started { return nil }
             // What was begun before this host's present start has ended with it.
-            if before.state == .starting, before.boot == place.boot {
-                return "its start (attempt \(before.attempt)) was interrupted, so it may run or not: "
-                    + "look, and start it by hand"
+            if before.state == .starting, before.boot == place.boot, !guest.isToldHow {
+                return "its start (attempt \(before.attempt)) was interrupted, so it may run or not: look, and say how "
+                    + "to start it with 'godwit migrate --recover --start-command' there, with 'true' where it runs"
             }
         }
         var start = StartRecord(
