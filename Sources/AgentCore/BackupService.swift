@@ -78,12 +78,19 @@ public struct BackupService: Sendable {
             var begun: [(disk: BackupPreparation.Begun, name: String)] = []
             let preparation = BackupPreparation(attachments: attachments, fs: fs, time: time)
             for disk in disks {
-                let one = try preparation.begin(disk.folder, store, options) {
-                    progress(disk.folder, .checking, $0, $1)
-                }
-                switch one {
-                case .begun(let one): begun.append((one, disk.name))
-                case .leftOut(let reason): report.leftOut.append((disk.folder, reason))
+                do {
+                    let one = try preparation.begin(disk.folder, store, options) {
+                        progress(disk.folder, .checking, $0, $1)
+                    }
+                    switch one {
+                    case .begun(let one): begun.append((one, disk.name))
+                    case .leftOut(let reason): report.leftOut.append((disk.folder, reason))
+                    }
+                } catch {
+                    // The others of the group are backed up without it.
+                    let failure = BackupFailure(error)
+                    guard failure.isOfDisk, disks.count > 1 else { throw failure }
+                    report.failures.append((disk.folder, failure))
                 }
             }
             guard !begun.isEmpty else { return report }

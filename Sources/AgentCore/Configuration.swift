@@ -80,7 +80,8 @@ public struct Configuration: Hashable, Sendable {
         hooks = try Self.hooks(table.table("hooks"), inheriting: [:])
         if let entry = try table.table("limits") {
             try entry.allow(["freeze", "max-downtime"])
-            limits.freezeMilliseconds = try entry.duration("freeze", in: 100...Limits.freezeMillisecondsMax) ?? limits.freezeMilliseconds
+            limits.freezeMilliseconds =
+                try entry.duration("freeze", in: 100...Limits.freezeMillisecondsMax) ?? limits.freezeMilliseconds
             limits.downtimeMilliseconds =
                 try entry.duration("max-downtime", in: 1...3_600_000) ?? limits.downtimeMilliseconds
         }

@@ -62,10 +62,11 @@ extension DeviceAttachments {
         }
     }
 
-    /// Where the disk's file systems are mounted on this host, each file system once.
+    /// Where the disk's file systems are mounted on this host, each file system once; by way of a process where that is
+    /// in another mount namespace only.
     public func mountpoints(of disk: String) throws(AgentError) -> [String] {
         guard let device = try attached(disk)?.device else { return [] }
-        return try DeviceTree.mounts(on: device.path).map { $0.mountPoint }
+        return try DeviceTree.toFreeze(on: device.path, isOfDriver: false)
     }
 
     /// The disk's block device, where that does not follow when the disk grows: neither NBD clients nor FUSE files do.

@@ -9,38 +9,70 @@ enum DeviceTree {
         let numbers = try numbers(BlockDeviceMaker.name(of: device))
         let table = try withAgentError { () throws(SystemError) in try MountTable.current() }
         var seen: Set<String> = []
-        return table.mounts.filter { numbers.contains($0.device) && (all || seen.insert($0.device).inserted) }
+        return table.mounts.filter { $0.lies(on: numbers) && (all || seen.insert($0.device).inserted) }
+    }
+
+    /// Those that are mounted in other namespaces only.
+    static func mountsElsewhere(on device: String) throws(AgentError) -> [MountElsewhere] {
+        let own = Set(try mounts(on: device).map(\.device))
+        let numbers = try numbers(BlockDeviceMaker.name(of: device))
+        return try withAgentError { () throws(SystemError) in
+            try BlockIO.mountsElsewhere(on: numbers, besides: own)
+        }
+    }
+
+    /// Where each file system can be frozen that the driver does not freeze, if it serves the disk.
+    static func toFreeze(on device: String, isOfDriver: Bool) throws(AgentError) -> [String] {
+        // The driver freezes what lies directly on its device, wherever that is mounted.
+        let isDirect = isOfDriver ? try !isStackedOn(device) : false
+        let here = try mounts(on: device).filter { !isDirect || $0.hasOwnNumber }
+        let elsewhere = try mountsElsewhere(on: device).filter { !isDirect || $0.mount.hasOwnNumber }
+        return here.map(\.mountPoint) + elsewhere.map(\.path)
+    }
+
+    /// The loop devices whose file is a device, which the kernel does not count among its holders.
+    private static func loopsOnDevices() throws(AgentError) -> [(name: String, file: String)] {
+        let names = try withAgentError { () throws(SystemError) in try LinuxFileSystem().list("/sys/block") }
+        var loops: [(name: String, file: String)] = []
+        for name in names where name.hasPrefix("loop") {
+            if let file = try BlockDeviceMaker.attribute("/sys/block/\(name)/loop/backing_file"),
+                file.hasPrefix("/dev/")
+            {
+                loops.append((name, file))
+            }
+        }
+        return loops
     }
 
     /// Whether other block devices stand on this one or on a partition of it.
     static func isStackedOn(_ device: String) throws(AgentError) -> Bool {
         let name = BlockDeviceMaker.name(of: device)
-        let folder = "/sys/class/block/\(name)"
-        return try withAgentError { () throws(SystemError) in
-            let files = LinuxFileSystem()
-            let parts = try files.list(folder).filter { $0.hasPrefix(name) }.map { "\(folder)/\($0)" }
-            for part in [folder] + parts where try files.exists("\(part)/holders") {
-                if try !files.list("\(part)/holders").isEmpty { return true }
-            }
-            return false
+        return try numbers(name).count > 1 + partitions(of: name).count
+    }
+
+    private static func partitions(of name: String) throws(AgentError) -> [String] {
+        try withAgentError { () throws(SystemError) in
+            try LinuxFileSystem().list("/sys/class/block/\(name)").filter { $0.hasPrefix("\(name)p") }
         }
     }
 
-    /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md).
+    /// `major:minor` of the device, its partitions, and of what holds any of them (device mapper, md, loop devices).
     static func numbers(_ name: String) throws(AgentError) -> Set<String> {
         var numbers: Set<String> = []
         var names = [name]
         var visited: Set<String> = []
+        let loops = try loopsOnDevices()
         while let name = names.popLast() {
             let folder = "/sys/class/block/\(name)"
             guard visited.insert(name).inserted, let number = try BlockDeviceMaker.attribute("\(folder)/dev") else {
                 continue
             }
             numbers.insert(number)
+            names += loops.filter { $0.file == "/dev/\(name)" }.map(\.name)
+            names += try partitions(of: name)
             names += try withAgentError { () throws(SystemError) in
                 let files = LinuxFileSystem()
-                let holders = try files.exists("\(folder)/holders") ? try files.list("\(folder)/holders") : []
-                return try files.list(folder).filter { $0.hasPrefix("\(name)p") } + holders
+                return try files.exists("\(folder)/holders") ? try files.list("\(folder)/holders") : []
             }
         }
         return numbers

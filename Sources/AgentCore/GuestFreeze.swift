@@ -20,15 +20,12 @@ struct FreezeList {
     /// - Returns: whether anything of the disk is mounted here.
     mutating func add(_ disk: AttachedDisk) throws(AgentError) -> Bool {
         guard let device = disk.device else { return false }
-        let mounts = try DeviceTree.mounts(on: device.path)
-        if !mounts.isEmpty { hasMounts = true }
-        let isStacked = try DeviceTree.isStackedOn(device.path)
-        if let index = disk.driverDevice, holdsWrites || (!mounts.isEmpty && !isStacked) { devices.append(index) }
-        // The driver freezes what lies directly on its device.
-        if disk.driverDevice == nil || isStacked {
-            for mount in mounts where !mountpoints.contains(mount.mountPoint) { mountpoints.append(mount.mountPoint) }
-        }
-        return !mounts.isEmpty
+        let all = try DeviceTree.toFreeze(on: device.path, isOfDriver: false)
+        let ours = try DeviceTree.toFreeze(on: device.path, isOfDriver: disk.driverDevice != nil)
+        if !all.isEmpty { hasMounts = true }
+        if let index = disk.driverDevice, holdsWrites || all.count > ours.count { devices.append(index) }
+        for mountpoint in ours where !mountpoints.contains(mountpoint) { mountpoints.append(mountpoint) }
+        return !all.isEmpty
     }
 }
 

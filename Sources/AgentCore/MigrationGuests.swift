@@ -1,3 +1,4 @@
+internal import BlockIO
 internal import LinuxSystem
 public import Migration
 internal import Synchronization
@@ -45,19 +46,21 @@ public final class AttachedGuest: GuestControl {
                 state.withLock { $0.ranStopHook = true }
                 try hooks.run(.stop, environment: ["GODWIT_DISK": disk])
             }
-            let mountpoints = try attachments.mountpoints(of: disk)
-            guard !mountpoints.isEmpty else { return }
-            if hasHook, let attached = try attachments.attached(disk), let mountpoint = attached.mountpoint {
-                let note = GuestStopNote(mountpoint: mountpoint, partition: attached.device?.partition)
+            let attached = try attachments.attached(disk)
+            guard let device = attached?.device else { return }
+            if hasHook, let elsewhere = try DeviceTree.mountsElsewhere(on: device.path).first {
+                throw AgentError(.inUse, "\(disk) is still \(elsewhere.user) after the stop hook")
+            }
+            if hasHook, let mountpoint = attached?.mountpoint, try !DeviceTree.mounts(on: device.path).isEmpty {
+                let note = GuestStopNote(mountpoint: mountpoint, partition: device.partition)
                 // Before: an unmount that fails may still have unmounted.
                 state.withLock { $0.unmounted = note }
                 try attachments.unmount(disk)
                 return
             }
-            // The driver freezes what lies directly on its device when its writes are paused, and nothing above that.
-            if let attached = try attachments.attached(disk), attached.backend == .kernel {
-                guard let device = attached.device, try DeviceTree.isStackedOn(device.path) else { return }
-            }
+            // The driver freezes what it can when its writes are paused.
+            let mountpoints = try DeviceTree.toFreeze(on: device.path, isOfDriver: attached?.backend == .kernel)
+            guard !mountpoints.isEmpty else { return }
             // Should it expire, the server still holds the writes back.
             let freeze = try Freeze(
                 mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,

@@ -58,11 +58,9 @@ public func isClaimed(_ device: String) throws(SystemError) -> Bool {
 private func foreignMount(
     of process: Int32, _ numbers: Set<String>, _ groups: Set<Int>, _ namespaces: inout Set<String>
 ) -> Mount? {
-    guard let namespace = linkText("/proc/\(process)/ns/mnt"), namespaces.insert(namespace).inserted,
-        let text = (try? kernelText("/proc/\(process)/mountinfo")).flatMap({ $0 })
-    else { return nil }
-    return MountTable(parsing: text).mounts.first { mount in
-        numbers.contains(mount.device)
+    guard let table = foreignMounts(of: process, &namespaces) else { return nil }
+    return table.mounts.first { mount in
+        mount.lies(on: numbers)
             && groups.isDisjoint(with: [mount.peerGroup, mount.masterGroup].compactMap { $0 })
     }
 }
@@ -77,7 +75,7 @@ private func hasOpen(_ process: Int32, _ numbers: Set<String>) -> Bool {
 }
 
 /// Where a symbolic link leads, as it says.
-private func linkText(_ path: String) -> String? {
+func linkText(_ path: String) -> String? {
     var length: Int32 = 0
     let bytes = unsafe [UInt8](unsafeUninitializedCapacity: 256) { memory, initialized in
         length = unsafe memory.withMemoryRebound(to: CChar.self) { unsafe shim_readlink(path, $0.baseAddress, 256) }

@@ -22,6 +22,9 @@ public enum Program {
             return ExitStatus.success.rawValue
         } catch let failure as CommandFailure {
             return report(failure, arguments)
+        } catch let code as ExitCode {
+            // It has told its failure to who has started it.
+            return code.rawValue
         } catch {
             let code = GodwitCommand.exitCode(for: error)
             if code.isSuccess {

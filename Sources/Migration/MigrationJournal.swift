@@ -35,7 +35,8 @@ public enum MigrationFiles {
         let target: String
         do throws(SystemError) {
             guard try fs.exists(record) else { return nil }
-            target = decodeJSON(MigratedRecord.self, try fs.contents(of: record, limit: sizeMax))?.target ?? "another host"
+            let bytes = try fs.contents(of: record, limit: sizeMax)
+            target = decodeJSON(MigratedRecord.self, bytes)?.target ?? "another host"
         } catch {
             return "\(error): that file says whose the disk is, so it is used here only when it can be read"
         }

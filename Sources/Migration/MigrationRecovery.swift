@@ -105,7 +105,8 @@ public struct MigrationRecovery {
         do throws(MigrationError) {
             reply = try Handover(place: place, target: try reach(record), patience: patience).run(record)
         } catch {
-            throw MigrationError.unconfirmed(place.folder, by: record.target, error)
+            // What the target has said is told as it is.
+            throw error.canPass ? MigrationError.unconfirmed(place.folder, by: record.target, error) : error
         }
         guard case .active(_, let failure) = reply else {
             throw MigrationError(.protocolViolation, "\(record.target) gave the wrong reply to a commit")

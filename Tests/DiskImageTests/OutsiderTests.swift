@@ -182,16 +182,32 @@ import Testing
         let path = folder.file("disk")
         try createDisk(at: path, options: CreateOptions(byteCount: 8 << 20), in: fs)
         let disk = try Disk.open(path, in: fs)
-        for name in [path, path + "/" + baseImageName] {
-            do throws(DiskError) {
-                _ = try Disk.open(name, in: fs)
-                Issue.record("\(name) was opened twice")
-            } catch { #expect(error.code == .inUse) }
-        }
+        do throws(DiskError) {
+            _ = try Disk.open(path, in: fs)
+            Issue.record("it was opened twice")
+        } catch { #expect(error.code == .inUse) }
+        let image = path + "/" + baseImageName
+        do throws(DiskError) {
+            _ = try checkDisk(at: image, repair: true, in: fs)
+            Issue.record("an image of it was repaired")
+        } catch { #expect(error.code == .inUse) }
         let reader = try Disk.open(path, in: fs, options: .readOnly)
         #expect(throws: DiskError.self) { try write(reader, 0, 1, 512) }
         try disk.close()
         try Disk.open(path, in: fs).close()
+        // What is written there would be in no record of changes.
+        do throws(DiskError) {
+            _ = try Disk.open(image, in: fs)
+            Issue.record("one image of a disk was opened for writing")
+        } catch { #expect(error.code == .invalid) }
+        try Disk.open(image, in: fs, options: .readOnly).close()
+        // Migrated away, as its record says.
+        try fs.rename(path + "/DiskDescriptor.xml", to: path + "/DiskDescriptor.xml.migrated")
+        try fs.replaceContents(of: path + "/" + DiskFolder.migratedMarkName, with: Array("{}".utf8))
+        do throws(DiskError) {
+            _ = try Disk.open(image, in: fs)
+            Issue.record("an image of a disk that was migrated was opened for writing")
+        } catch { #expect(error.code == .inUse) }
     }
 }
 

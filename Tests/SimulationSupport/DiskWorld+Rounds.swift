@@ -164,7 +164,7 @@ extension DiskWorld {
         // A merge that was cut off goes on, at once or later.
         guard owner.name.isEmpty || states.count % 2 == 0 else { return }
         for state in states where state.isTemporary {
-            // One that went with another is no failure, nor is one whose file failed a sync: that stays until a restart.
+            // One that went with another is no failure, nor is one whose file failed a sync, and stays until a restart.
             do { try disk.deleteSnapshot(state.guid) } catch {
                 guard [.notFound, .busy, .inUse].contains(error.code) || isFaulty && error.code == .io else {
                     throw error
