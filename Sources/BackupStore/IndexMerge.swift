@@ -148,12 +148,7 @@ extension LocalStore {
 
     /// Takes what was merged out of use, and away.
     private func replace(_ old: [IndexSegment], keeping merged: String?) throws(StoreError) {
-        if let merged {
-            let segment = try openSegment(merged)
-            state.withLock { state in
-                if !state.segments.contains(where: { $0.name == merged }) { state.segments.append(segment) }
-            }
-        }
+        if let merged { try use(merged) }
         let gone = old.filter { $0.name != merged }
         try remember(gone)
         let names = Set(gone.map(\.name))

@@ -298,10 +298,23 @@ extension LocalStore {
     /// Makes an index file of these objects durable and visible; their packs must be so already.
     func putIndex(_ entries: [(id: Digest, location: Location)]) throws(StoreError) {
         guard !entries.isEmpty else { return }
-        let name = try writeIndex(entries)
-        let segment = try openSegment(name)
+        try use(try writeIndex(entries))
+    }
+
+    /// Looks things up in an index file of ours from now on.
+    func use(_ name: String) throws(StoreError) {
+        guard let segment = try openOwnSegment(name) else { return try reloadIndex() }
         state.withLock { state in
             if !state.segments.contains(where: { $0.name == name }) { state.segments.append(segment) }
+        }
+    }
+
+    /// Opens an index file that was just written. - Returns: `nil` when another writer has merged it into a file of its
+    /// own by now.
+    func openOwnSegment(_ name: String) throws(StoreError) -> IndexSegment? {
+        do throws(StoreError) { return try openSegment(name) } catch {
+            guard error.code == .missing else { throw error }
+            return nil
         }
     }
 

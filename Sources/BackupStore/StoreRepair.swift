@@ -151,14 +151,14 @@ private struct StoreRepairing {
     /// Makes an index file of what was found; many are merged.
     private mutating func flush() throws(StoreError) {
         guard !entries.isEmpty else { return }
-        try fresh.append(store.openSegment(store.writeIndex(entries)))
+        if let segment = try store.openOwnSegment(store.writeIndex(entries)) { fresh.append(segment) }
         report.objects += UInt64(entries.count)
         entries.removeAll(keepingCapacity: true)
         guard fresh.count > LocalStore.segmentsMax else { return }
         let chosen = LocalStore.mergeable(fresh)
         guard chosen.count > 1, let merged = try store.merge(chosen, worth: { _ in .good }) else { return }
         let gone = Set(chosen.map(\.name)).subtracting([merged])
-        try fresh.append(store.openSegment(merged))
+        if let segment = try store.openOwnSegment(merged) { fresh.append(segment) }
         fresh.removeAll { gone.contains($0.name) }
         // One that was there before is dealt with at the end.
         try store.removeIndexes(gone.subtracting(old))

@@ -20,6 +20,8 @@ final class Work: @unchecked Sendable {
     let process: WorldProcess
     let step: Step?
     var calls = 0
+    /// Its fault has come.
+    var isFaulty = false
     init(_ process: WorldProcess, _ step: Step?) {
         self.process = process
         self.step = step
@@ -142,6 +144,7 @@ final class DiskWorld: @unchecked Sendable {
         work.calls += 1
         guard (fault.number..<fault.number + fault.count).contains(work.calls) else { return nil }
         log.append("    \(work.step?.number ?? -1): \(fault) is \(call) \(subject)")
+        work.isFaulty = true
         switch fault.kind {
         case .error(let errno):
             isFaulty = true
@@ -195,6 +198,9 @@ final class DiskWorld: @unchecked Sendable {
         }
     }
 
+    /// Whether the fault of the step that calls has come; it may end after the disk was opened anew.
+    private var hasFault: Bool { (Scheduler.actor?.role as? Work)?.isFaulty == true }
+
     /// Runs what may fail for good reasons. - Returns: `nil` when it did.
     @discardableResult func attempt<R>(
         _ step: Step, _ process: WorldProcess, allowing codes: Set<DiskError.Code> = [], _ body: () throws -> R
@@ -204,7 +210,7 @@ final class DiskWorld: @unchecked Sendable {
         do { return try body() } catch let error as DiskError {
             log.append("    \(step.number): \(error.code) \(error.message)")
             if closings != before || wasClosing, [.invalid, .readOnly, .io].contains(error.code) { return nil }
-            if !isExpected(error, process), !codes.contains(error.code) {
+            if !isExpected(error, process), !hasFault, !codes.contains(error.code) {
                 fail(Finding("\(step): \(error.code): \(error.message)"))
             }
         } catch let error as Finding {
@@ -216,12 +222,12 @@ final class DiskWorld: @unchecked Sendable {
                 case .disk(let code):
                     self.isExpected(DiskError(code, error.message, path: ""), process) || codes.contains(code)
                 case .cancelled: true
-                default: process.isDead || isOver || isFaulty
+                default: process.isDead || isOver || isFaulty || hasFault
                 }
             if !isExpected { fail(Finding("\(step): \(error.code): \(error.message)")) }
         } catch {
             log.append("    \(step.number): \(error)")
-            if !process.isDead, !isOver, !isFaulty { fail(Finding("\(step): \(error)")) }
+            if !process.isDead, !isOver, !isFaulty, !hasFault { fail(Finding("\(step): \(error)")) }
         }
         return nil
     }
