@@ -230,6 +230,25 @@ private struct BackedHost {
             folders.map { ($0, "name") }, store: store, hooks: nil, options: options)
     }
 
+    @Test("a freeze that failed leaves nothing to be told by the next backup, and one bad disk leaves the others alone")
+    func failures() throws {
+        let folder = try TemporaryFolder()
+        let host = try BackedHost(folder)
+        let store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        defer { store.close() }
+        let hooks = HookRunner(hooks: [.preFreeze: Hook(command: "exit 1")])
+        #expect(throws: BackupFailure.self) {
+            try service(host, at: Self.now).run(
+                [(BackedHost.folders[0], "name")], store: store, hooks: hooks, options: BackupService.Options())
+        }
+        let own = try Disk.open(BackedHost.folders[0], in: host.fs)
+        _ = try own.commitSnapshot(try own.prepareSnapshot())
+        try own.close()
+        let next = try run(host, at: Self.now, folders: [BackedHost.folders[0], "/not-there"])
+        #expect(next.outcomes.map(\.remarks) == [[]])
+        #expect(next.failures.map(\.disk) == ["/not-there"])
+    }
+
     private static let day: UInt64 = 86_400_000_000_000
     private static let now: UInt64 = 1_800_000_000_000_000_000
 

@@ -55,6 +55,14 @@ import Testing
         #expect(try world.fs.list(world.here).contains("DiskDescriptor.xml.migrated"))
         #expect(try !world.fs.exists(world.host.folder + ".godwit-partial"))
         #expect(MigrationFiles.obstacle(world.here, in: world.fs)?.contains("there:") == true)
+        // Nobody can say whose it is then.
+        let record = "\(world.here)/\(MigrationFiles.migrated)"
+        try expectTool("mv", record, record + ".away")
+        try world.fs.createFolder(record)
+        #expect(MigrationFiles.obstacle(world.here, in: world.fs) != nil)
+        try world.fs.removeFolder(record)
+        #expect(MigrationFiles.obstacle(world.here, in: world.fs) == nil)
+        try expectTool("mv", record + ".away", record)
     }
 
     @Test("what both sides have is not sent")

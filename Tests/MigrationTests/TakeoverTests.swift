@@ -260,6 +260,32 @@ private struct RawSource {
         host.settle()
     }
 
+    @Test("a start that was interrupted is settled by who has looked, and says how")
+    func settledStart() throws {
+        try source.prepared(attempt: "one")
+        _ = try source.ask(try source.commit(attempt: "one"))
+        host.settle()
+        let path = host.folder + "/godwit-arrived.json"
+        var record = try #require(try fs.record(IncomingRecord.self, at: path))
+        record.start?.state = .starting
+        try fs.store(record, at: path)
+        let told = MigrationReceiver(
+            fs: fs, disks: host.disks, guest: ToldGuest(guest: host.guest), boot: host.boot.withLock { $0 })
+        #expect(try told.resume(folder: host.folder) == ArrivedDisk(startFailure: nil))
+        #expect(try told.resume(folder: host.folder)?.startFailure == nil)
+        #expect(host.guest.state.withLock { $0.attempts } == [1, 2])
+        host.settle()
+    }
+
+    private struct ToldGuest: TargetGuest {
+        let guest: any TargetGuest
+        var isToldHow: Bool { true }
+        func objection(to command: String) -> String? { nil }
+        func start(folder: String, command: String?, attempt: Int) throws(MigrationError) {
+            try guest.start(folder: folder, command: command, attempt: attempt)
+        }
+    }
+
     @Test("what a crash of the target left is finished there without the source, but only what was handed over")
     func resumesAlone() throws {
         try source.prepared(attempt: "one")

@@ -1,0 +1,29 @@
+import SimulationSupport
+import Testing
+
+/// Runs that have failed once, cut down to the steps that it took.
+@Suite struct FoundSeedsTests {
+    private static let found: [(seed: UInt64, steps: String)] = [
+        // A held merge that stopped uncovered, with the next discard, what it had copied.
+        (2093, "7,14,15,32s"),
+        // A merge believed the table of a file whose sync had failed.
+        (4727, "4,15s,18,38,45s,52,53,57,67,86f,87,142s,147s"),
+        // A grow that failed after the image's header left the descriptor behind when the disk was closed.
+        (4793, "32,33s"),
+        // A record of a migration that could not be read was taken for none: two targets had the disk.
+        (28119, "0,2"),
+        // Another writer merged an index file away between its rename and its first use.
+        (
+            31475,
+            "0,3,4,5f,7,8,9,10,11,12,13fs,14,16,17s,18,19,20,21,22,23,24,26fs,27,28,30,32,33,34,36,37"
+        ),
+    ]
+
+    @Test("what was found once is not found again", arguments: found.indices)
+    func stays(index: Int) {
+        var simulation = Simulation(seed: Self.found[index].seed)
+        simulation.keep(Self.found[index].steps)
+        let outcome = simulation.run()
+        #expect(outcome.finding == nil, "\(outcome.log.suffix(20).joined(separator: "\n"))")
+    }
+}
