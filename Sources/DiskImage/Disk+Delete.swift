@@ -44,7 +44,7 @@ extension Disk {
             switch try deleteOnce(current, folder, follows: &follows, progress) {
             case .done(let survivor): next = try temporaryToDelete(survivor, folder)
             case .stopped: return false
-            case .topGrew: continue
+            case .topChanged: continue
             }
         }
         return true
@@ -54,8 +54,8 @@ extension Disk {
         /// The state that has the place of the removed one, if any.
         case done(GUID?)
         case stopped
-        /// Nothing was done: the top is too large by now to be merged with writes held.
-        case topGrew
+        /// Nothing was done: the top is another one by now, or too large to be merged with writes held.
+        case topChanged
     }
 
     private func deleteOnce(
@@ -332,7 +332,10 @@ extension Disk {
     ) throws(DiskError) -> Outcome {
         // A delta that waits to become the top was made for this one.
         try during(.mergeTop) { () throws(DiskError) in
-            let topLease = try leaseBelow(try imagePath(of: folder.load().top, folder.load(), folder))
+            // A snapshot may have come in before.
+            let before = try folder.load()
+            guard before.children(of: parentName) == [before.top] else { return .topChanged }
+            let topLease = try leaseBelow(try imagePath(of: before.top, before, folder))
             let descriptor = try markTemporary(parentName, folder)
             let pair = try openPair(descriptor, descriptor.top, folder)
             forget(lease)
@@ -347,7 +350,7 @@ extension Disk {
                     return .done(nil)
                 }
                 maintenance.change { $0.unfinished.append(parent) }
-                return outcome == .stopped ? .stopped : .topGrew
+                return outcome == .stopped ? .stopped : .topChanged
             } catch {
                 noteLoss(error)
                 maintenance.change { $0.unfinished.append(parent) }

@@ -10,6 +10,8 @@ import Testing
         (4727, "4,15s,18,38,45s,52,53,57,67,86f,87,142s,147s"),
         // A grow that failed after the image's header left the descriptor behind when the disk was closed.
         (4793, "32,33s"),
+        // A snapshot came between the choice of the top for a held merge and the merge, which trapped.
+        (38278, "17,18s,20,24,33s,68"),
         // A record of a migration that could not be read was taken for none: two targets had the disk.
         (28119, "0,2"),
         // Another writer merged an index file away between its rename and its first use.
