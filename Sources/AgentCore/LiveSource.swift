@@ -126,7 +126,7 @@ public final class LiveSource: MigrationSource {
                 case ControlError.busy: .refused
                 default: .source
                 }
-            throw MigrationError(code, error.message)
+            throw MigrationError(code, error.message, cause: error.code == ControlError.timeout ? .silence : nil)
         }
     }
 

@@ -120,6 +120,7 @@ struct CommandFailure: Error, Hashable {
         if error.code == .guestDown { return .guestDown }
         switch error.cause {
         case .disk(let code) where error.code == .source: return status(code)
+        case .silence where error.code == .source: return .timeout
         case .link(let code) where [.link, .refused].contains(error.code): return status(code)
         default: break
         }

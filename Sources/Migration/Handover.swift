@@ -118,7 +118,7 @@ extension MigrationError {
     var canPass: Bool {
         switch cause {
         case .link(let code): return !Self.final.contains(code)
-        case .disk, nil: return ![.protocolViolation, .cancelled, .migrated].contains(code)
+        case .disk, .silence, nil: return ![.protocolViolation, .cancelled, .migrated].contains(code)
         }
     }
 }

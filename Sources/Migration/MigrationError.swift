@@ -38,6 +38,8 @@ public struct MigrationError: Error, Hashable, Sendable, CustomStringConvertible
     public enum Cause: Hashable, Sendable {
         case disk(DiskError.Code)
         case link(TransportError.Code)
+        /// Who serves the disk here gave no sign in time.
+        case silence
     }
     public var code: Code
     public var cause: Cause?

@@ -1,5 +1,6 @@
 import DiskImage
 import LinuxSystem
+import Migration
 import SystemPackage
 import Testing
 
@@ -12,6 +13,12 @@ import Testing
     func disk(code: DiskError.Code) {
         let error = DiskError(code, "what and where", path: "/disk")
         #expect(CommandFailure(AgentError(error)).status == CommandFailure(error).status)
+    }
+
+    @Test("a server that is silent ends a migration like any other command")
+    func silence() {
+        #expect(CommandFailure(MigrationError(.source, "no sign", cause: .silence)).status == .timeout)
+        #expect(CommandFailure(MigrationError(.source, "no sign")).status == .inputOutput)
     }
 
     @Test(
