@@ -21,7 +21,10 @@ public enum BaseCheck {
                 }
                 return result
             }
-            guard let problems = try walker.walk(point.content.root, goesOn: { progress(0, 0) }) else {
+            let found = try onStore { () throws(StoreError) in
+                try walker.walk(point.content.root, goesOn: { progress(0, 0) })
+            }
+            guard let problems = found else {
                 throw BackupError(.cancelled, "the backup was stopped")
             }
             return problems.isEmpty

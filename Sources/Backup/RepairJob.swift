@@ -8,8 +8,14 @@ public struct RepairJob: Sendable {
         public var points = 0
         /// Points that can't be restored in whole.
         public var damagedPoints: [String] = []
+        /// Of these, the ones that were taken out of the store.
+        public var pointsSetAside: [String] = []
         public var problems: [String] = []
     }
+
+    /// Points that can't be restored in whole, with all that could be saved, are taken out of the store: nothing but
+    /// a backup of the same content could make them whole again.
+    public var setsLostPointsAside = false
 
     public init() {}
 
@@ -36,6 +42,14 @@ public struct RepairJob: Sendable {
         outcome.points = points.points
         outcome.damagedPoints = points.damaged
         outcome.problems = points.problems.map(\.text)
+        // What can't be read now may be read another time.
+        guard setsLostPointsAside, found.unreadable.isEmpty, !points.problems.contains(where: \.isUnreadable) else {
+            return outcome
+        }
+        for name in outcome.damagedPoints {
+            try onStore { () throws(StoreError) in try local.setAside(point: name) }
+            outcome.pointsSetAside.append(name)
+        }
         return outcome
     }
 }

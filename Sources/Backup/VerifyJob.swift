@@ -172,7 +172,10 @@ struct PointCheck {
                 try places.problems(ids, isNode: isNode)
             }
             for point in ordered {
-                guard let found = try walker.walk(point.content.root, goesOn: goesOn) else { return nil }
+                let walked = try onStore { () throws(StoreError) in
+                    try walker.walk(point.content.root, goesOn: goesOn)
+                }
+                guard let found = walked else { return nil }
                 guard !found.isEmpty else { continue }
                 check.damaged.append(point.id)
                 for problem in found { check.problems.append(("restore point \(point.id): \(problem)", false)) }

@@ -10,6 +10,7 @@ internal import SystemPackage
 //     PACK.lost      a pack that the index named and that was not there: its entries were dropped
 //     PACK.pack      a pack that was taken out by a repair, with all in it that could not be saved
 //     INDEX.index    an index file that was taken out
+//     POINT.point    a restore point that was taken out, as not all that it needs is there
 
 /// What of a pack is damaged, or can't be read.
 public struct PackDamage: Hashable, Sendable {
@@ -160,6 +161,12 @@ extension LocalStore {
         }
     }
 
+    /// A pack that is whole has come in the place of one that may not have been.
+    func forgetDamage(of pack: Digest) throws(StoreError) {
+        try removeNotes([pack])
+        state.withLock { _ = $0.census?.damage.removeValue(forKey: pack) }
+    }
+
     /// Takes a pack out of the store. What of it is worth anything is durable elsewhere.
     func setAside(pack name: String) throws(StoreError) {
         let path = try path(.pack, name)
@@ -179,6 +186,17 @@ extension LocalStore {
             try fs.rename("\(address)/index/\(name)", to: asidePath(index: name))
             try fs.synchronizeFolder(asideFolder)
             try fs.synchronizeFolder("\(address)/index")
+        }
+    }
+
+    /// Takes a restore point out of the store. What it needs stays, so it can be put back.
+    public func setAside(point name: String) throws(StoreError) {
+        let path = try path(.point, name)
+        try storing { () throws(SystemError) in
+            try makeAside()
+            try fs.rename(path, to: "\(asideFolder)/\(name).point")
+            try fs.synchronizeFolder(asideFolder)
+            try fs.synchronizeFolder(folderPart(of: path))
         }
     }
 

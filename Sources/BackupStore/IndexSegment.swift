@@ -159,6 +159,16 @@ final class IndexSegment: Sendable {
 
     var isPrepared: Bool { packStates.withLock { !$0.isEmpty } }
 
+    /// These packs are there by now.
+    func noteThere(_ packs: Set<Digest>) throws(StoreError) {
+        guard isPrepared else { return }
+        var number = 0
+        try forEachPack { pack in
+            if packs.contains(pack) { packStates.withLock { _ = $0[number].remove(.absent) } }
+            number += 1
+        }
+    }
+
     /// Something new is noted of this pack.
     func noteDamage(of packs: Set<Digest>) throws(StoreError) {
         guard isPrepared else { return }

@@ -333,13 +333,15 @@ extension LocalStore {
         }
     }
 
-    /// Before a point becomes visible: what it needs is indexed, and what was answered still holds.
-    func prepareForPoint() throws(StoreError) {
+    /// Before a point becomes visible: what it needs is indexed and there, and what was answered still holds.
+    func prepareForPoint(_ point: RestorePoint) throws(StoreError) {
+        try expectTime(of: point)
         if state.withLock({ !$0.distrusted.isEmpty && !$0.isFilledUp }) {
             state.withLock { $0.isFilledUp = true }
             try takeUpUnnamed()
         }
         try flushRecent()
+        try expectWhole(point)
         try expectAnswersHold()
     }
 

@@ -1,7 +1,7 @@
 public import BlockIO
 public import ChunkTree
 internal import Codecs
-internal import LinuxSystem
+public import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
@@ -39,9 +39,12 @@ public final class LocalStore: StoreBackend {
         /// With that many packs, or entries, that no index file names, one is written.
         public var unindexedPacksMax = 8
         public var unindexedEntriesMax = 32768
+        /// What the times of points that are put in are held against.
+        public var clock: any TimeSource = SystemTime()
         public init() {}
     }
     var isServed: Bool { options.isServed }
+    var now: UInt64 { options.clock.realtime() }
 
     struct State {
         var segments: [IndexSegment] = []
@@ -128,6 +131,7 @@ public final class LocalStore: StoreBackend {
         }
         let description = try StoreDescription(parsing: bytes, of: folder)
         info = StoreInfo(uuid: description.uuid, chunkBytes: description.chunkBytes)
+        for name in Self.folders { try Self.expectOwnFolder("\(folder)/\(name)", fs) }
         session = options.writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
         if let session { try prepareToWrite(session) } else { try reloadIndex() }
     }
@@ -160,6 +164,29 @@ public final class LocalStore: StoreBackend {
 
     // MARK: Names
 
+    private static let folders = ["packs", "index", "points", "tmp", "aside"]
+
+    /// A link in the place of a folder would have files made, and removed, elsewhere.
+    private static func expectOwnFolder(_ path: String, _ fs: any FileSystem) throws(StoreError) {
+        let isOwn = try storing { () throws(SystemError) in
+            // One that is not there is missed, or made, when it is needed.
+            guard try fs.isTaken(path) else { return true }
+            guard try fs.isFolder(path) else { return false }
+            return try liesThere(path, fs)
+        }
+        guard isOwn else {
+            throw StoreError(
+                .refused, "\(path) is a link, or no folder: a store's own folders lie in it, so put a folder there")
+        }
+    }
+
+    /// Whether what is at `path` lies there itself: it is no link.
+    private static func liesThere(_ path: String, _ fs: any FileSystem) throws(SystemError) -> Bool {
+        let folder = try fs.resolve(folderPart(of: path))
+        let name = path.split(separator: "/").last ?? ""
+        return try fs.resolve(path) == "\(folder == "/" ? "" : folder)/\(name)"
+    }
+
     /// Where an object is, or will be.
     func path(_ kind: ObjectKind, _ name: String) throws(StoreError) -> String {
         guard ObjectName.isValid(name, as: kind) else {
@@ -177,6 +204,9 @@ public final class LocalStore: StoreBackend {
         if state.withLock({ $0.durableFolders.contains(folder) }) { return }
         do throws(SystemError) { try fs.createFolder(folder) } catch {
             guard error.errno == .fileExists else { throw error }
+            guard try Self.liesThere(folder, fs) else {
+                throw SystemError(errno: .tooManySymbolicLinkLevels, operation: "use", subject: folder)
+            }
         }
         // Also when it is there: who made it may not be so far yet, or have failed.
         try fs.synchronizeFolder(folderPart(of: folder))
@@ -189,7 +219,9 @@ public final class LocalStore: StoreBackend {
         var folders: [String] = []
         for name in names where name.utf8.count == 2 {
             let path = "\(address)/packs/\(name)"
-            if try storing({ () throws(SystemError) in try fs.isFolder(path) }) { folders.append(path) }
+            guard try storing({ () throws(SystemError) in try fs.isFolder(path) }) else { continue }
+            try Self.expectOwnFolder(path, fs)
+            folders.append(path)
         }
         return folders
     }

@@ -53,6 +53,8 @@ extension LocalStore {
             }
             try fs.synchronizeFolder(folder)
         }
+        // What was known against it was of what it has replaced, or of a medium that reads it by now.
+        if isThere, kind == .pack, let pack = Digest(hex: name) { try forgetDamage(of: pack) }
     }
 
     /// Whether what is at `path` is, byte by byte, what `file` has.
@@ -165,7 +167,7 @@ final class LocalUpload: ObjectUpload {
         let size = state.withLock { $0.isOpen ? $0.byteCount : nil }
         guard let size else { throw ended }
         do throws(StoreError) {
-            let directory = try check(name, size)
+            let content = try check(name, size)
             do throws(SystemError) { try file.synchronize() } catch {
                 // Nobody can tell what of it has reached the disk, and no later call tells of it again: nothing of it
                 // is kept.
@@ -173,14 +175,16 @@ final class LocalUpload: ObjectUpload {
                 throw StoreError(error)
             }
             // A point comes after the index that it needs, and what was answered for it must still hold.
-            if kind == .point { try store.prepareForPoint() }
+            if case .point(let point) = content { try store.prepareForPoint(point) }
             try store.show(path, as: kind, name, file, size)
             let hasEntries = state.withLock { state in
                 defer { state.isOpen = false }
                 return state.entries != nil
             }
             if hasEntries { try storing { () throws(SystemError) in try removeEntries() } }
-            if let directory, let digest = Digest(hex: name) { try store.accept(digest, directory) }
+            if case .pack(let directory) = content, let digest = Digest(hex: name) {
+                try store.accept(digest, directory)
+            }
         } catch {
             if error.code == .corrupt || error.code == .invalid { discard() } else { abandon() }
             throw error
@@ -193,25 +197,30 @@ final class LocalUpload: ObjectUpload {
         }
     }
 
+    private enum Content {
+        case pack(PackDirectory)
+        case index
+        case point(RestorePoint)
+    }
+
     /// Whether the content is what the name stands for: a store takes nothing on trust from a peer.
-    /// - Returns: the directory of a pack.
-    private func check(_ name: String, _ size: UInt64) throws(StoreError) -> PackDirectory? {
+    private func check(_ name: String, _ size: UInt64) throws(StoreError) -> Content {
         func refuse(_ what: String) -> StoreError {
             StoreError(.corrupt, "the uploaded \(kind) \(name) is refused: \(what)")
         }
         guard ObjectName.isValid(name, as: kind) else { throw refuse("that cannot be its name") }
         switch kind {
-        case .pack: return try checkPack(Digest(hex: name), size, refuse)
+        case .pack: return .pack(try checkPack(Digest(hex: name), size, refuse))
         case .index:
             // Made here.
-            return nil
+            return .index
         case .point:
             guard size <= UInt64(StoreLimits.pointMax) else { throw refuse("it is too long") }
             let point = try RestorePoint(parsing: try bytes(at: 0, Int(size)), id: name)
             guard point.content.root.shape.chunkBytes == store.info.chunkBytes else {
                 throw refuse("it has another chunk size than the store")
             }
-            return nil
+            return .point(point)
         }
     }
 

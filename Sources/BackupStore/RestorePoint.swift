@@ -38,6 +38,12 @@ public struct RestorePoint: Hashable, Sendable {
 
     static let heading = "godwit-point 1"
 
+    /// Clocks of two hosts differ by less.
+    static let aheadMax: UInt64 = 86_400_000_000_000
+
+    /// Whether its time can't be when it was made: it is of a clock that was ahead, or of somebody who made it up.
+    public func isFromFuture(at now: UInt64) -> Bool { content.time > now && content.time - now > Self.aheadMax }
+
     public init(_ content: Content) {
         self.content = content
         id = Self.id(of: Self.encode(content), time: content.time)

@@ -4,6 +4,7 @@ internal import BackupStore
 internal import ChunkTree
 internal import Codecs
 internal import Geometry
+internal import LinuxSystem
 
 struct PointsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -20,12 +21,16 @@ struct PointsCommand: ParsableCommand {
         var bad: [BadPoint] = []
         var points = try opened.points { bad.append(BadPoint($0, $1)) }
         if let disk { points = points.filter { $0.content.name == disk || $0.content.disk == disk } }
-        let reports = points.map(PointReport.init)
+        let now = SystemTime().realtime()
+        let all = points.map { PointReport($0, at: now) }
+        // The last of a disk is really the last: a time that can't be is no later than any other.
+        let reports = all.filter(\.isFromFuture) + all.filter { !$0.isFromFuture }
         var rows = [["POINT", "DISK", "SIZE", "READ", "NEW", "STORED", "KIND"]]
         for report in reports {
             rows.append([
                 report.id, report.name, SizeText.format(report.sizeBytes), SizeText.format(report.readBytes),
-                SizeText.format(report.newBytes), SizeText.format(report.storedBytes), report.mode,
+                SizeText.format(report.newBytes), SizeText.format(report.storedBytes),
+                report.mode + (report.isFromFuture ? ", from the future" : ""),
             ])
         }
         let lines = reports.isEmpty ? ["no points"] : Report.columns(rows)
@@ -73,6 +78,8 @@ struct PointReport: Encodable {
     var name: String
     /// Nanoseconds since 1970-01-01 UTC.
     var timeNanoseconds: UInt64
+    /// Its time can't be: it is of a clock that was ahead. It comes before all others.
+    var isFromFuture: Bool
     var sizeBytes: UInt64
     /// The digest of the content: disks of one size and content have the same one, in every store, and in a migration
     /// whose chunks are as large as a store's.
@@ -85,12 +92,13 @@ struct PointReport: Encodable {
     var newBytes: UInt64
     var storedBytes: UInt64
 
-    init(_ point: RestorePoint) {
+    init(_ point: RestorePoint, at now: UInt64) {
         let content = point.content
         id = point.id
         disk = content.disk
         name = content.name
         timeNanoseconds = content.time
+        isFromFuture = point.isFromFuture(at: now)
         sizeBytes = content.root.shape.byteCount
         digest = content.root.digest.description
         parent = content.parent

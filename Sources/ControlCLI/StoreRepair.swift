@@ -9,6 +9,8 @@ struct StoreRepair: ParsableCommand {
         discussion: "Backups may go on meanwhile. Nothing is deleted but index files that are replaced.")
 
     @Argument(help: .store, completion: .directory) var store: String
+    @Flag(help: "Also set points aside that can't be restored in whole, when all of the store can be read.")
+    var setAsideLostPoints = false
     @OptionGroup var common: CommonOptions
 
     func run() throws {
@@ -16,7 +18,9 @@ struct StoreRepair: ParsableCommand {
         defer { opened.close() }
         let display = ProgressDisplay("repairing", common)
         defer { display.finish() }
-        let outcome = try Interruption.withCleanEnd { try RepairJob().run(store: opened, progress: display.update) }
+        var job = RepairJob()
+        job.setsLostPointsAside = setAsideLostPoints
+        let outcome = try Interruption.withCleanEnd { try job.run(store: opened, progress: display.update) }
         display.finish()
         let report = RepairResult(store: opened.address, outcome)
         try Report(common).result(report, report.lines)
@@ -24,7 +28,8 @@ struct StoreRepair: ParsableCommand {
             throw CommandFailure(
                 .corrupt,
                 "\(outcome.damagedPoints.count) of \(outcome.points) points of \(opened.address) can't be restored in "
-                    + "whole; the next backups store again what they still find")
+                    + "whole; the next backups store again what they still find"
+                    + (setAsideLostPoints ? "" : ", and --set-aside-lost-points takes out what stays lost"))
         }
         guard outcome.repair.unreadable.isEmpty else {
             throw CommandFailure(
@@ -46,6 +51,7 @@ private struct RepairResult: Encodable {
     var store: String
     var points: Int
     var damagedPoints: [String]
+    var pointsSetAside: [String]
     var packs: Int
     var objects: UInt64
     var packsTakenUp: Int
@@ -62,6 +68,7 @@ private struct RepairResult: Encodable {
         self.store = store
         points = outcome.points
         damagedPoints = outcome.damagedPoints
+        pointsSetAside = outcome.pointsSetAside
         let repair = outcome.repair
         packs = repair.packs
         objects = repair.objects
@@ -90,7 +97,10 @@ private struct RepairResult: Encodable {
                     + "\(objectsLost) are lost")
         }
         if !indexesSetAside.isEmpty { lines.append("\(indexesSetAside.count) index files are set aside") }
-        lines += damagedPoints.map { "point \($0) can't be restored in whole" }
+        let aside = Set(pointsSetAside)
+        lines += damagedPoints.map {
+            "point \($0) can't be restored in whole" + (aside.contains($0) ? ", and is set aside" : "")
+        }
         lines.append(
             "\(store): \(objects) objects in \(packs) packs are indexed anew, \(SizeText.format(readBytes)) read, "
                 + "\(points - damagedPoints.count) of \(points) points are whole")

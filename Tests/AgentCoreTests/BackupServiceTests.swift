@@ -221,7 +221,9 @@ private struct BackedHost {
     private func run(
         _ host: BackedHost, at time: UInt64, age: UInt64? = nil, folders: [String] = BackedHost.folders
     ) throws -> BackupService.Report {
-        let store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        var opening = LocalStore.Options()
+        opening.clock = FixedTime(realtime: time)
+        let store = try LocalStore(opening: BackedHost.storePath, options: opening, in: host.fs)
         defer { store.close() }
         var options = BackupService.Options()
         options.job.workers = 1

@@ -1,0 +1,106 @@
+internal import BackupStore
+internal import Codecs
+
+/// Whether what points need is at the places that the index names, given what is known of the packs.
+final class PlaceCheck {
+    private let store: any StoreBackend
+    private let damage: [Digest: PackDamage]
+    /// Packs whose places are compared with their directory; `nil`: all.
+    private let suspects: Set<Digest>?
+    private var there: Set<Digest>
+    private var missing: Set<Digest> = []
+    private var sizes: [Digest: UInt64] = [:]
+    /// Directories that were read lately, by pack.
+    private var directories: [(pack: Digest, places: [Digest: [Location]])] = []
+    private static let directoriesMax = 16
+    /// The frame that was read last.
+    private var frame: (pack: Digest, offset: UInt32, bytes: [UInt8])?
+    private let check = FrameCheck()
+
+    init(
+        store: any StoreBackend, listed packs: [StoredObject], damage: [Digest: PackDamage], suspects: Set<Digest>?
+    ) {
+        self.store = store
+        self.damage = damage
+        self.suspects = suspects
+        var sizes: [Digest: UInt64] = [:]
+        for pack in packs { if let name = Digest(hex: pack.name) { sizes[name] = pack.byteCount } }
+        self.sizes = sizes
+        there = Set(sizes.keys)
+    }
+
+    func problems(_ ids: [Digest], isNode: Bool) throws(StoreError) -> [String?] {
+        var result: [String?] = []
+        for (id, place) in zip(ids, try store.locate(ids)) { result.append(try problem(id, place, isNode)) }
+        return result
+    }
+
+    private func problem(_ id: Digest, _ place: Location?, _ isNode: Bool) throws(StoreError) -> String? {
+        let what = "\(isNode ? "node" : "chunk") \(id)"
+        guard let place else { return "\(what) is not in the store" }
+        guard place.isSound, place.isNode == isNode, isNode || place.length == store.info.chunkBytes else {
+            return "the index has a place for \(what) that cannot be"
+        }
+        guard try isThere(place.pack) else { return "\(what) is in pack \(place.pack), which is not there" }
+        if let damage = damage[place.pack], damage.covers(place) {
+            // Where the directory is lost, what is in the pack may be whole all the same.
+            guard damage.isWhole, try isWhole(id, place) else {
+                return "\(what) is in a damaged part of pack \(place.pack)"
+            }
+            return nil
+        }
+        guard suspects?.contains(place.pack) ?? true else { return nil }
+        guard try places(in: place.pack)[id]?.contains(place) == true else {
+            return "\(what) is not in pack \(place.pack), where the index has it"
+        }
+        return nil
+    }
+
+    /// Reads the object itself.
+    private func isWhole(_ id: Digest, _ place: Location) throws(StoreError) -> Bool {
+        if frame?.pack != place.pack || frame?.offset != place.frameOffset {
+            let piece = ObjectPiece(
+                kind: .pack, name: place.pack.description, offset: UInt64(place.frameOffset),
+                count: Int(place.storedBytes))
+            var bytes = [UInt8](repeating: 0, count: piece.count)
+            var failure: StoreError?
+            unsafe bytes.withUnsafeMutableBytes { memory in
+                do throws(StoreError) { try unsafe store.read([piece], into: memory) } catch { failure = error }
+            }
+            if let failure {
+                guard [.corrupt, .missing, .io].contains(failure.code) else { throw failure }
+                return false
+            }
+            frame = (place.pack, place.frameOffset, bytes)
+        }
+        guard let frame, frame.bytes.count == Int(place.storedBytes) else { return false }
+        return unsafe frame.bytes.withUnsafeBytes { unsafe check.isWhole(id, at: place, $0) }
+    }
+
+    /// Packs that a writer has put there since the list was made count, too.
+    func isThere(_ pack: Digest) throws(StoreError) -> Bool {
+        if there.contains(pack) { return true }
+        if missing.contains(pack) { return false }
+        do throws(StoreError) {
+            _ = try store.contents(.pack, pack.description, byteCount: 1)
+            there.insert(pack)
+            return true
+        } catch {
+            guard error.code == .missing else { throw error }
+            missing.insert(pack)
+            return false
+        }
+    }
+
+    private func places(in pack: Digest) throws(StoreError) -> [Digest: [Location]] {
+        if let found = directories.first(where: { $0.pack == pack }) { return found.places }
+        guard let size = sizes[pack] else { return [:] }
+        var places: [Digest: [Location]] = [:]
+        try store.packDirectory(pack.description, byteCount: size).forEachLocation(pack: pack) { id, place in
+            places[id, default: []].append(place)
+        }
+        if directories.count == Self.directoriesMax { directories.removeFirst() }
+        directories.append((pack, places))
+        return places
+    }
+}

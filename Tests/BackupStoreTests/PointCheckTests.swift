@@ -1,0 +1,138 @@
+import BlockIO
+import ChunkTree
+import Codecs
+import LinuxSystem
+import TestSupport
+import Testing
+
+@testable import BackupStore
+
+private struct FixedTime: TimeSource {
+    var now: UInt64
+    func monotonic() -> UInt64 { 0 }
+    func realtime() -> UInt64 { now }
+}
+
+/// What a store demands of a point before it becomes visible.
+@Suite struct PointCheckTests {
+    private static let day: UInt64 = 86_400_000_000_000
+    private static let now: UInt64 = 1_800_000_000_000_000_000
+
+    private static func bytes(_ number: Int) -> [UInt8] {
+        [UInt8](repeating: UInt8(number & 255), count: 4094) + [1, 2]
+    }
+
+    private static func point(
+        _ top: Digest, chunks: UInt64, parent: String? = nil, time: UInt64 = 1_000_000_000
+    ) -> RestorePoint {
+        RestorePoint(
+            RestorePoint.Content(
+                disk: "d", name: "n", time: time,
+                root: TreeRoot(top: top, shape: TreeShape(byteCount: chunks * 4096, chunkBytes: 4096)),
+                parent: parent, snapshot: "s"))
+    }
+
+    private static func node(_ level: Int, _ children: [Digest]) -> TreeNode {
+        TreeNode(level: level, children: children + [Digest](repeating: .zero, count: 256 - children.count))
+    }
+
+    private func put(_ point: RestorePoint, _ store: LocalStore) throws(StoreError) {
+        try store.put(.point, point.id, point.encoded())
+    }
+
+    @Test("a point is refused whose top node, a node or a chunk is not there; one that is whole is taken")
+    func wholeness() throws {
+        var filled = try FilledStore()
+        let chunks = try filled.put([Self.bytes(1), Self.bytes(2)])
+        let absent = Digest.hash([7])
+        let whole = Self.node(1, chunks)
+        let lacking = Self.node(1, chunks + [absent])
+        let top = Self.node(2, [whole.id, lacking.id])
+        let other = Self.node(2, [whole.id, absent])
+        let good = Self.node(2, [whole.id, .zero, whole.id])
+        _ = try filled.put(nodes: [whole, lacking, top, other, good])
+        let store = filled.store
+        for (id, size) in [(absent, 9), (lacking.id, 9), (top.id, 600), (other.id, 600), (chunks[0], 9)] {
+            let error = #expect(throws: StoreError.self) { try put(Self.point(id, chunks: UInt64(size)), store) }
+            #expect(error?.code == .missing)
+        }
+        #expect(try store.list(.point).isEmpty)
+        try put(Self.point(whole.id, chunks: 9), store)
+        try put(Self.point(good.id, chunks: 600), store)
+        store.close()
+    }
+
+    @Test("what a point shares with the one it was made from is not looked at; what it has anew is")
+    func base() throws {
+        var filled = try FilledStore()
+        let leaves = try (0..<60).map { number in Self.node(1, try filled.put([Self.bytes(number)], indexed: false)) }
+        let changed = Self.node(1, try filled.put([Self.bytes(99)]))
+        let lacking = Self.node(1, [Digest.hash([8])])
+        var ids = leaves.map(\.id)
+        let first = Self.node(2, ids)
+        ids[30] = changed.id
+        let second = Self.node(2, ids)
+        ids[31] = lacking.id
+        let third = Self.node(2, ids)
+        // A disk that has grown by a level.
+        let grown = Self.node(3, [second.id, first.id])
+        _ = try filled.put(nodes: leaves + [changed, lacking, first, second, third, grown])
+        let store = filled.store
+        let base = Self.point(first.id, chunks: 256 * 60)
+        try put(base, store)
+        var nodes = 0
+        var chunks = 0
+        var walker = PointWalker(store: store, base: base.content.root) { ids, isNode in
+            if isNode { nodes += 1 } else { chunks += ids.count }
+            return ids.map { _ in nil }
+        }
+        let next = Self.point(second.id, chunks: 256 * 60, parent: base.id)
+        #expect(try walker.walk(next.content.root) == [])
+        #expect(nodes == 2 && chunks == 1)
+        try put(next, store)
+        let bad = Self.point(third.id, chunks: 256 * 60, parent: base.id)
+        #expect(throws: StoreError.self) { try put(bad, store) }
+        try put(Self.point(grown.id, chunks: 256 * 256 * 2, parent: next.id), store)
+        // A parent that is not there is nothing to go by.
+        let error = #expect(throws: StoreError.self) {
+            try put(Self.point(third.id, chunks: 256 * 60, parent: bad.id), store)
+        }
+        #expect(error?.code == .missing)
+        store.close()
+    }
+
+    @Test("a walk ends after so many nodes, and takes the rest for whole") func bound() throws {
+        var filled = try FilledStore()
+        let leaves = try (0..<20).map { number in Self.node(1, try filled.put([Self.bytes(number)], indexed: false)) }
+        let top = Self.node(2, leaves.map(\.id))
+        _ = try filled.put(nodes: leaves + [top])
+        var nodes = 0
+        var walker = PointWalker(store: filled.store, nodesMax: 5) { ids, isNode in
+            nodes += isNode ? 1 : 0
+            return ids.map { _ in nil }
+        }
+        #expect(try walker.walk(Self.point(top.id, chunks: 256 * 20).content.root) == [])
+        #expect(nodes == 5)
+        filled.store.close()
+    }
+
+    @Test("a point whose time is more than a day ahead of the keeper's clock is refused, and the clock named")
+    func future() throws {
+        let filled = try FilledStore()
+        filled.store.close()
+        var options = LocalStore.Options()
+        options.clock = FixedTime(now: Self.now)
+        options.isServed = true
+        let store = try LocalStore(opening: FilledStore.path, options: options, in: filled.fs)
+        for ahead in [Self.day + 1, 100 * Self.day, .max - Self.now] {
+            let error = #expect(throws: StoreError.self) {
+                try put(Self.point(.zero, chunks: 1, time: Self.now + ahead), store)
+            }
+            #expect(error?.code == .refused && error?.message.contains("clock") == true)
+        }
+        try put(Self.point(.zero, chunks: 1, time: Self.now + Self.day), store)
+        try put(Self.point(.zero, chunks: 1, time: 0), store)
+        #expect(try store.list(.point).count == 2)
+        store.close()
+    }
+}
