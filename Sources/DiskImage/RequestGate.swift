@@ -16,6 +16,9 @@ final class RequestGate: Sendable {
         var ended: DiskError?
         /// Every change fails with it: an earlier one was lost.
         var failed: DiskError?
+
+        /// Nobody is inside, and somebody waits for that.
+        var isEmptied: Bool { readers == 0 && writers == 0 && (isClosed || ended != nil) }
     }
 
     private let state: Monitor<State>
@@ -42,7 +45,9 @@ final class RequestGate: Sendable {
     /// Waits while writes are held back.
     func enterWrite() throws(DiskError) -> Chain {
         if let chain = try enterWriteNow() { return chain }
-        return try state.await { state throws(DiskError) in try Self.enterWrite(&state) }
+        return try HeldWrites.waiting { () throws(DiskError) in
+            try state.await { state throws(DiskError) in try Self.enterWrite(&state) }
+        }
     }
 
     /// - Returns: `nil` instead of waiting.
@@ -57,16 +62,24 @@ final class RequestGate: Sendable {
         return state.chain
     }
 
-    func leaveRead() { leave { $0.readers -= 1 } }
-    func leaveWrite() { leave { $0.writers -= 1 } }
+    func leaveRead() {
+        leave { state in
+            state.readers -= 1
+            return state.isEmptied
+        }
+    }
+
+    func leaveWrite() {
+        leave { state in
+            state.writers -= 1
+            return state.isEmptied || (state.writers == 0 && state.pauses > 0)
+        }
+    }
 
     /// Wakes nobody unless somebody waits for those inside: a read must not wake all the writes that are held.
-    private func leave(_ body: (inout State) -> Void) {
-        let isAwaited = state.withLock { state in
-            body(&state)
-            let isFull = state.writers > 0 || (state.readers > 0 && (state.isClosed || state.ended != nil))
-            return !isFull && (state.isClosed || state.pauses > 0 || state.ended != nil)
-        }
+    /// - Parameter body: whether this is what somebody may wait for.
+    private func leave(_ body: (inout State) -> Bool) {
+        let isAwaited = state.withLock { body(&$0) }
         if isAwaited { state.change { _ in } }
     }
 
