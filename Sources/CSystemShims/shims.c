@@ -319,6 +319,8 @@ static int32_t unix_socket(const char *path, int32_t backlog)
 	if (fd < 0)
 		return -errno;
 	if (backlog > 0) {
+		// What the socket's file will have as its mode, from its first instant on.
+		fchmod(fd, 0600);
 		result = bind(fd, (struct sockaddr *)&address, sizeof(address));
 		if (!result)
 			result = listen(fd, backlog);
@@ -339,6 +341,7 @@ int32_t shim_unix_listen(const char *path, int32_t backlog) { return unix_socket
 int32_t shim_unix_connect(const char *path) { return unix_socket(path, 0); }
 int32_t shim_unix_accept(int32_t fd) { RESULT(accept4(fd, NULL, NULL, SOCK_CLOEXEC)); }
 
+int32_t shim_shutdown_receiving(int32_t fd) { return shutdown(fd, SHUT_RD) < 0 ? -errno : 0; }
 int32_t shim_shutdown(int32_t fd) { return shutdown(fd, SHUT_RDWR) < 0 ? -errno : 0; }
 
 uint32_t shim_effective_user(void) { return geteuid(); }
@@ -352,6 +355,16 @@ int32_t shim_peer_uid(int32_t fd, uint32_t *uid)
 		return -errno;
 	*uid = peer.uid;
 	return 0;
+}
+
+int32_t shim_peer_process(int32_t fd)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+		return -errno;
+	return peer.pid;
 }
 
 int32_t shim_mount(const char *source, const char *target, const char *type, uint64_t flags, const char *options)

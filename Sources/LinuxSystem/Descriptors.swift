@@ -24,6 +24,7 @@ internal import SystemPackage
 
 /// Stream sockets with a path for an address.
 public enum UnixSocket {
+    /// The socket's file has the mode 0600.
     /// - Throws: EADDRINUSE when there is something at `path`, be it a dead socket: remove that first.
     public static func listen(at path: String, backlog: Int = 16) throws(SystemError) -> OwnedDescriptor {
         OwnedDescriptor(adopting: try check(unsafe shim_unix_listen(path, CInt(backlog)), "listen at", path))

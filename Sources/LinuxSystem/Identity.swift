@@ -17,6 +17,15 @@ extension UnixSocket {
     /// Ends both directions of a connection, or a listener: whoever waits on it in another thread wakes up. The
     /// descriptor stays open.
     public static func end(_ socket: CInt) { _ = shim_shutdown(socket) }
+
+    /// Whoever reads from a connection finds its end; what is written to it still gets through.
+    public static func endReceiving(_ socket: CInt) { _ = shim_shutdown_receiving(socket) }
+
+    /// The process at the other end of a connection, as it was when it connected; `nil` where that is out of sight.
+    public static func peerProcess(of connection: CInt) -> Int32? {
+        let process = shim_peer_process(connection)
+        return process > 0 ? process : nil
+    }
 }
 
 /// Tells one start of this host from another; empty when the kernel does not say.

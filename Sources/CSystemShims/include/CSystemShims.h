@@ -122,13 +122,17 @@ struct shim_poll {
 };
 int32_t shim_poll_wait(struct shim_poll *fds, uint32_t count, int32_t timeout_ms);
 
-// Unix stream sockets. shim_peer_uid: who is at the other end of a connected one.
+// Unix stream sockets. A listening one is for its user only (0600). shim_peer_uid: who is at the other end of a connected
+// one; shim_peer_process: his process when he connected, 0 where that is out of sight.
 int32_t shim_unix_listen(const char *path, int32_t backlog);
 int32_t shim_unix_accept(int32_t fd);
 int32_t shim_unix_connect(const char *path);
 int32_t shim_peer_uid(int32_t fd, uint32_t *uid);
+int32_t shim_peer_process(int32_t fd);
 // Ends both directions, also for threads that wait in a read, a write or an accept.
 int32_t shim_shutdown(int32_t fd);
+// The same for what comes: what is sent still gets through.
+int32_t shim_shutdown_receiving(int32_t fd);
 uint32_t shim_effective_user(void);
 
 // Mounts and loop devices.
