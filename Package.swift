@@ -90,17 +90,23 @@ let package = Package(
                 "Codecs", "BlockIO",
                 "LinuxSystem", "Geometry", system,
             ]),
-        // Row 6: the commands.
+        // Row 6: the server of an attached disk.
+        .target(
+            name: "NBDServer",
+            dependencies: [
+                "DeviceServer", "AgentAPI", "DiskImage", "BlockIO", "Codecs", "LinuxSystem", "Geometry", system,
+            ]),
+        // Row 7: the commands.
         .target(
             name: "ControlCLI",
             dependencies: [
-                "AgentCore", "DeviceServer", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat",
+                "NBDServer", "AgentCore", "DeviceServer", "Backup", "Migration", "AgentAPI", "DiskImage", "ImageFormat",
                 "BackupStore", "ChunkTree",
                 "Codecs", "Transport", "BlockIO",
                 "LinuxSystem", "Geometry", arguments, system,
             ]),
 
-        // Row 7: the executables, one file each.
+        // Row 8: the executables, one file each.
         .executableTarget(name: "godwit", dependencies: ["ControlCLI"]),
         .target(
             name: "GodwitPlugin",
@@ -129,7 +135,7 @@ for name in [
     "Geometry", "LinuxSystem", "Codecs", "ImageFormat", "DeltaStream", "ChangeTracking", "ChunkTree", "BlockIO",
     "Transport", "DeviceControl",
     "DiskImage", "BackupStore", "NBDBridge", "AgentAPI", "Backup", "Migration", "DeviceServer", "AgentCore",
-    "ControlCLI",
+    "NBDServer", "ControlCLI",
 ] {
     guard let tested = package.targets.first(where: { $0.name == name }) else { fatalError("no target \(name)") }
     // Servers within the test's process: who writes to them can be stopped at any instruction.

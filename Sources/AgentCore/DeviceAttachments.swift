@@ -6,8 +6,7 @@ internal import LinuxSystem
 internal import SystemPackage
 
 /// The disks attached on this host: each has an owner process, and a folder below the run folder that tells how. The
-/// owner is nbdkit with our plugin, which serves the disk itself, or a process of this program that controls the device
-/// of the driver. Several processes may use the same run folder; what they do to one disk is serialised.
+/// owner is a process of this program, which serves the disk itself or controls the device of the driver. Several processes may use the same run folder; what they do to one disk is serialised.
 ///
 /// Whoever does it may be killed at any instant. So what goes on after a command begins only when it is on record
 /// (``WaitingDaemon``), and what is on record, or can be seen to be there, is taken away or taken over by the next one.
@@ -104,20 +103,18 @@ public struct DeviceAttachments: Sendable {
         return attached
     }
 
+    /// A process of this program that serves the disk over NBD.
     private func startServer(
         _ disk: String, _ entry: RunEntry, _ options: AttachOptions
     ) throws(AgentError) -> AttachedDisk {
         let pipe = try withAgentError { () throws(SystemError) in try Pipe() }
-        // Each blocks in its request. More of them than this only contend for the connection: measured on 2 processors,
-        // 16 instead of 8 cost a tenth of the requests a second.
-        let threads = min(16, max(4, 4 * processorCount()))
-        var arguments = ["-f", "-t", "\(threads)", "-U", entry.nbdSocket]
-        if options.readOnly { arguments.append("-r") }
-        arguments += [
-            try Installation.plugin(), "disk=\(disk)", "control=\(entry.controlSocket)", "readonly=\(options.readOnly)",
-            "cache=\(options.direct ? "none" : "host")", "outlive-parent=true", "ready-fd=1",
+        var arguments = [
+            DiskServerArguments.command, disk, "--socket", entry.nbdSocket, "--control", entry.controlSocket,
         ]
-        let daemon = try WaitingDaemon("nbdkit", arguments, log: entry.serverLog, output: pipe.writing.number)
+        if options.readOnly { arguments.append("--read-only") }
+        if !options.direct { arguments.append("--buffered") }
+        let daemon = try WaitingDaemon(
+            Installation.executable(), arguments, log: entry.serverLog, output: pipe.writing.number)
         var attached = AttachedDisk(
             disk: disk, server: daemon.mark, entry: entry, backend: .user, readOnly: options.readOnly)
         let status = try run(daemon, reporting: pipe.keepReading(), as: attached, entry, options)

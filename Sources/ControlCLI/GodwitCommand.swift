@@ -10,6 +10,7 @@ struct GodwitCommand: ParsableCommand {
         subcommands: [
             DiskCommand.self, SnapshotCommand.self, StoreCommand.self, BackupCommand.self, PointsCommand.self,
             RestoreCommand.self, MigrateCommand.self, AgentCommand.self, StatusCommand.self,
-            FreezeGuardCommand.self, KernelOwnerCommand.self, MountHelper.self, UmountHelper.self,
+            FreezeGuardCommand.self, KernelOwnerCommand.self, DiskServerCommand.self, MountHelper.self,
+            UmountHelper.self,
         ])
 }

@@ -12,7 +12,10 @@ public enum Program {
     public static func run(_ arguments: [String]) -> Int32 {
         // The processes that it starts for itself take signals themselves: a freeze guard thaws, an owner closes its
         // disk.
-        let own = [FreezeGuardCommand.configuration.commandName, KernelOwnerCommand.configuration.commandName]
+        let own = [
+            FreezeGuardCommand.configuration.commandName, KernelOwnerCommand.configuration.commandName,
+            DiskServerCommand.configuration.commandName,
+        ]
         if !own.contains(arguments.first) { Interruption.watch() }
         var parsed: (any ParsableCommand)?
         do {

@@ -1,0 +1,37 @@
+internal import LinuxSystem
+internal import Synchronization
+
+/// What the operator reads on standard error. A client that fails at each request does not fill the host with it.
+final class FaultLog: Sendable {
+    private static let linesMax = 100
+    private static let periodNanoseconds: UInt64 = 10_000_000_000
+
+    private struct State {
+        var begin: UInt64 = 0
+        var lines = 0
+    }
+    private let state = Mutex(State())
+    private let descriptor: OwnedDescriptor?
+
+    init() { descriptor = try? OwnedDescriptor(duplicating: 2) }
+
+    func say(_ message: String) {
+        let now = SystemTime().monotonic()
+        let lines = state.withLock { state in
+            if now - state.begin >= Self.periodNanoseconds { state = State(begin: now, lines: 0) }
+            state.lines += 1
+            return state.lines
+        }
+        guard lines <= Self.linesMax else { return }
+        write(message)
+        if lines == Self.linesMax { write("there are more of these; they are left out for some seconds") }
+    }
+
+    private func write(_ message: String) {
+        // Nobody can be told of a log that can't be written.
+        switch descriptor {
+        case .some(let descriptor): try? descriptor.writeAll(Array("godwit: \(message)\n".utf8))
+        case .none: return
+        }
+    }
+}
