@@ -42,7 +42,7 @@ struct Handshake {
         greeting.append(bigEndian: UInt16(ours.rawValue))
         try socket.send(greeting)
         let flags = HandshakeFlags(rawValue: try next())
-        guard flags.subtracting(ours).isEmpty else { throw .violation("the client has handshake flags that are unknown") }
+        guard flags.subtracting(ours).isEmpty else { throw .violation("the client sent unknown handshake flags") }
         sendsZeroes = !flags.contains(.noZeroes)
         for _ in 0..<Self.optionsMax {
             if let presence = try answerOption() {

@@ -13,7 +13,8 @@ struct Request: Hashable, Sendable {
         guard bytes.count == NBDNumbers.requestBytes,
             unsafe UInt32(bigEndian: bytes.loadUnaligned(as: UInt32.self)) == NBDNumbers.request
         else { return nil }
-        flags = unsafe CommandFlags(rawValue: UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self)))
+        flags = CommandFlags(
+            rawValue: unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 4, as: UInt16.self)))
         type = unsafe UInt16(bigEndian: bytes.loadUnaligned(fromByteOffset: 6, as: UInt16.self))
         cookie = unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
         offset = unsafe UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 16, as: UInt64.self))
