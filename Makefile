@@ -10,9 +10,9 @@ DESTDIR ?=
 # the tools, and so on; packages/% installs what is missing from its list.
 packages_build = libzstd-dev libssl-dev libexpat1-dev libtomlplusplus-dev liburing-dev libssh-dev libnbd-dev \
 	nbdkit-plugin-dev pkg-config
-packages_run = nbdkit libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
+packages_run = libnbd-bin fuse3 nbd-client e2fsprogs util-linux openssh-client
 packages_demo = $(packages_build) $(packages_run) postgresql openssh-server jq
-packages_test = $(packages_demo) qemu-utils ploop fio sqlite3 mandoc btrfs-progs
+packages_test = $(packages_demo) nbdkit qemu-utils ploop fio sqlite3 mandoc btrfs-progs
 packages_kernelquick = qemu-system-x86 busybox-static kmod cpio xz-utils lz4 zstd gcc gcc-12 make libc6-dev libelf-dev pahole
 packages_kernel = $(packages_kernelquick) perl sparse ploop fio e2fsprogs xfsprogs btrfs-progs parted gdisk fdisk dmsetup \
 	nbdkit nbdkit-plugin-dev libnbd-bin nfs-kernel-server rpcbind lsof qemu-utils util-linux bsdextrautils iproute2

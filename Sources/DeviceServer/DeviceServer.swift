@@ -19,7 +19,7 @@ public struct DeviceConfiguration: Hashable, Sendable {
     }
 }
 
-/// One disk behind a block device: what nbdkit's calls and the control socket do.
+/// One disk behind a block device: what NBD requests and the control socket do.
 ///
 /// Requests come from any number of threads and block in them. All connections share one disk, so a flush on any of
 /// them covers what was written on all.

@@ -10,12 +10,8 @@ import TestSupport
 import Testing
 import Transport
 
-/// Where the build put the plugin: beside the test bundle.
-private let pluginPath: String? = {
-    guard let program = try? LinuxFileSystem().resolve("/proc/self/exe") else { return nil }
-    let path = LinuxFileSystem.folder(of: program) + "/libnbdkit-godwit-plugin.so"
-    return (try? LinuxFileSystem().exists(path)) == true ? path : nil
-}()
+/// What the attachments of this process start as a disk's server.
+private let program = builtProgram("godwit")
 
 /// Two hosts in one process, with run folders of their own.
 private struct Hosts {
@@ -65,9 +61,9 @@ private struct Hosts {
 @Suite(.serialized) struct MigrationServiceTests {
     @Test(
         "a disk in use does not grow while it moves, and moves with the size that it has",
-        .enabled(if: pluginPath != nil && hasTool("nbdkit")))
+        .enabled(if: program != nil))
     func growth() throws {
-        setenv("GODWIT_PLUGIN", pluginPath ?? "", 1)
+        setenv("GODWIT_EXECUTABLE", program ?? "", 1)
         let hosts = try Hosts(byteCount: 64 << 20)
         var attaching = AttachOptions()
         attaching.backend = .user
@@ -123,9 +119,9 @@ private struct Hosts {
 
     @Test(
         "an attached disk moves while a writer works on it, within its downtime, and arrives whole",
-        .enabled(if: pluginPath != nil && hasTool("nbdkit") && hasTool("fio")), arguments: ["4k", "64k"])
+        .enabled(if: program != nil && hasTool("fio")), arguments: ["4k", "64k"])
     func attached(blockSize: String) throws {
-        setenv("GODWIT_PLUGIN", pluginPath ?? "", 1)
+        setenv("GODWIT_EXECUTABLE", program ?? "", 1)
         let hosts = try Hosts(byteCount: 1 << 30)
         var attaching = AttachOptions()
         attaching.backend = .user

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// Servers: who owns a disk, and what a crash leaves.
-@Suite(.enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"))
+@Suite(.enabled(if: Product.isBuilt, "the program is not beside the tests"))
 struct AttachTests {
     private enum Exit {
         static let notFound: CInt = 3

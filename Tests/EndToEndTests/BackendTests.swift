@@ -15,7 +15,7 @@ enum Backend: String, CaseIterable, CustomTestStringConvertible {
 
 /// What holds whoever serves a disk: one suite for the engine and for the driver.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"),
+    .enabled(if: Product.isBuilt, "the program is not beside the tests"),
     .enabled(if: hasTool("qemu-io"), "needs qemu-io"))
 struct BackendTests {
     @Suite struct OnTheEngine {

@@ -8,7 +8,7 @@ import Testing
 
 /// The disks of one guest share one instant when it uses their block devices itself, whoever serves them.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"), .serialized,
+    .enabled(if: Product.isBuilt, "the program is not beside the tests"), .serialized,
     .timeLimit(.minutes(3)))
 struct DeviceGroupTests {
     @Test(.enabled(if: canMountLoop && hasTool("nbdfuse"), "needs root, loop devices and nbdfuse"))

@@ -7,7 +7,7 @@ import Testing
 
 /// Commands may be killed at any instant: the next one finds what is there, and nothing is left.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"), .serialized,
+    .enabled(if: Product.isBuilt, "the program is not beside the tests"), .serialized,
     .timeLimit(.minutes(5)))
 struct KilledCommandTests {
     private static let canMakeDevices = canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse")
@@ -124,7 +124,7 @@ struct KilledCommandTests {
 
 /// One disk whose server hangs stops nothing else.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"), .timeLimit(.minutes(3)))
+    .enabled(if: Product.isBuilt, "the program is not beside the tests"), .timeLimit(.minutes(3)))
 struct HungServerTests {
     private static let timeout: CInt = 25
     private static let interrupted: CInt = 130

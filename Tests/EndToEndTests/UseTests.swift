@@ -6,7 +6,7 @@ import Testing
 
 /// Nothing is taken from a user who has it open, unless by force.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program and its plugin are not beside the tests"), .serialized,
+    .enabled(if: Product.isBuilt, "the program is not beside the tests"), .serialized,
     .timeLimit(.minutes(2)))
 struct UseTests {
     private static let busy: CInt = 6

@@ -19,7 +19,7 @@ final class TortureHost: Sendable {
         let fs = folder.file("fs")
         try files.createFolder(fs)
         try expectTool("mount", "-t", "tmpfs", "-o", "size=\(Self.fileSystemBytes)", "godwit-\(name)", fs)
-        let own = ["GODWIT_RUN_DIR": folder.file("run"), "GODWIT_PLUGIN": Product.plugin]
+        let own = ["GODWIT_RUN_DIR": folder.file("run")]
         server = try SSHServer(environment: own)
         environment = processEnvironment().merging(own) { $1 }
     }

@@ -1,0 +1,27 @@
+import BlockIO
+import LinuxSystem
+import TestSupport
+import Testing
+
+/// A disk inside of nbdkit, for its filters.
+@Suite(.enabled(if: Product.isBuilt && Product.hasPlugin && hasTool("nbdkit"), "needs nbdkit and the plugin"))
+struct PluginTests {
+    @Test(.enabled(if: hasTool("qemu-io"))) func nbdkitServesADiskThroughItsFilters() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k")
+        let said = try expectTool(
+            "nbdkit", "-U", "-", "--filter=blocksize", Product.plugin, "disk=\(bench.disk)", "minblock=512", "--run",
+            "qemu-io -f raw -c 'write -P 7 0 8M' -c 'write -P 5 100 9' -c flush -c 'read -P 5 100 9' -c 'read -P 7 1M 1M'"
+                + " \"$uri\" && nbdinfo \"$uri\"")
+        #expect(!said.contains("failed"), "\(said)")
+        #expect(said.contains("can_multi_conn: true") && said.contains("export-size: 67108864"), "\(said)")
+        try bench.godwit("disk", "check", bench.disk)
+    }
+
+    @Test func aDiskThatIsAttachedIsRefused() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k")
+        try bench.attach()
+        let result = try runTool("nbdkit", "-f", "-U", bench.folder.file("nbd"), Product.plugin, "disk=\(bench.disk)")
+        #expect(result.exitCode != 0)
+        #expect(result.errorText.contains("another process uses the disk"), "\(result.errorText)")
+    }
+}
