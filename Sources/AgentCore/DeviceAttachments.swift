@@ -6,7 +6,8 @@ internal import LinuxSystem
 internal import SystemPackage
 
 /// The disks attached on this host: each has an owner process, and a folder below the run folder that tells how. The
-/// owner is a process of this program, which serves the disk itself or controls the device of the driver. Several processes may use the same run folder; what they do to one disk is serialised.
+/// owner is a process of this program, which serves the disk itself or controls the device of the driver. Several
+/// processes may use the same run folder; what they do to one disk is serialised.
 ///
 /// Whoever does it may be killed at any instant. So what goes on after a command begins only when it is on record
 /// (``WaitingDaemon``), and what is on record, or can be seen to be there, is taken away or taken over by the next one.

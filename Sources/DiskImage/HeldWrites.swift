@@ -1,5 +1,5 @@
-/// Hears of a thread that is about to wait because writes are held back: for minutes perhaps, in which another thread can
-/// do what that one would have done next.
+/// Hears of a thread that is about to wait because writes are held back: for minutes perhaps, in which another thread
+/// can do what that one would have done next.
 public protocol HeldWriteObserver: Sendable {
     /// Runs `wait`, which blocks until writes go on or fail.
     func whileHeld<R, E: Error>(_ wait: () throws(E) -> R) throws(E) -> R

@@ -3,8 +3,8 @@ internal import DiskImage
 internal import LinuxSystem
 internal import Synchronization
 
-/// A client from the end of its handshake on ("Transmission"). The threads of the ``Crew`` take turns to receive a request
-/// and do it; replies come in the order in which requests are done.
+/// A client from the end of its handshake on ("Transmission"). The threads of the ``Crew`` take turns to receive a
+/// request and do it; replies come in the order in which requests are done.
 final class Connection: Sendable, HeldWriteObserver {
     /// What all connections share.
     struct Server: Sendable {

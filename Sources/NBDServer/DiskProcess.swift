@@ -12,8 +12,8 @@ public enum DiskProcess {
     /// - Parameters:
     ///   - socket: where NBD clients connect.
     ///   - report: gets one ``ControlReply`` line, whether the start went well; closed after it.
-    /// - Returns: the exit status: 1 when the start or the disk's closing failed. End the process without delay: threads
-    ///   of clients may still run.
+    /// - Returns: the exit status: 1 when the start or the disk's closing failed. End the process without delay:
+    ///   threads of clients may still run.
     public static func run(
         _ configuration: DeviceConfiguration, socket: String, report: consuming OwnedDescriptor
     ) -> Int32 {

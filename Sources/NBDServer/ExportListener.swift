@@ -59,7 +59,8 @@ final class ExportListener: Sendable {
         try? LinuxFileSystem().remove(path)
     }
 
-    /// Ends the socket and all connections, after the replies of what is done. The disk has been closed: nobody is held.
+    /// Ends the socket and all connections, after the replies of what is done. The disk has been closed: nobody is
+    /// held.
     func stop() {
         removeSocket()
         let acceptor = state.withLock { state in

@@ -5,8 +5,8 @@ internal import LinuxSystem
 /// The memory of requests that are longer than a thread's own, of all connections together: bounded, apart for what is
 /// read and for what is written, so that no read waits for the memory of writes that are held.
 ///
-/// Beyond the bound a connection has one request at a time, so that none can keep the others from going on: a client may
-/// leave its replies where they are for as long as it likes.
+/// Beyond the bound a connection has one request at a time, so that none can keep the others from going on: a client
+/// may leave its replies where they are for as long as it likes.
 final class PayloadMemory: Sendable {
     enum Use: Sendable { case reading, writing }
 

@@ -10,8 +10,8 @@ struct PluginTests {
         let bench = try DeviceBench(size: "64M", cluster: "64k")
         let said = try expectTool(
             "nbdkit", "-U", "-", "--filter=blocksize", Product.plugin, "disk=\(bench.disk)", "minblock=512", "--run",
-            "qemu-io -f raw -c 'write -P 7 0 8M' -c 'write -P 5 100 9' -c flush -c 'read -P 5 100 9' -c 'read -P 7 1M 1M'"
-                + " \"$uri\" && nbdinfo \"$uri\"")
+            "qemu-io -f raw -c 'write -P 7 0 8M' -c 'write -P 5 100 9' -c flush -c 'read -P 5 100 9'"
+                + " -c 'read -P 7 1M 1M' \"$uri\" && nbdinfo \"$uri\"")
         #expect(!said.contains("failed"), "\(said)")
         #expect(said.contains("can_multi_conn: true") && said.contains("export-size: 67108864"), "\(said)")
         try bench.godwit("disk", "check", bench.disk)
