@@ -6,7 +6,7 @@ import Testing
 
 /// The kernel's file systems on the device. Serialised: there are few loop devices.
 @Suite(
-    .enabled(if: Product.isBuilt, "the program is not beside the tests"),
+    .enabled(if: Product.isBuilt && Product.hasPlugin, "the program and the plugin are not beside the tests"),
     .enabled(
         if: canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse"), "needs root, loop devices, nbdfuse and ext4"),
     .serialized)
