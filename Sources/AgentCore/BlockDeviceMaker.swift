@@ -17,6 +17,7 @@ struct BlockDeviceMaker {
     private static let glanceStepMilliseconds = 50
 
     private var files: LinuxFileSystem { LinuxFileSystem() }
+    private var server: ServerSign { ServerSign(controlSocket: entry.controlSocket) }
 
     /// For a disk that the engine serves; the driver's has its device already.
     /// - Parameter note: puts what is about to be made on record, before it can outlive this process.
@@ -66,7 +67,7 @@ struct BlockDeviceMaker {
             do throws(AgentError) {
                 try runCommand(
                     "nbd-client",
-                    ["-unix", socket, "/dev/\(name)", "-connections", Self.connections])
+                    ["-unix", socket, "/dev/\(name)", "-connections", Self.connections], server: server)
                 return "/dev/\(name)"
             } catch {
                 // Another process may have taken it meanwhile.
@@ -130,7 +131,7 @@ struct BlockDeviceMaker {
             ["--find", "--show"] + (readOnly ? ["--read-only"] : []) + (scanPartitions ? ["--partscan"] : [])
             + [entry.fuseFile]
         do throws(AgentError) {
-            return try runCommand("losetup", arguments)
+            return try runCommand("losetup", arguments, server: server)
         } catch {
             // Without udev the kernel's next free device may have no node yet.
             guard let free = try? runCommand("losetup", ["--find"]), free.hasPrefix("/dev/loop"),
@@ -139,7 +140,7 @@ struct BlockDeviceMaker {
             try withAgentError { () throws(SystemError) in
                 try createBlockNode(free, device: "7:\(free.dropFirst("/dev/loop".count))")
             }
-            return try runCommand("losetup", arguments)
+            return try runCommand("losetup", arguments, server: server)
         }
     }
 
@@ -162,7 +163,7 @@ struct BlockDeviceMaker {
         let file = "/sys/block/\(name)/\(partition)/dev"
         if let text = try Self.attribute(file) { return text }
         // The kernel scanned before the table was written, or was not told to scan.
-        _ = try? runCommand("partx", ["--update", device])
+        _ = try? runCommand("partx", ["--update", device], server: server)
         if let text = try Self.attribute(file) { return text }
         throw AgentError(
             .notFound, "\(device) has no partition \(partition.dropFirst(name.count + 1)): see 'fdisk -l \(device)'")
@@ -178,7 +179,7 @@ struct BlockDeviceMaker {
         var words = options.options.map { [$0] } ?? []
         if readOnly || options.readOnly { words.append("ro") }
         if !words.isEmpty { arguments += ["-o", words.joined(separator: ",")] }
-        try runCommand("mount", arguments + [device.mounted, target], limitSeconds: Self.mountSeconds)
+        try runCommand("mount", arguments + [device.mounted, target], limitSeconds: Self.mountSeconds, server: server)
     }
 
     // MARK: undoing
@@ -211,9 +212,9 @@ struct BlockDeviceMaker {
         try unmountAll(device, force: force)
         if !force { try refuseUsers(of: device, exceptFollowers: false) }
         if device.way == .fuseLoop {
-            try runCommand("losetup", ["--detach", device.path])
+            try runCommand("losetup", ["--detach", device.path], server: server)
         } else {
-            try runCommand("nbd-client", ["-d", device.path])
+            try runCommand("nbd-client", ["-d", device.path], server: server)
         }
         // The kernel keeps a loop device that was opened meanwhile until it is closed.
         if !force, device.way == .fuseLoop, try isOurs(device) { throw Self.isInUse(device, "open") }
@@ -234,7 +235,9 @@ struct BlockDeviceMaker {
         guard let record, let intended, intended.way == .nbd, try isOurs(intended) else { return }
         // Somebody else may have taken it: the disk's server knows who has connected.
         let client = try Self.attribute("/sys/block/\(Self.name(of: intended.path))/pid").flatMap { Int32($0) }
-        let clients = try? ControlClient.connect(record.controlSocket).status().clients
+        let clients = try? ControlClient.connect(
+            record.controlSocket, silenceMilliseconds: ServerSign.milliseconds
+        ).status().clients
         guard let client, clients?.contains(where: { $0.pid == client }) == true else { return }
         try remove(intended, serverIsDead: serverIsDead)
     }
@@ -288,20 +291,29 @@ struct BlockDeviceMaker {
         }
     }
 
+    /// By a process of its own, which can be left when it hangs in the kernel: umount(2) writes what is left to write.
     private func unmount(_ mountPoint: String, force: Bool) throws(AgentError) {
-        do throws(SystemError) {
-            try unmountFileSystem(at: mountPoint)
+        do throws(AgentError) {
+            try umount([], mountPoint)
         } catch {
-            switch error.errno {
-            case .invalidArgument, .noSuchFileOrDirectory: return
-            case .resourceBusy where !force:
-                throw AgentError(
-                    .busy, "\(mountPoint) is in use: end what uses it (see 'fuser -vm \(mountPoint)') and retry")
-            default:
-                guard force else { throw AgentError(error) }
-                try withAgentError { () throws(SystemError) in try detachFileSystem(at: mountPoint) }
+            guard error.code == .commandFailed, try isMounted(mountPoint) else {
+                // It was unmounted meanwhile.
+                if error.code == .commandFailed { return }
+                throw error
             }
+            if force { return try umount(["-l"], mountPoint) }
+            guard error.message.contains("busy") else { throw error }
+            throw AgentError(
+                .busy, "\(mountPoint) is in use: end what uses it (see 'fuser -vm \(mountPoint)') and retry")
         }
+    }
+
+    private func umount(_ flags: [String], _ mountPoint: String) throws(AgentError) {
+        try runCommand("umount", ["-i"] + flags + [mountPoint], limitSeconds: Self.mountSeconds, server: server)
+    }
+
+    private func isMounted(_ mountPoint: String) throws(AgentError) -> Bool {
+        try withAgentError { () throws(SystemError) in try MountTable.current().mount(at: mountPoint) != nil }
     }
 
     /// Whether the device is still the one that was made: a loop device or nbd may have become another's.

@@ -1,21 +1,40 @@
+internal import AgentAPI
 internal import LinuxSystem
 internal import SystemPackage
 
-/// Runs one of the host's tools, which must succeed. - Returns: what it printed, without the last newline.
+/// How often the server of a disk is looked at while a tool waits for its device.
+private let lookMilliseconds = 3000
+
+/// Runs one of the host's tools, which must succeed. One that hangs in the kernel, and so can't be killed, is left.
+/// - Parameter server: of the disk whose device the tool may wait for; when it gives no sign, neither will the device.
+/// - Returns: what it printed, without the last newline.
+/// - Throws: `.timeout`, besides others.
 @discardableResult
 func runCommand(
-    _ program: String, _ arguments: [String], limitSeconds: Int = 60
+    _ program: String, _ arguments: [String], limitSeconds: Int = 60, server: ServerSign? = nil
 ) throws(AgentError) -> String {
+    let words = ([program] + arguments).joined(separator: " ")
+    var silence: AgentError?
     let result: ProgramResult
     do throws(SystemError) {
         // It must not go on with its work when nobody is left to make note of it.
         result = try ChildProcess.run(
-            program, arguments, limit: 64 << 10, deadlineMilliseconds: limitSeconds * 1000, tie: .bound)
+            program, arguments, environment: plainEnvironment(), limit: 64 << 10,
+            deadlineMilliseconds: limitSeconds * 1000, tie: .bound,
+            lookMilliseconds: server == nil ? nil : lookMilliseconds
+        ) {
+            silence = server?.silence()
+            return silence == nil
+        }
     } catch {
         guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }
         throw AgentError(.unsupported, "\(program) is not installed")
     }
-    let words = ([program] + arguments).joined(separator: " ")
+    if result.isTimedOut, let silence {
+        throw AgentError(
+            .timeout, "'\(words)' waits for the disk's server, and is left to itself: \(silence). It goes on when the "
+                + "server does; 'godwit disk detach --force' ends the server: what is not flushed is lost then")
+    }
     guard !result.isTimedOut else { throw AgentError(.timeout, "'\(words)' did not end in \(limitSeconds) s") }
     guard result.exitCode == 0 else {
         let said = (result.errorText + result.outputText).split(separator: "\n").suffix(3).joined(separator: "; ")
@@ -24,6 +43,38 @@ func runCommand(
     var text = result.outputText
     if text.hasSuffix("\n") { text.removeLast() }
     return text
+}
+
+/// This process's, with messages that can be told apart.
+private func plainEnvironment() -> [String: String] {
+    var variables = processEnvironment()
+    variables["LC_ALL"] = "C"
+    return variables
+}
+
+/// The signs of life of a disk's server.
+struct ServerSign: Sendable {
+    let controlSocket: String
+    static let milliseconds: UInt64 = 10_000
+
+    /// - Returns: `nil` when it answers, or has ended, so that nothing waits for it; else how it failed to.
+    func silence() -> AgentError? {
+        do throws(ControlError) {
+            _ = try ControlClient.connect(controlSocket, silenceMilliseconds: Self.milliseconds).status()
+        } catch {
+            if error.code == ControlError.timeout { return AgentError(error) }
+        }
+        return nil
+    }
+
+    /// - Throws: `.timeout` when it gives none.
+    func expect(of disk: String) throws(AgentError) {
+        guard let silence = silence() else { return }
+        throw AgentError(
+            .timeout,
+            "\(disk): \(silence). End it with 'godwit disk detach --force' when waiting is no use: what is not flushed "
+                + "is lost")
+    }
 }
 
 /// A program that is to go on after this process, and has yet to begin: it waits for the word. Until it has it, it ends

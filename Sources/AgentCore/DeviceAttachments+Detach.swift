@@ -9,7 +9,6 @@ extension DeviceAttachments {
     private static let exitMilliseconds = 5_000
     /// For a server that answers: it may have much to write.
     private static let closeMilliseconds = 60_000
-    private static let signMilliseconds: UInt64 = 10_000
 
     /// Unmounts, flushes, closes the disk and ends its server. Also clears up after a server that died.
     /// - Parameter isForced: whoever uses the disk is cut off: NBD clients, and what has its device open or mounted.
@@ -28,7 +27,7 @@ extension DeviceAttachments {
             try clearUp(entry, record, isForced: isForced)
             return
         }
-        let silence = sign(of: owned)
+        let silence = ServerSign(controlSocket: owned.controlSocket).silence()
         if let silence {
             guard isForced || owned.device == nil else {
                 throw AgentError(
@@ -55,18 +54,6 @@ extension DeviceAttachments {
                 closing.code,
                 "\(record.disk) was not closed properly, and is repaired when it is attached again: \(closing)")
         }
-    }
-
-    /// Whether the server answers at all. - Returns: `nil` when it does, else how it failed to.
-    private func sign(of record: AttachedDisk) -> AgentError? {
-        do throws(ControlError) {
-            let control = try ControlClient.connect(
-                record.controlSocket, silenceMilliseconds: Self.signMilliseconds)
-            _ = try control.status()
-        } catch {
-            if error.code == ControlError.timeout { return AgentError(error) }
-        }
-        return nil
     }
 
     private func close(_ record: AttachedDisk, isForced: Bool) -> AgentError? {

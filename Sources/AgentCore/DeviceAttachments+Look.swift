@@ -6,8 +6,6 @@ internal import LinuxSystem
 internal import SystemPackage
 
 extension DeviceAttachments {
-    private static let signMilliseconds: UInt64 = 10_000
-
     /// `nil` when nobody owns the disk.
     public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? { try attached(entry(for: disk)) }
 
@@ -55,7 +53,7 @@ extension DeviceAttachments {
         guard let record = try attached(disk) else { throw Self.notAttached(disk) }
         do throws(ControlError) {
             // One that hangs is found out before anything waits for it.
-            _ = try ControlClient.connect(record.controlSocket, silenceMilliseconds: Self.signMilliseconds).status()
+            _ = try ControlClient.connect(record.controlSocket, silenceMilliseconds: ServerSign.milliseconds).status()
             return try ControlClient.connect(record.controlSocket)
         } catch {
             throw AgentError(error)
@@ -99,7 +97,7 @@ extension DeviceAttachments {
     /// A server whose record is lost, by what it says of itself.
     private func adopted(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
         guard (try? LinuxFileSystem().exists(entry.controlSocket)) == true,
-            let control = try? ControlClient.connect(entry.controlSocket, silenceMilliseconds: Self.signMilliseconds),
+            let control = try? ControlClient.connect(entry.controlSocket, silenceMilliseconds: ServerSign.milliseconds),
             let status = try? control.status(),
             let server = try withAgentError({ () throws(SystemError) in try ProcessHandle(status.pid) })
         else { return nil }

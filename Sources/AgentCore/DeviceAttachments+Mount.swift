@@ -18,6 +18,7 @@ extension DeviceAttachments {
         {
             throw AgentError(.alreadyAttached, "\(before.disk) is mounted already, at \(mounted)")
         }
+        try ServerSign(controlSocket: before.controlSocket).expect(of: before.disk)
         let maker = BlockDeviceMaker(entry: entry)
         var record = before
         if let device = record.device {
@@ -76,6 +77,8 @@ extension DeviceAttachments {
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
         let owned = try live(entry)
+        // Before anything waits for a device that does.
+        if let owned { try ServerSign(controlSocket: owned.controlSocket).expect(of: owned.disk) }
         let found = if let owned { owned } else { try entry.load() }
         let hadRemains = found?.intended != nil
         guard let record = try settled(found, entry), record.device != nil || hadRemains else {

@@ -38,7 +38,9 @@ extension DeviceAttachments {
             return (try? DeviceTree.mounts(on: device.path, all: true))?.contains { $0.mountPoint == path } == true
         }
         guard let record = mounted else { throw AgentError(.notAttached, "no disk is mounted at \(path)") }
-        try runCommand("umount", ["-i"] + flags + [path], limitSeconds: Self.unmountSeconds)
+        let server = ServerSign(controlSocket: record.controlSocket)
+        try server.expect(of: record.disk)
+        try runCommand("umount", ["-i"] + flags + [path], limitSeconds: Self.unmountSeconds, server: server)
         guard !isLazy, try mountpoints(of: record.disk).isEmpty else { return }
         try detach(record.disk)
     }

@@ -95,35 +95,80 @@ public struct PeerAgent: Sendable {
         if limits.storeFolder != nil && limits.rootFolder == nil && !isStore {
             return .failure(ServiceRefusal("forbidden", "this login is for stores only"))
         }
-        if !isStore, let store = storeAround(request.path) {
-            return .failure(
-                ServiceRefusal("refused", "\(request.path) is within the store \(store), which is no place for a disk"))
-        }
         let allowed =
             isStore ? [limits.storeFolder, limits.rootFolder].compactMap { $0 } : [limits.rootFolder].compactMap { $0 }
-        guard let first = allowed.first else { return .success(request.path) }
-        let path = request.path.hasPrefix("/") ? request.path : first + "/" + request.path
+        guard let first = allowed.first else {
+            if !isStore, let refusal = refusalWithinStore(request.path, request) { return .failure(refusal) }
+            return .success(request.path)
+        }
+        let path = request.path.utf8.first == UInt8(ascii: "/") ? request.path : first + "/" + request.path
         do throws(SystemError) {
-            let place = try resolveNew(path)
             for folder in allowed {
-                let root = try fs.resolve(folder)
-                if place == root && isStore || place.hasPrefix(root == "/" ? "/" : root + "/") {
-                    return .success(place)
-                }
+                guard let place = try place(of: path, within: folder) else { continue }
+                guard !isStore else { return .success(place.path) }
+                if place.isFolderItself { continue }
+                if let refusal = refusalWithinStore(place.path, request) { return .failure(refusal) }
+                return .success(place.path)
             }
             return .failure(
                 ServiceRefusal(
                     "forbidden",
-                    "\(request.path) is outside of what this login may use: \(allowed.joined(separator: ", "))"))
+                    "\(request.path) is outside of what this login may use, or a link that leads nowhere: "
+                        + allowed.joined(separator: ", ")))
         } catch {
             return .failure(ServiceRefusal("notFound", error.description))
         }
     }
 
+    private func refusalWithinStore(_ path: String, _ request: ServiceRequest) -> ServiceRefusal? {
+        guard let store = storeAround(path) else { return nil }
+        return ServiceRefusal("refused", "\(request.path) is within the store \(store), which is no place for a disk")
+    }
+
+    /// Where a path leads, symbolic links followed, if it stays within a folder on the whole way. Nothing outside is
+    /// looked at, so that nobody learns what is there.
+    /// - Returns: `nil` when it leaves the folder.
+    private func place(
+        of path: String, within folder: String
+    ) throws(SystemError) -> (path: String, isFolderItself: Bool)? {
+        let root = Self.parts(try fs.resolve(folder))
+        let asked = Self.parts(path)
+        let starts = [root, Self.parts(folder)].filter { asked.starts(with: $0) }
+        guard let start = starts.map(\.count).max() else { return nil }
+        var place = root
+        var isThere = true
+        for part in asked[start...] {
+            if part == [UInt8(ascii: ".")] { continue }
+            if part == Array("..".utf8) {
+                // What does not exist has no parent to go up to.
+                guard isThere, place.count > root.count else { return nil }
+                place.removeLast()
+                continue
+            }
+            place.append(part)
+            guard isThere else { continue }
+            isThere = try fs.isTaken(Self.text(place))
+            guard isThere else { continue }
+            // A link to what does not exist would be followed when that is made.
+            guard let resolved = try? fs.resolve(Self.text(place)) else { return nil }
+            place = Self.parts(resolved)
+            guard place.starts(with: root) else { return nil }
+        }
+        return (Self.text(place), place.count == root.count)
+    }
+
+    /// Names are bytes to the kernel: two that look the same may differ.
+    private static func parts(_ path: String) -> [[UInt8]] {
+        path.utf8.split(separator: UInt8(ascii: "/")).map { Array($0) }
+    }
+
+    private static func text(_ parts: [[UInt8]]) -> String {
+        "/" + parts.map { String(decoding: $0, as: UTF8.self) }.joined(separator: "/")
+    }
+
     /// The store that `path` is, or lies in; `nil` when there is none, or nothing to tell it by.
     private func storeAround(_ path: String) -> String? {
-        let first = limits.rootFolder ?? "."
-        guard var place = try? resolveNew(path.hasPrefix("/") ? path : "\(first)/\(path)") else { return nil }
+        guard var place = try? resolveNew(path.hasPrefix("/") ? path : "./\(path)") else { return nil }
         while place != "/" {
             if (try? fs.exists("\(place)/\(LocalStore.markName)")) == true { return place }
             place = LinuxFileSystem.folder(of: place)

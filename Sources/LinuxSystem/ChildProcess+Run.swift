@@ -16,14 +16,20 @@ extension ChildProcess {
     /// What a pipe takes at once, without blocking, when it is writable.
     private static let pipeAtom = 4096
 
+    /// How long a program that was killed may take to end. One that hangs in the kernel is left to it then.
+    private static let killedMilliseconds = 5000
+
     /// Runs a program to its end. The first `limit` bytes of each of its streams are kept, the rest is dropped.
     /// - Parameters:
     ///   - input: what it reads; `nil`: nothing.
     ///   - deadlineMilliseconds: it is killed when it takes longer; `nil`: for ever.
     ///   - tie: to the thread that calls.
+    ///   - lookMilliseconds: how often `goesOn` is asked.
+    ///   - goesOn: `false` has it killed, as if its time were over.
     public static func run(
         _ program: String, _ arguments: [String], environment: [String: String]? = nil, input: [UInt8]? = nil,
-        limit: Int = 16 << 20, deadlineMilliseconds: Int? = nil, tie: Tie = .standard
+        limit: Int = 16 << 20, deadlineMilliseconds: Int? = nil, tie: Tie = .standard,
+        lookMilliseconds: Int? = nil, goesOn: () -> Bool = { true }
     ) throws(SystemError) -> ProgramResult {
         let outputPipe = try Pipe()
         let errorPipe = try Pipe()
@@ -45,20 +51,33 @@ extension ChildProcess {
             PollEntry(child.descriptor, .readable), PollEntry(output.number, .readable),
             PollEntry(errors.number, .readable), PollEntry(-1, .writable),
         ]
+        var nextLook = lookMilliseconds ?? .max
+        var killed: Int?
         while true {
             if rest.isEmpty { feed = nil }
             entries[3].descriptor = feed?.number ?? -1
             // After its end only what is already in the pipes counts: a daemon it left behind may keep them open.
             let hasEnded = entries[0].descriptor < 0
-            var remaining = deadlineMilliseconds
-            if let deadlineMilliseconds {
-                remaining = deadlineMilliseconds - Int((time.monotonic() - start) / 1_000_000)
-                if !hasEnded, !result.isTimedOut, remaining ?? 0 <= 0 {
+            let passed = Int((time.monotonic() - start) / 1_000_000)
+            if !hasEnded, killed == nil {
+                var isOver = passed >= deadlineMilliseconds ?? .max
+                if !isOver, passed >= nextLook {
+                    isOver = !goesOn()
+                    nextLook = Int((time.monotonic() - start) / 1_000_000) + (lookMilliseconds ?? 0)
+                }
+                if isOver {
                     try child.send(Signal.kill)
+                    killed = passed
                     result.isTimedOut = true
                 }
-                if result.isTimedOut { remaining = nil }
             }
+            if !hasEnded, let killed, passed - killed >= Self.killedMilliseconds {
+                child.detach()
+                result.exitCode = 128 + Signal.kill
+                return result
+            }
+            let next = killed.map { $0 + Self.killedMilliseconds } ?? min(deadlineMilliseconds ?? .max, nextLook)
+            let remaining = next == .max ? nil : max(0, next - passed)
             let ready = try pollDescriptors(&entries, deadlineMilliseconds: hasEnded ? 0 : remaining)
             if hasEnded, ready == 0 { break }
             if !entries[0].ready.isEmpty, !hasEnded { entries[0].descriptor = -1 }

@@ -94,8 +94,15 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
         }
         #expect(try refusal(limits, "store", "../outside/store") == "forbidden")
         #expect(try refusal(limits, "create-store", "escape/new") == "forbidden")
-        #expect(try refusal(limits, "create-store", "dangling") == "notFound")
-        #expect(try refusal(limits, "create-store", "none/../../outside/new") == "notFound")
+        // What is outside is not told apart by what is there.
+        #expect(try refusal(limits, "create-store", "dangling") == "forbidden")
+        #expect(try refusal(limits, "create-store", "none/../../outside/new") == "forbidden")
+        for path in ["outside/none/none", "allowed/escape/none/none", "none/none", "allowed/../none/../allowed"] {
+            #expect(try refusal(limits, "store", folder.file(path)) == "forbidden", "\(path)")
+        }
+        #expect(try refusal(limits, "create-store", folder.file("allowed/../\u{301}new")) == "forbidden")
+        #expect(try refusal(limits, "create-store", folder.file("allowed/escape/\u{301}new")) == "forbidden")
+        #expect(try refusal(limits, "create-store", folder.file("allowed/./\u{301}new")) == nil)
         #expect(try refusal(limits, "create-store", "new") == nil)
         #expect(try refusal(limits, "store", "") == "invalid")
         #expect(try refusal(limits, "store", "a\0b") == "invalid")

@@ -166,4 +166,25 @@ struct HungServerTests {
         #expect(try ProcessHandle(attached.pid) == nil)
         try bench.attach()
     }
+
+    @Test(.enabled(if: canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse")))
+    func anUnmountIsLeftAndEnded() throws {
+        let bench = try DeviceBench(size: "64M")
+        let attached = try bench.attach("--device")
+        try expectTool("mkfs.ext4", "-q", try #require(attached.device))
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        try expectTool("cp", "/bin/sh", bench.mountPoint + "/file")
+        let server = try #require(try ProcessHandle(attached.pid))
+        try server.send(Signal.stop)
+        let umount = try ChildProcess(
+            Product.program, ["disk", "umount", bench.disk], environment: bench.environment, output: .null,
+            errors: .null)
+        #expect(try umount.wait(deadlineMilliseconds: 30_000) == Self.timeout)
+        let end = try ChildProcess(
+            Product.program, ["disk", "detach", "--force", bench.disk], environment: bench.environment, output: .null,
+            errors: .null)
+        #expect(try end.wait(deadlineMilliseconds: 60_000) == Self.timeout)
+        #expect(try ProcessHandle(attached.pid) == nil)
+        #expect(try MountTable.current().mount(at: bench.mountPoint) == nil)
+    }
 }

@@ -37,6 +37,15 @@ import Testing
         #expect(result.exitCode == 128 + Signal.kill)
     }
 
+    @Test func aProgramThatIsNoLongerWaitedForIsKilled() throws {
+        var asked = 0
+        let result = try ChildProcess.run("sh", ["-c", "exec sleep 1000"], lookMilliseconds: 20) {
+            asked += 1
+            return asked < 3
+        }
+        #expect(asked == 3 && result.isTimedOut && result.exitCode == 128 + Signal.kill)
+    }
+
     @Test func anUnknownProgramIsAnError() {
         #expect(throws: SystemError(errno: .noSuchFileOrDirectory, operation: "start", subject: "no-such-program")) {
             try ChildProcess("no-such-program", [])
