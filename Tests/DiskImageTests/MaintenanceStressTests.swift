@@ -126,12 +126,16 @@ import Testing
         { run in
             var random = SeededRandom(seed: seed)
             var done = 0
-            while done < rounds, !run.isOver.load(ordering: .relaxed) {
+            var hasDeleted = false
+            // A compaction, or a reader, may be in the way of each delete for a while.
+            while done < rounds || !hasDeleted, !run.isOver.load(ordering: .relaxed) {
                 let before = done
-                try run.attempt("snapshot") {
-                    let guid = try run.disk.commitSnapshot(try run.disk.prepareSnapshot()).guid
-                    run.guids.withLock { $0.append(guid) }
-                    done += 1
+                if done < rounds {
+                    try run.attempt("snapshot") {
+                        let guid = try run.disk.commitSnapshot(try run.disk.prepareSnapshot()).guid
+                        run.guids.withLock { $0.append(guid) }
+                        done += 1
+                    }
                 }
                 // Excluded by something that takes its time: so does this.
                 if done == before { _ = try run.disk.bytes(at: 0, count: 8 << 20) }
@@ -141,6 +145,7 @@ import Testing
                 try run.attempt("delete") {
                     guard try run.disk.deleteSnapshot(guid, progress: { done, _ in done < stopsAfter }) else { return }
                     run.guids.withLock { $0.removeAll { $0 == guid } }
+                    hasDeleted = true
                 }
             }
             run.isOver.store(true, ordering: .relaxed)
