@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 
 /// Who moves the data of an attached disk.
 public enum DiskBackend: String, Codable, Hashable, Sendable, CaseIterable {
@@ -104,5 +105,5 @@ public struct BlockDevice: Codable, Hashable, Sendable {
     /// What is mounted.
     public var mounted: String { partitionPath ?? path }
     /// The number at the end of ``partitionPath``, as in `/dev/nbd0p1`.
-    var partition: Int? { partitionPath.flatMap { name in name.split(separator: "p").last.flatMap { Int($0) } } }
+    var partition: Int? { partitionPath.flatMap { name in name.parts(between: "p").last.flatMap { Int($0) } } }
 }

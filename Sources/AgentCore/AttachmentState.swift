@@ -1,4 +1,5 @@
 public import AgentAPI
+internal import Geometry
 internal import LinuxSystem
 
 /// An attachment as it is found: what is on record, what its server says, and where it is mounted by now.
@@ -58,7 +59,7 @@ extension DeviceAttachments {
         var state = AttachmentState(record: record, word: .dead, server: nil)
         if let device = record.device {
             let mounts = (try? DeviceTree.mounts(on: device.path, all: true)) ?? []
-            let isThere = mounts.contains { $0.mountPoint == record.mountpoint }
+            let isThere = record.mountpoint.map { mounts.map(\.mountPoint).hasSame(as: $0) } == true
             state.record.mountpoint = isThere ? record.mountpoint : mounts.first?.mountPoint
         }
         guard (try? record.server.handle()).flatMap({ $0 }) != nil else { return state }

@@ -3,6 +3,7 @@ internal import Backup
 internal import BackupStore
 internal import BlockIO
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -88,7 +89,7 @@ struct BackupPreparation {
 
     /// A copied folder has the marks of the original, which goes on being backed up under that identity.
     private func separateCopy(_ begun: inout Begun) throws {
-        guard let original = begun.marks.folder, original != begun.folder,
+        guard let original = begun.marks.folder, !original.isSame(as: begun.folder),
             try fs.exists("\(original)/\(DiskMarks.fileName)")
         else { return }
         // The same folder by another way has our own lock in it.

@@ -1,5 +1,6 @@
 internal import AgentAPI
 internal import BlockIO
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -60,7 +61,7 @@ struct BlockDeviceMaker {
     ) throws(AgentError) -> String {
         let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
         var failure: AgentError?
-        for name in names where name.hasPrefix("nbd") {
+        for name in names where name.begins(with: "nbd") {
             let isUsed = try withAgentError { () throws(SystemError) in try files.exists("/sys/block/\(name)/pid") }
             guard !isUsed else { continue }
             try note(BlockDevice(way: .nbd, path: "/dev/\(name)", partitionPath: nil, fuse: nil))
@@ -134,7 +135,7 @@ struct BlockDeviceMaker {
             return try runCommand("losetup", arguments, server: server)
         } catch {
             // Without udev the kernel's next free device may have no node yet.
-            guard let free = try? runCommand("losetup", ["--find"]), free.hasPrefix("/dev/loop"),
+            guard let free = try? runCommand("losetup", ["--find"]), free.begins(with: "/dev/loop"),
                 (try? files.exists(free)) == false
             else { throw error }
             try withAgentError { () throws(SystemError) in
@@ -247,7 +248,7 @@ struct BlockDeviceMaker {
         besides known: String, fuse: ProcessMark?, serverIsDead: Bool, isForced: Bool
     ) throws(AgentError) {
         let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
-        for name in names where name.hasPrefix("loop") && "/dev/\(name)" != known {
+        for name in names where name.begins(with: "loop") && "/dev/\(name)" != known {
             let device = BlockDevice(way: .fuseLoop, path: "/dev/\(name)", partitionPath: nil, fuse: fuse)
             if try isOurs(device) { try remove(device, serverIsDead: serverIsDead, isForced: isForced) }
         }
@@ -352,7 +353,7 @@ struct BlockDeviceMaker {
         }
     }
 
-    static func name(of device: String) -> String { String(device.split(separator: "/").last ?? "") }
+    static func name(of device: String) -> String { PathText.parts(of: device).last.map(String.init) ?? "" }
 
     /// The one line of a file in /sys.
     static func attribute(_ path: String) throws(AgentError) -> String? {

@@ -1,4 +1,5 @@
 internal import AgentAPI
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -37,11 +38,11 @@ func runCommand(
     }
     guard !result.isTimedOut else { throw AgentError(.timeout, "'\(words)' did not end in \(limitSeconds) s") }
     guard result.exitCode == 0 else {
-        let said = (result.errorText + result.outputText).split(separator: "\n").suffix(3).joined(separator: "; ")
+        let said = (result.errorText + result.outputText).parts(between: "\n").suffix(3).joined(separator: "; ")
         throw AgentError(.commandFailed, "'\(words)' failed (exit code \(result.exitCode)): \(said)")
     }
     var text = result.outputText
-    if text.hasSuffix("\n") { text.removeLast() }
+    if text.ends(with: "\n") { text.removeLast() }
     return text
 }
 

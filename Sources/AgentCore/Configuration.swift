@@ -72,7 +72,7 @@ public struct Configuration: Hashable, Sendable {
         stores = []
         for entry in try table.tables("store") {
             let store = try Self.store(entry)
-            if stores.contains(where: { $0.name == store.name }) {
+            if stores.map(\.name).hasSame(as: store.name) {
                 throw entry.error("there are two stores with the name \(store.name)")
             }
             stores.append(store)
@@ -98,7 +98,7 @@ public struct Configuration: Hashable, Sendable {
         }
         for entry in try table.tables("disk") {
             let disk = try disk(entry, defaultStore: defaultStore)
-            if disks.contains(where: { $0.name == disk.name }) {
+            if disks.map(\.name).hasSame(as: disk.name) {
                 throw entry.error("there are two disks with the name \(disk.name)")
             }
             disks.append(disk)
@@ -106,17 +106,17 @@ public struct Configuration: Hashable, Sendable {
     }
 
     /// The location of the store with this name.
-    public func location(of store: String) -> String? { stores.first { $0.name == store }?.location }
+    public func location(of store: String) -> String? { stores.first { $0.name.isSame(as: store) }?.location }
 
     /// The disk with this name or at this path (as written in the file, or resolved by the caller).
     public func disk(_ nameOrPath: String) -> Disk? {
-        disks.first { $0.name == nameOrPath } ?? disks.first { $0.path == nameOrPath }
+        disks.first { $0.name.isSame(as: nameOrPath) } ?? disks.first { $0.path.isSame(as: nameOrPath) }
     }
 
     private static func store(_ entry: ConfigurationTable) throws(ConfigurationError) -> Store {
         try entry.allow(["name", "location"])
         let location = try entry.required("location")
-        guard location.hasPrefix("/") || location.hasPrefix("ssh://") else {
+        guard PathText.isAbsolute(location) || location.begins(with: "ssh://") else {
             throw entry.error("location is neither an absolute path nor ssh://…: \(location)", at: "location")
         }
         return Store(name: try entry.required("name"), location: location)
@@ -125,7 +125,7 @@ public struct Configuration: Hashable, Sendable {
     private func disk(_ entry: ConfigurationTable, defaultStore: String?) throws(ConfigurationError) -> Disk {
         try entry.allow(["name", "path", "store", "group", "hooks"])
         let path = try entry.required("path")
-        guard path.hasPrefix("/") else { throw entry.error("path is not absolute: \(path)", at: "path") }
+        guard PathText.isAbsolute(path) else { throw entry.error("path is not absolute: \(path)", at: "path") }
         let storeName = try entry.string("store") ?? defaultStore
         var location: String?
         if let storeName {

@@ -2,6 +2,7 @@ public import AgentAPI
 internal import BlockIO
 internal import DeviceControl
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -115,11 +116,14 @@ extension DeviceAttachments {
         let stacks = try withAgentError { () throws(SystemError) in try AttachedStack.all() }
         guard let index = record.driverDevice else {
             // The owner died between attaching and telling.
-            return stacks.contains { $0.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") } }
+            return stacks.contains { $0.files.contains { isOf(record.disk, $0) } }
         }
-        return stacks.contains { stack in
-            stack.device == index && stack.files.contains { $0 == record.disk || $0.hasPrefix(record.disk + "/") }
-        }
+        return stacks.contains { $0.device == index && $0.files.contains { isOf(record.disk, $0) } }
+    }
+
+    /// Whether the file is the disk, or lies in its folder.
+    private func isOf(_ disk: String, _ file: String) -> Bool {
+        file.isSame(as: disk) || PathText.isInside(file, disk)
     }
 
     // MARK: names
@@ -144,9 +148,9 @@ extension DeviceAttachments {
     /// Of a file that is not there: its folder's path, without symbolic links, with its name.
     private static func absolute(_ path: String) -> String {
         let files = LinuxFileSystem()
-        let folder = path.contains("/") ? LinuxFileSystem.folder(of: path) : "."
-        guard let name = path.split(separator: "/").last, let parent = try? files.resolve(folder) else { return path }
-        return parent == "/" ? "/\(name)" : "\(parent)/\(name)"
+        guard let name = PathText.parts(of: path).last, let parent = try? files.resolve(PathText.parent(of: path))
+        else { return path }
+        return PathText.join(parent, name)
     }
 
     static func notAttached(_ disk: String) -> AgentError {

@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -14,7 +15,7 @@ extension DeviceAttachments {
         let target = try Self.target(mountpoint, options)
         // It may have been unmounted by hand.
         if let mounted = before.mountpoint, let device = before.device,
-            try DeviceTree.mounts(on: device.path, all: true).contains(where: { $0.mountPoint == mounted })
+            try DeviceTree.mounts(on: device.path, all: true).map(\.mountPoint).hasSame(as: mounted)
         {
             throw AgentError(.alreadyAttached, "\(before.disk) is mounted already, at \(mounted)")
         }
@@ -42,7 +43,7 @@ extension DeviceAttachments {
             do throws(AgentError) { try maker.mount(device, at: target, readOnly: record.readOnly, options) } catch {
                 // The mount of a command that was killed may have got through just before this one.
                 guard before.device != nil,
-                    try DeviceTree.mounts(on: device.path, all: true).contains(where: { $0.mountPoint == target })
+                    try DeviceTree.mounts(on: device.path, all: true).map(\.mountPoint).hasSame(as: target)
                 else { throw error }
             }
             record.mountpoint = target

@@ -2,6 +2,7 @@ internal import AgentAPI
 internal import BlockIO
 internal import DeviceControl
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -37,7 +38,7 @@ public struct DeviceAttachments: Sendable {
         defer { withExtendedLifetime(lock) {} }
         if let record = try live(entry) {
             let place = record.uri ?? record.device?.path ?? "an unknown place"
-            let name = record.disk == location ? "" : " under the name that it had, \(record.disk)"
+            let name = record.disk.isSame(as: location) ? "" : " under the name that it had, \(record.disk)"
             throw AgentError(.alreadyAttached, "\(location) is attached already\(name), at \(place)")
         }
         if let record = try entry.load() { try clearUp(entry, record) } else { _ = try settled(nil, entry) }

@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -34,9 +35,9 @@ enum DeviceTree {
     private static func loopsOnDevices() throws(AgentError) -> [(name: String, file: String)] {
         let names = try withAgentError { () throws(SystemError) in try LinuxFileSystem().list("/sys/block") }
         var loops: [(name: String, file: String)] = []
-        for name in names where name.hasPrefix("loop") {
+        for name in names where name.begins(with: "loop") {
             if let file = try BlockDeviceMaker.attribute("/sys/block/\(name)/loop/backing_file"),
-                file.hasPrefix("/dev/")
+                file.begins(with: "/dev/")
             {
                 loops.append((name, file))
             }
@@ -52,7 +53,7 @@ enum DeviceTree {
 
     private static func partitions(of name: String) throws(AgentError) -> [String] {
         try withAgentError { () throws(SystemError) in
-            try LinuxFileSystem().list("/sys/class/block/\(name)").filter { $0.hasPrefix("\(name)p") }
+            try LinuxFileSystem().list("/sys/class/block/\(name)").filter { $0.begins(with: "\(name)p") }
         }
     }
 

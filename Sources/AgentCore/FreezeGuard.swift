@@ -1,3 +1,4 @@
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -132,7 +133,7 @@ final class Freeze: Sendable {
             _ = try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)
             let reason = words.dropFirst().joined(separator: " ")
             let hint =
-                reason.hasSuffix("busy") ? ": it is frozen already; 'fsfreeze -u' ends that, if nobody needs it" : ""
+                reason.ends(with: "busy") ? ": it is frozen already; 'fsfreeze -u' ends that, if nobody needs it" : ""
             throw AgentError(hint.isEmpty ? .io : .busy, "cannot freeze: \(reason)\(hint)")
         }
     }
@@ -175,7 +176,7 @@ final class Freeze: Sendable {
             throw AgentError(.timeout, "\(error)")
         }
         let text = String(decoding: line.dropLast(), as: UTF8.self)
-        return text.split(separator: " ")
+        return text.parts(between: " ")
     }
 
     /// Instead of a guard that died. Those that are not frozen are left alone.

@@ -1,3 +1,4 @@
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -73,7 +74,7 @@ public struct HookRunner: Sendable {
         } catch {
             throw AgentError(.commandFailed, "the \(moment.rawValue) hook could not be run: \(error)")
         }
-        let said = String(decoding: output, as: UTF8.self).split(separator: "\n").suffix(3).joined(separator: "; ")
+        let said = String(decoding: output, as: UTF8.self).parts(between: "\n").suffix(3).joined(separator: "; ")
         guard let code else {
             throw AgentError(
                 .timeout,

@@ -1,5 +1,6 @@
 public import BlockIO
 internal import Codecs
+internal import Geometry
 internal import LinuxSystem
 public import Migration
 internal import SystemPackage
@@ -31,8 +32,8 @@ public struct MigrationRegister: Sendable {
     func forget(_ disk: String) { try? fs.remove(path(of: disk)) }
 
     struct Noted {
-        /// The disks' paths.
-        var disks: Set<String> = []
+        /// The disks' paths, each once.
+        var disks: [String] = []
         /// Of notes that can't be read: they keep nobody from the others.
         var failures: [SystemError] = []
     }
@@ -40,11 +41,13 @@ public struct MigrationRegister: Sendable {
     func all() throws(SystemError) -> Noted {
         var noted = Noted()
         guard try fs.exists(folder) else { return noted }
-        for name in try fs.list(folder) where !name.hasSuffix(".tmp") {
+        for name in try fs.list(folder) where !name.ends(with: ".tmp") {
             do throws(SystemError) {
                 let bytes = try fs.contents(of: "\(folder)/\(name)", limit: Self.pathBytesMax)
-                let disk = String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
-                if disk.hasPrefix("/") { noted.disks.insert(disk) }
+                guard let disk = String(validating: bytes.prefix { $0 != 10 }, as: UTF8.self),
+                    PathText.isAbsolute(disk), !noted.disks.hasSame(as: disk)
+                else { continue }
+                noted.disks.append(disk)
             } catch {
                 noted.failures.append(error)
             }

@@ -1,5 +1,6 @@
 public import BlockIO
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 public import Migration
 internal import SystemPackage
@@ -136,7 +137,8 @@ public struct MigrationService: Sendable {
         let marks = [MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.arrived]
         for disk in configuration.disks.map(\.path)
         where marks.contains(where: { mark in (try? fs.exists("\(disk)/\(mark)")) ?? true }) {
-            disks.insert((try? fs.resolve(disk)) ?? disk)
+            let place = (try? fs.resolve(disk)) ?? disk
+            if !disks.hasSame(as: place) { disks.append(place) }
         }
         return UnfinishedMigrations(
             disks: disks.sorted(), failures: noted.failures.map { MigrationError(.source, "\($0)") })
@@ -213,14 +215,14 @@ public struct MigrationService: Sendable {
     /// only that host can tell.
     private static func normalized(_ path: String, of name: String) throws(MigrationError) -> String {
         // Shells replace it only where it begins a word, so scp and ssh users may well have written it.
-        let path = path == "~" ? "" : path.hasPrefix("~/") ? String(path.dropFirst(2)) : path
-        guard !path.hasPrefix("~") else {
+        let path = path == "~" ? "" : path.rest(after: "~/").map(String.init) ?? path
+        guard !path.begins(with: "~") else {
             throw MigrationError(
                 .refused, "\(name): a folder in the user's home is written without '~', as host:folder",
                 cause: .link(.invalidTarget))
         }
-        let parts = path.split(separator: "/").filter { $0 != "." }
-        let folder = (path.hasPrefix("/") ? "/" : "") + parts.joined(separator: "/")
+        let parts = PathText.parts(of: path).filter { $0 != "." }
+        let folder = (PathText.isAbsolute(path) ? "/" : "") + parts.joined(separator: "/")
         guard !parts.isEmpty else {
             throw MigrationError(.refused, "\(name): name a folder at the target", cause: .link(.invalidTarget))
         }

@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -24,7 +25,7 @@ extension DeviceAttachments {
     public func isMounted(_ disk: String, at mountpoint: String) throws(AgentError) -> Bool {
         guard let record = try attached(disk), let device = record.device else { return false }
         let path = try resolved(mountpoint)
-        return try DeviceTree.mounts(on: device.path, all: true).contains { $0.mountPoint == path }
+        return try DeviceTree.mounts(on: device.path, all: true).map(\.mountPoint).hasSame(as: path)
     }
 
     /// Unmounts what was mounted there, and detaches the disk unless more of it is mounted.
@@ -34,8 +35,9 @@ extension DeviceAttachments {
     public func unmountAndDetach(_ mountpoint: String, flags: [String], isLazy: Bool) throws(AgentError) {
         let path = try resolved(mountpoint)
         let mounted = try records().first { record in
-            guard record.mountpoint != path, let device = record.device else { return record.mountpoint == path }
-            return (try? DeviceTree.mounts(on: device.path, all: true))?.contains { $0.mountPoint == path } == true
+            if let known = record.mountpoint, known.isSame(as: path) { return true }
+            guard let device = record.device else { return false }
+            return (try? DeviceTree.mounts(on: device.path, all: true))?.map(\.mountPoint).hasSame(as: path) == true
         }
         guard let record = mounted else { throw AgentError(.notAttached, "no disk is mounted at \(path)") }
         let server = ServerSign(controlSocket: record.controlSocket)

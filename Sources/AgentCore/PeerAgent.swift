@@ -1,6 +1,7 @@
 internal import Backup
 internal import BackupStore
 public import BlockIO
+internal import Geometry
 internal import LinuxSystem
 public import Migration
 internal import SystemPackage
@@ -101,7 +102,7 @@ public struct PeerAgent: Sendable {
             if !isStore, let refusal = refusalWithinStore(request.path, request) { return .failure(refusal) }
             return .success(request.path)
         }
-        let path = request.path.utf8.first == UInt8(ascii: "/") ? request.path : first + "/" + request.path
+        let path = PathText.isAbsolute(request.path) ? request.path : PathText.join(first, request.path)
         do throws(SystemError) {
             for folder in allowed {
                 guard let place = try place(of: path, within: folder) else { continue }
@@ -168,10 +169,10 @@ public struct PeerAgent: Sendable {
 
     /// The store that `path` is, or lies in; `nil` when there is none, or nothing to tell it by.
     private func storeAround(_ path: String) -> String? {
-        guard var place = try? resolveNew(path.hasPrefix("/") ? path : "./\(path)") else { return nil }
+        guard var place = try? resolveNew(PathText.isAbsolute(path) ? path : "./\(path)") else { return nil }
         while place != "/" {
             if (try? fs.exists("\(place)/\(LocalStore.markName)")) == true { return place }
-            place = LinuxFileSystem.folder(of: place)
+            place = PathText.parent(of: place)
         }
         return nil
     }
@@ -180,16 +181,14 @@ public struct PeerAgent: Sendable {
     private func resolveNew(_ path: String) throws(SystemError) -> String {
         do throws(SystemError) { return try fs.resolve(path) } catch {
             guard error.errno == .noSuchFileOrDirectory else { throw error }
-            var parent = path[...]
-            while parent.count > 1, parent.last == "/" { parent.removeLast() }
-            guard let slash = parent.lastIndex(of: "/") else { throw error }
-            let name = parent[parent.index(after: slash)...]
+            let path = PathText.withoutEndSlashes(path)
+            let name = PathText.name(of: path)
             // What does not exist has no parent to go up to.
-            guard !name.isEmpty, name != ".", name != ".." else { throw error }
-            let folder = try resolveNew(slash == parent.startIndex ? "/" : String(parent[..<slash]))
+            guard PathText.hasSlash(path), !name.isEmpty, name != ".", name != ".." else { throw error }
+            let place = PathText.join(try resolveNew(PathText.parent(of: path)), name)
             // A link to what does not exist would be followed when that is made.
-            guard try !fs.list(folder).contains(String(name)) else { throw error }
-            return folder == "/" ? "/\(name)" : "\(folder)/\(name)"
+            guard try !fs.isTaken(place) else { throw error }
+            return place
         }
     }
 }

@@ -1,6 +1,7 @@
 internal import Backup
 public import BackupStore
 public import BlockIO
+internal import Geometry
 public import Transport
 
 /// Conversations with the agents of other hosts.
@@ -49,7 +50,7 @@ public enum StoreLocation: Hashable, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .folder(let path): path
-        case .peer(let target, let folder): "ssh://\(target)\(folder.hasPrefix("/") ? "" : "/~/")\(folder)"
+        case .peer(let target, let folder): "ssh://\(target)\(PathText.isAbsolute(folder) ? "" : "/~/")\(folder)"
         }
     }
 

@@ -1,6 +1,7 @@
 internal import BlockIO
 internal import Codecs
 internal import FoundationEssentials
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -112,7 +113,7 @@ struct RunEntry: Sendable {
     /// The last lines of a log, for an error message.
     static func tail(_ log: String) -> String {
         let text = (try? kernelText(log)).flatMap { $0 } ?? ""
-        return text.split(separator: "\n").suffix(3).joined(separator: "; ")
+        return text.parts(between: "\n").suffix(3).joined(separator: "; ")
     }
 }
 

@@ -1,4 +1,5 @@
 public import BlockIO
+internal import Geometry
 internal import LinuxSystem
 
 /// Takes a snapshot of all the disks of one guest at one instant: prepares all, freezes their file systems, holds the
@@ -41,7 +42,7 @@ public struct SnapshotCoordinator: Sendable {
         }
         for owner in owners { try owner.prepare() }
         if let hooks, hooks.has(.preFreeze) || hooks.has(.postThaw),
-            let odd = disks.first(where: { $0.contains("\n") })
+            let odd = disks.first(where: { $0.has("\n") })
         {
             throw AgentError(
                 .invalid, "\(odd) has a line end in its name, and hooks are told of disks by lines: rename it")

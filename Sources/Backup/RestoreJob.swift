@@ -138,18 +138,17 @@ public struct RestoreJob: Sendable {
     private func isTaken(_ path: String, _ fs: any FileSystem) throws(SystemError) -> Bool {
         let folder = Self.folderPart(of: path)
         // Also a link that leads nowhere is in the way.
-        let name = path.split(separator: "/").last.map(String.init) ?? path
-        guard try fs.list(folder).contains(name) else { return false }
+        let name = PathText.lastPart(of: path)
+        guard try fs.isTaken(PathText.join(folder, name)) else { return false }
         // An empty folder may be there: renaming replaces it. A link to one it does not.
         guard target.isFolder, try fs.isFolder(path) else { return true }
         let root = try fs.resolve(folder)
-        guard try fs.resolve(path) == (root == "/" ? "/\(name)" : "\(root)/\(name)") else { return true }
+        guard try fs.resolve(path).isSame(as: PathText.join(root, name)) else { return true }
         return try !fs.list(path).isEmpty
     }
 
     static func folderPart(of path: String) -> String {
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
+        PathText.parent(of: path)
     }
 
     // MARK: Content

@@ -19,13 +19,10 @@ public enum RestoreTarget: Hashable, Sendable {
 
     /// Without slashes at its end.
     var path: String {
-        var path =
-            switch self {
-            case .disk(let folder, _, _): folder
-            case .raw(let file): file
-            }
-        while path.utf8.count > 1, path.last == "/" { path.removeLast() }
-        return path
+        switch self {
+        case .disk(let folder, _, _): PathText.withoutEndSlashes(folder)
+        case .raw(let file): PathText.withoutEndSlashes(file)
+        }
     }
 }
 

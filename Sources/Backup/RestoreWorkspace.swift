@@ -1,6 +1,7 @@
 internal import BackupStore
 internal import BlockIO
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -115,13 +116,13 @@ final class RestoreWorkspace {
         guard try isParentThere(target, fs) else {
             throw BackupError(.disk(.notFound), "there is no folder \(folder): make it first")
         }
-        let base = target.split(separator: "/").last.map(String.init) ?? target
+        let base = PathText.lastPart(of: target)
         let prefix = base + infix
         let names = try onHost { () throws(SystemError) in try fs.list(folder) }
-        for name in names where name.hasPrefix(prefix) && name.utf8.count == prefix.utf8.count + digits {
+        for name in names where name.begins(with: prefix) && name.utf8.count == prefix.utf8.count + digits {
             let hex = name.utf8.suffix(digits)
             guard hex.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) }) else { continue }
-            let path = folder == "/" ? "/\(name)" : "\(folder)/\(name)"
+            let path = PathText.join(folder, name)
             guard try !isAlive(path, fs) else {
                 throw BackupError(
                     .busy, "another restore to \(target) is running: wait for its end, or give another name")
@@ -138,10 +139,9 @@ final class RestoreWorkspace {
                 guard names.allSatisfy({ $0 == lockName || $0 == contentName }) else { return false }
                 // A link leads to what is somebody else's.
                 let parent = try fs.resolve(RestoreJob.folderPart(of: path))
-                let base = path.split(separator: "/").last.map(String.init) ?? path
-                let own = (parent == "/" ? "" : parent) + "/" + base
+                let own = PathText.join(parent, PathText.lastPart(of: path))
                 for name in [""] + names.map({ "/" + $0 }) {
-                    guard try fs.resolve(path + name) == own + name else { return false }
+                    guard try fs.resolve(path + name).isSame(as: own + name) else { return false }
                 }
                 guard names.contains(lockName) else {
                     if names.isEmpty { try fs.removeFolder(path) }

@@ -1,5 +1,6 @@
 internal import BlockIO
 public import Codecs
+internal import Geometry
 internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
@@ -86,8 +87,8 @@ extension LocalStore {
     /// What is noted, by pack. A note that can't be understood stands for the whole pack.
     func loadNotes() throws(StoreError) -> [Digest: PackDamage] {
         var notes: [Digest: PackDamage] = [:]
-        for file in try asideNames() where file.hasSuffix(Self.noteSuffix) {
-            guard let pack = Digest(hex: file.dropLast(Self.noteSuffix.count)) else { continue }
+        for file in try asideNames() {
+            guard let name = file.rest(before: Self.noteSuffix), let pack = Digest(hex: name) else { continue }
             let bytes: [UInt8]
             do throws(SystemError) { bytes = try fs.contents(of: "\(asideFolder)/\(file)", limit: 1 << 16) } catch {
                 // Taken back since the listing.
@@ -140,8 +141,8 @@ extension LocalStore {
     func formerPacks() throws(StoreError) -> Set<Digest> {
         var packs: Set<Digest> = []
         for name in try asideNames() {
-            for suffix in [Self.lostSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
-                if let pack = Digest(hex: name.dropLast(suffix.count)) { packs.insert(pack) }
+            for suffix in [Self.lostSuffix, Self.packSuffix] {
+                if let pack = name.rest(before: suffix).flatMap({ Digest(hex: $0) }) { packs.insert(pack) }
             }
         }
         return packs
@@ -149,7 +150,7 @@ extension LocalStore {
 
     /// Index files that were taken out.
     func indexesAside() throws(StoreError) -> [String] {
-        try asideNames().filter { $0.hasSuffix(Self.indexSuffix) }.map { String($0.dropLast(Self.indexSuffix.count)) }
+        try asideNames().compactMap { $0.rest(before: Self.indexSuffix).map(String.init) }
     }
 
     /// Takes notes of packs back that were found to be whole, or that are not there any more.
@@ -211,10 +212,10 @@ extension LocalStore {
         let before = state.withLock { $0.notesAtStart }
         for (pack, damage) in try loadNotes() where damage != before[pack] { packs.insert(pack) }
         for name in new {
-            for suffix in [Self.lostSuffix, Self.packSuffix] where name.hasSuffix(suffix) {
-                if let pack = Digest(hex: name.dropLast(suffix.count)) { packs.insert(pack) }
+            for suffix in [Self.lostSuffix, Self.packSuffix] {
+                if let pack = name.rest(before: suffix).flatMap({ Digest(hex: $0) }) { packs.insert(pack) }
             }
-            if name.hasSuffix(Self.indexSuffix) { indexes.insert(String(name.dropLast(Self.indexSuffix.count))) }
+            if let index = name.rest(before: Self.indexSuffix) { indexes.insert(String(index)) }
         }
         guard !packs.isEmpty || !indexes.isEmpty else { return }
         let (segments, used) = state.withLock { ($0.segments, $0.used) }

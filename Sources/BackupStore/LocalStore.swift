@@ -1,6 +1,7 @@
 public import BlockIO
 public import ChunkTree
 internal import Codecs
+internal import Geometry
 public import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
@@ -81,7 +82,8 @@ public final class LocalStore: StoreBackend {
         guard TreeShape(checking: 0, chunkBytes: chunkBytes) != nil else {
             let range = TreeShape.chunkBytesRange
             throw StoreError(
-                .invalid, "chunks of \(chunkBytes) bytes can't be: give a power of two from "
+                .invalid,
+                "chunks of \(chunkBytes) bytes can't be: give a power of two from "
                     + "\(range.lowerBound) to \(range.upperBound)")
         }
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
@@ -145,7 +147,7 @@ public final class LocalStore: StoreBackend {
         state.withLock { ($0.asideAtStart, $0.notesAtStart) = (aside, notes) }
         try reloadIndex()
         for left in session.left {
-            for path in left.files where !path.hasSuffix("." + PartialPack.suffix) { try finishPartial(path) }
+            for path in left.files where !path.ends(with: "." + PartialPack.suffix) { try finishPartial(path) }
             try left.remove()
         }
         try takeUpUnnamed()
@@ -183,8 +185,7 @@ public final class LocalStore: StoreBackend {
     /// Whether what is at `path` lies there itself: it is no link.
     private static func liesThere(_ path: String, _ fs: any FileSystem) throws(SystemError) -> Bool {
         let folder = try fs.resolve(folderPart(of: path))
-        let name = path.split(separator: "/").last ?? ""
-        return try fs.resolve(path) == "\(folder == "/" ? "" : folder)/\(name)"
+        return try fs.resolve(path).isSame(as: PathText.join(folder, PathText.lastPart(of: path)))
     }
 
     /// Where an object is, or will be.
@@ -302,6 +303,5 @@ public final class LocalStore: StoreBackend {
 
 /// The folder part of a path.
 func folderPart(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return slash == path.startIndex ? "/" : String(path[..<slash])
+    PathText.parent(of: path)
 }

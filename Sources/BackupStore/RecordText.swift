@@ -1,4 +1,5 @@
 internal import Codecs
+internal import Geometry
 
 /// Small text files of a store: a first line with kind and version, lines of key and value, and a last one with the
 /// SHA-256 of all before it. Made for people to read and for nothing to be taken on trust.
@@ -50,7 +51,7 @@ struct RecordText: Hashable, Sendable {
         guard Array(bytes.suffix(sumLine)) == Array("sum \(Digest.hash(body))\n".utf8) else {
             throw corrupt("its checksum does not match")
         }
-        let lines = String(decoding: body, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
+        let lines = String(decoding: body, as: UTF8.self).parts(between: "\n", keepsEmpty: true)
         guard let first = lines.first, lines.last == "" else { throw corrupt("it has no lines") }
         guard first == expected else {
             if first.prefix(while: { $0 != " " }) == expected.prefix(while: { $0 != " " }) {
@@ -60,7 +61,7 @@ struct RecordText: Hashable, Sendable {
         }
         self.init(heading: String(first))
         for line in lines.dropFirst().dropLast() {
-            let parts = line.split(separator: " ", maxSplits: 1, omittingEmptySubsequences: false)
+            let parts = line.parts(between: " ", maxSplits: 1, keepsEmpty: true)
             guard parts.count == 2, !parts[0].isEmpty, optionalValue(String(parts[0])) == nil,
                 let value = Self.unescape(parts[1])
             else { throw corrupt("the line \"\(line.prefix(40))\"") }

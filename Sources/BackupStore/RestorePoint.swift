@@ -1,5 +1,6 @@
 public import ChunkTree
 internal import Codecs
+internal import Geometry
 
 /// One state of one disk, whole: what a backup leaves and a restore takes.
 public struct RestorePoint: Hashable, Sendable {
@@ -84,8 +85,8 @@ public struct RestorePoint: Hashable, Sendable {
             throw StoreError(.corrupt, "\(place) is damaged: its root digest does not match its tree")
         }
         var statistics: [String: UInt64] = [:]
-        for (key, value) in text.fields where key.hasPrefix("stat.") {
-            statistics[String(key.dropFirst(5))] = UInt64(value)
+        for (key, value) in text.fields {
+            if let name = key.rest(after: "stat.") { statistics[String(name)] = UInt64(value) }
         }
         content = Content(
             disk: try text.value("disk"), name: try text.value("name"), time: try text.number("time"), root: root,

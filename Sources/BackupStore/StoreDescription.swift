@@ -53,13 +53,13 @@ extension LocalStore {
                 do throws(SystemError) { resolved = try fs.resolve(folder) } catch {
                     guard error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory else { throw error }
                     let above = folderPart(of: folder)
-                    guard above != folder else { return nil }
+                    guard !above.isSame(as: folder) else { return nil }
                     folder = above
                 }
             }
             guard var place = resolved else { return nil }
             while true {
-                if try fs.exists("\(place == "/" ? "" : place)/\(StoreDescription.fileName)") { return place }
+                if try fs.exists(PathText.join(place, StoreDescription.fileName)) { return place }
                 let above = folderPart(of: place)
                 guard above != place else { return nil }
                 place = above

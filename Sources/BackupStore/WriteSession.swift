@@ -1,5 +1,6 @@
 internal import BlockIO
 internal import Codecs
+internal import Geometry
 internal import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
@@ -79,7 +80,7 @@ final class WriteSession: Sendable {
     /// The session that a file in `tmp` belongs to; `nil` for one that no session makes. What else is there is not
     /// ours, and stays.
     static func session(of file: String) -> Substring? {
-        let parts = file.split(separator: ".", omittingEmptySubsequences: false)
+        let parts = file.parts(between: ".", keepsEmpty: true)
         guard let name = parts.first, name.utf8.count == nameDigits,
             name.utf8.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) })
         else { return nil }
@@ -99,7 +100,7 @@ final class WriteSession: Sendable {
         // Over a network another host's lock may not be seen here; then only this host's own are touched.
         let isShared = networkTypes.contains(try fs.space(at: folder).typeMagic)
         for name in names {
-            guard let session = session(of: name), !isShared || session.hasPrefix(host) else { continue }
+            guard let session = session(of: name), !isShared || session.begins(with: host) else { continue }
             files[session, default: []].append("\(folder)/\(name)")
         }
         var left: [Left] = []

@@ -3,6 +3,7 @@ internal import ArgumentParser
 internal import Backup
 internal import BackupStore
 internal import BlockIO
+internal import Geometry
 internal import LinuxSystem
 
 struct BackupCommand: ParsableCommand {
@@ -130,10 +131,10 @@ struct BackupSet {
     /// The groups of the configuration; disks without a group are each by themselves.
     static func all(of configuration: Configuration) throws(CommandFailure) -> [BackupSet] {
         var sets: [BackupSet] = []
-        var places: [String: Int] = [:]
+        var places: [[UInt8]: Int] = [:]
         for disk in configuration.disks {
             guard let location = disk.store else { continue }
-            let key = disk.group.map { "\($0)\n\(location)" }
+            let key = disk.group.map { Array("\($0)\n\(location)".utf8) }
             if let key, let place = places[key] {
                 sets[place].disks.append((disk.path, disk.name))
                 sets[place].hooks = HookRunner(joining: [sets[place].hooks, HookRunner(hooks: disk.hooks)])
@@ -181,7 +182,7 @@ private final class PhaseDisplays {
         let key = "\(disk)\n\(phase)"
         if current?.key != key {
             finish()
-            let name = disk.split(separator: "/").last.map(String.init) ?? disk
+            let name = PathText.lastPart(of: disk)
             current = (key, ProgressDisplay("\(name): \(phase)", common, counts: phase == .reading ? .bytes : .items))
         }
         return current?.display.update(done, total) ?? true

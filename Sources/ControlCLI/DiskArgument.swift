@@ -1,5 +1,6 @@
 internal import AgentCore
 internal import BlockIO
+internal import Geometry
 
 /// What the user calls a disk: a path when it has a slash or exists, else a name of the configuration.
 struct DiskArgument {
@@ -10,13 +11,15 @@ struct DiskArgument {
     init(_ text: String, _ configuration: Configuration) throws(CommandFailure) {
         let files = LinuxFileSystem()
         let exists = try translated { try files.exists(text) }
-        if !exists, !text.contains("/"), let disk = configuration.disk(text) {
+        if !exists, !PathText.hasSlash(text), let disk = configuration.disk(text) {
             (path, entry) = (disk.path, disk)
             return
         }
         path = text
         let resolved = exists ? try translated { try files.resolve(text) } : text
-        entry = configuration.disks.first { $0.path == resolved || (try? files.resolve($0.path)) == resolved }
+        entry = configuration.disks.first { disk in
+            disk.path.isSame(as: resolved) || (try? files.resolve(disk.path))?.isSame(as: resolved) == true
+        }
     }
 
     /// A disk that has to be there.
@@ -34,11 +37,11 @@ struct DiskArgument {
         _ texts: [String], _ configuration: Configuration
     ) throws(CommandFailure) -> [DiskArgument] {
         var disks: [DiskArgument] = []
-        var known: [String: String] = [:]
+        var known: [[UInt8]: String] = [:]
         for text in texts {
             let disk = try existing(text, configuration)
             let path = try translated { try LinuxFileSystem().resolve(disk.path) }
-            if let other = known.updateValue(text, forKey: path) {
+            if let other = known.updateValue(text, forKey: Array(path.utf8)) {
                 throw CommandFailure(.usage, "\(other) and \(text) are the same disk: name it once")
             }
             disks.append(disk)
@@ -47,7 +50,7 @@ struct DiskArgument {
     }
 
     /// What to call it in a store.
-    var name: String { entry?.name ?? path.split(separator: "/").last.map(String.init) ?? path }
+    var name: String { entry?.name ?? PathText.lastPart(of: path) }
 
     /// The hooks to run for it.
     func hooks(_ configuration: Configuration) -> HookRunner { HookRunner(hooks: entry?.hooks ?? configuration.hooks) }

@@ -1,5 +1,6 @@
 internal import AgentCore
 internal import ArgumentParser
+internal import Geometry
 internal import LinuxSystem
 
 /// Not for people: what mount(8) runs, as /sbin/mount.godwit, for the file system type `godwit`.
@@ -106,7 +107,7 @@ struct MountHelperOptions: Hashable {
             case "ro" where value.isEmpty: isReadOnly = true
             case "helper", "uhelper", "comment": break
             default:
-                guard !Self.meantForOthers.contains(name), !name.lowercased().hasPrefix("x-") else { break }
+                guard !Self.meantForOthers.contains(name), !name.lowercased().begins(with: "x-") else { break }
                 passedOn += ",\(word)"
             }
         }

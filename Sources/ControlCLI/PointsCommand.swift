@@ -20,7 +20,7 @@ struct PointsCommand: ParsableCommand {
         defer { opened.close() }
         var bad: [BadPoint] = []
         var points = try opened.points { bad.append(BadPoint($0, $1)) }
-        if let disk { points = points.filter { $0.content.name == disk || $0.content.disk == disk } }
+        if let disk { points = points.filter { $0.content.name.isSame(as: disk) || $0.content.disk == disk } }
         let now = SystemTime().realtime()
         let all = points.map { PointReport($0, at: now) }
         // The last of a disk is really the last: a time that can't be is no later than any other.

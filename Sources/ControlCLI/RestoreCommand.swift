@@ -58,7 +58,7 @@ struct RestoreCommand: ParsableCommand {
 
     private func find(in store: any StoreBackend) throws -> RestorePoint {
         let names = try store.list(.point).map(\.name)
-        let matches = names.contains(point) ? [point] : names.filter { $0.hasPrefix(point) }
+        let matches = names.contains(point) ? [point] : names.filter { $0.begins(with: point) }
         guard let name = matches.first, matches.count == 1, let found = try store.point(name) else {
             throw CommandFailure(
                 matches.count > 1 ? .usage : .notFound,

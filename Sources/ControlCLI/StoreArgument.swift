@@ -1,6 +1,7 @@
 internal import AgentCore
 internal import BackupStore
 internal import BlockIO
+internal import Geometry
 
 /// What the user calls a store: a name of the configuration where there is no such folder, else a folder or a URL.
 struct StoreArgument {
@@ -8,7 +9,7 @@ struct StoreArgument {
 
     init(_ text: String, _ configuration: Configuration) throws(CommandFailure) {
         var text = text
-        if !text.contains("/"), let named = configuration.location(of: text) {
+        if !PathText.hasSlash(text), let named = configuration.location(of: text) {
             let isFolder = try translated { try LinuxFileSystem().exists(text) }
             if !isFolder { text = named }
         }

@@ -48,7 +48,7 @@ extension KernelDisk {
             try disk.held.commitTop(
                 top,
                 isSwitched: { () throws(DiskError) in
-                    try disk.stackFiles().last == top.path
+                    try disk.stackFiles().last?.isSame(as: top.path) == true
                 }
             ) { () throws(DiskError) in
                 let start = SystemTime().monotonic()
@@ -104,7 +104,9 @@ extension KernelDisk {
         _ pending: borrowing HeldDisk.PendingMerge, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> MergeEnd {
         let files = try stackFiles()
-        guard let level = files.firstIndex(of: pending.child), level > 0, files[level - 1] == pending.parent else {
+        guard let level = files.firstIndex(where: { $0.isSame(as: pending.child) }), level > 0,
+            files[level - 1].isSame(as: pending.parent)
+        else {
             throw DiskError(
                 .invalid, "\(held.path): the driver has other files than the descriptor names; detach the disk",
                 path: held.path)

@@ -1,6 +1,7 @@
 internal import BlockIO
 internal import DeviceControl
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 
 /// How a disk comes to its device: it gets a new one, or one is there from an owner that died.
@@ -115,7 +116,7 @@ extension KernelDisk {
         // There may be no job, or one that can't be cancelled and is awaited.
         try? driver.cancelJob(of: device)
         _ = try driver.awaitJob(of: device)
-        for bitmap in try driver.bitmaps(of: device) where bitmap.name.hasPrefix(Self.trackerPrefix) {
+        for bitmap in try driver.bitmaps(of: device) where bitmap.name.begins(with: Self.trackerPrefix) {
             try driver.deleteBitmap(bitmap.name, of: device)
         }
     }

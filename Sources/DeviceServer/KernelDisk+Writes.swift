@@ -122,8 +122,8 @@ extension KernelDisk {
         let writers: [String]
         do throws(SystemError) {
             let all = try LinuxFileSystem().list("/sys/block/\(device.name)")
-            let parts = all.filter { $0.hasPrefix(device.name + "p") }
-            writers = try processesWritingCached(to: Set([device.path] + parts.map { "/dev/\($0)" }))
+            let parts = all.filter { $0.begins(with: device.name + "p") }
+            writers = try processesWritingCached(to: [device.path] + parts.map { "/dev/\($0)" })
         } catch {
             throw DiskError(error, path: held.path)
         }

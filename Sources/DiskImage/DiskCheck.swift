@@ -127,11 +127,11 @@ private func findStrays(_ folder: DiskFolder, _ descriptor: DiskDescriptor, _ re
     throws(DiskError)
 {
     let names = try withPath(folder.path) { () throws(SystemError) in try folder.fs.list(folder.path) }
-    let known = Set(descriptor.images.map { folder.path(of: $0) })
-    for name in names where !known.contains("\(folder.path)/\(name)") {
+    let known = descriptor.images.map { folder.path(of: $0) }
+    for name in names where !known.hasSame(as: folder.path(ofFile: name)) {
         let isDelta = DiskDescriptor.isDeltaName(name)
         // With a name of somebody's making only what can be printed is shown.
-        let isStaging = name.hasPrefix(DiskDescriptor.fileName + ".tmp") && DiskDescriptor.isPlainName(name + "~")
+        let isStaging = name.begins(with: DiskDescriptor.fileName + ".tmp") && DiskDescriptor.isPlainName(name + "~")
         if isDelta || isStaging {
             report.findings.append(
                 CheckFinding(

@@ -1,5 +1,6 @@
 public import BlockIO
 internal import DeviceControl
+internal import Geometry
 public import ImageFormat
 internal import LinuxSystem
 internal import Synchronization
@@ -32,7 +33,7 @@ public enum DiskLocation: Sendable {
             }
             return .folder(folder)
         }
-        if resolved.hasSuffix("/\(DiskDescriptor.fileName)") {
+        if resolved.ends(with: "/\(DiskDescriptor.fileName)") {
             return .folder(DiskFolder(resolvedPath: folderPart(of: resolved), fs: fs))
         }
         return .image(resolved)
@@ -41,8 +42,7 @@ public enum DiskLocation: Sendable {
 
 /// The folder part of an absolute path.
 func folderPart(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return slash == path.startIndex ? "/" : String(path[..<slash])
+    PathText.parent(of: path)
 }
 
 /// A disk's folder: its descriptor, the files that it names, and the locks.
@@ -74,7 +74,7 @@ public struct DiskFolder: Sendable {
     /// Where an image's file is.
     public func path(of image: DiskDescriptor.Image) -> String { path(ofFile: image.file) }
     /// Where a file is that the descriptor names.
-    public func path(ofFile file: String) -> String { file.hasPrefix("/") ? file : "\(path)/\(file)" }
+    public func path(ofFile file: String) -> String { PathText.isAbsolute(file) ? file : PathText.join(path, file) }
 
     /// Reads the descriptor.
     /// - Throws: `.unsupported` for one that leads out of the folder.
@@ -98,7 +98,7 @@ public struct DiskFolder: Sendable {
         guard !Self.allowsOutside else { return }
         let file = image.file
         let path = path(ofFile: file)
-        let name = file.hasPrefix(self.path + "/") ? String(file.dropFirst(self.path.utf8.count + 1)) : file
+        let name = file.rest(after: self.path + "/").map(String.init) ?? file
         if DiskDescriptor.isPlainName(name) {
             let resolved: String
             do throws(SystemError) { resolved = try fs.resolve(path) } catch {
@@ -106,7 +106,7 @@ public struct DiskFolder: Sendable {
                 guard error.kind != .notFound else { return }
                 throw DiskError(error, path: path)
             }
-            if resolved == path { return }
+            if resolved.isSame(as: path) { return }
         }
         throw DiskError(
             .unsupported,
@@ -232,7 +232,9 @@ func lockForWriting(
 func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
     let folder = DiskFolder(resolvedPath: folderPart(of: disk), fs: fs)
     let hasDescriptor = try withPath(disk) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
-    guard hasDescriptor, try folder.load().images.contains(where: { folder.path(of: $0) == disk }) else { return }
+    guard hasDescriptor, try folder.load().images.contains(where: { folder.path(of: $0).isSame(as: disk) }) else {
+        return
+    }
     throw DiskError(
         .invalid, "\(disk) is one image of the disk \(folder.path): use that, or open the image with --read-only",
         path: disk)
@@ -245,7 +247,9 @@ func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
 func refuseIfAttached(to path: String, in fs: any FileSystem) throws(DiskError) {
     guard fs is LinuxFileSystem else { return }
     let stacks = try withPath(path) { () throws(SystemError) in try AttachedStack.all() }
-    let stack = stacks.first { $0.files.contains { path.hasSuffix("/") ? $0.hasPrefix(path) : $0 == path } }
+    let stack = stacks.first {
+        $0.files.contains { path.ends(with: "/") ? $0.begins(with: path) : $0.isSame(as: path) }
+    }
     guard let stack else { return }
     throw DiskError(.inUse, "\(path): attached to \(stack.device.path); detach it first", path: path)
 }

@@ -82,15 +82,17 @@ public final class HeldDisk: Sendable {
     /// - Throws: `.inUse` when that is another disk's, or was changed by somebody else.
     public func adopt(_ files: [String]) throws(DiskError) {
         guard let folder else {
-            guard files == [path] else { throw foreign(files) }
+            guard files.count == 1, files.hasSame(as: path) else { throw foreign(files) }
             return
         }
         let wanted = try stack().map(\.path)
-        let missing = wanted.filter { !files.contains($0) }
-        guard wanted.filter({ files.contains($0) }) == files else { throw foreign(files) }
+        let missing = wanted.filter { !files.hasSame(as: $0) }
+        guard wanted.filter({ files.hasSame(as: $0) }).elementsEqual(files, by: { $0.isSame(as: $1) }) else {
+            throw foreign(files)
+        }
         for path in missing {
             let descriptor = try folder.load()
-            guard let image = descriptor.images.first(where: { folder.path(of: $0) == path }) else { continue }
+            guard let image = descriptor.images.first(where: { folder.path(of: $0).isSame(as: path) }) else { continue }
             try finishMerge(of: image.guid, folder)
         }
     }

@@ -1,5 +1,6 @@
 internal import BlockIO
 internal import DeviceControl
+internal import Geometry
 internal import LinuxSystem
 
 /// The right to change a file of a disk that lies below its top: nobody reads it who relies on what it holds, in this
@@ -58,7 +59,7 @@ public struct ExclusiveLease: ~Copyable, Sendable {
     private static func refuseIfRead(_ path: String, by ownTop: String?, in fs: any FileSystem) throws(DiskError) {
         guard fs is LinuxFileSystem else { return }
         let stacks = try withPath(path) { () throws(SystemError) in try AttachedStack.all() }
-        let other = stacks.first { $0.files.contains(path) && (ownTop == nil || $0.files.last != ownTop) }
+        let other = stacks.first { $0.files.hasSame(as: path) && (ownTop == nil || $0.files.last != ownTop) }
         if let other { throw isRead(path, other.device.path) }
     }
 

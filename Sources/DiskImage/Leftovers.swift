@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
@@ -15,7 +16,7 @@ extension DiskFolder {
         guard DiskDescriptor.isDeltaName(file) else { return }
         try listLock.withLock { _ throws(DiskError) in
             var names = try leftovers()
-            guard !names.contains(file) else { return }
+            guard !names.hasSame(as: file) else { return }
             names.append(file)
             let list = "\(path)/\(Self.listName)"
             let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
@@ -29,16 +30,16 @@ extension DiskFolder {
         guard isThere else { return [] }
         let limit = Self.listBytesMax
         let bytes = try withPath(list) { () throws(SystemError) in try fs.contents(of: list, limit: limit) }
-        return bytes.split(separator: UInt8(ascii: "\n")).map { String(decoding: $0, as: UTF8.self) }
+        return bytes.split(separator: UInt8(ascii: "\n")).compactMap { String(validating: $0, as: UTF8.self) }
     }
 
     /// Removes what is on the list and not named by the descriptor, and the list.
     func removeLeftovers(_ descriptor: DiskDescriptor) throws(DiskError) {
-        try removeLeftovers(keeping: Set(descriptor.images.map(\.file)))
+        try removeLeftovers(keeping: descriptor.images.map(\.file))
     }
 
     /// - Parameter kept: the files that the descriptor names.
-    func removeLeftovers(keeping kept: Set<String>) throws(DiskError) {
+    func removeLeftovers(keeping kept: [String]) throws(DiskError) {
         let list = "\(path)/\(Self.listName)"
         for staging in [descriptorPath + ".tmp", list + ".tmp"] {
             let isThere = try withPath(staging) { () throws(SystemError) in try fs.isTaken(staging) }
@@ -53,7 +54,7 @@ extension DiskFolder {
         // Whoever put the descriptor in place may have been cut off before it was durable; it must be so before what
         // only the one before it names is removed.
         try synchronizeNames()
-        for name in names where DiskDescriptor.isDeltaName(name) && !kept.contains(name) {
+        for name in names where DiskDescriptor.isDeltaName(name) && !kept.hasSame(as: name) {
             let path = path(ofFile: name)
             do throws(SystemError) { try fs.remove(path) } catch {
                 // A folder of that name is nobody's leftover.

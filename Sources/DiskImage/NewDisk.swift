@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
@@ -114,7 +115,5 @@ private func refuseTaken(in disk: DiskFolder) throws(DiskError) {
 }
 
 private func withoutSlashes(_ path: String) -> String {
-    var path = path[...]
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    return String(path)
+    PathText.withoutEndSlashes(path)
 }

@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 internal import SystemPackage
@@ -52,7 +53,7 @@ struct PartialName {
     static func folder(for target: String, in fs: any FileSystem) throws(DiskError) -> PartialName {
         try refuseTaken(target, in: fs)
         clear(target, in: fs) { path in
-            guard (try? fs.kind(of: path)) == .folder, (try? fs.resolve(path)) == (try? resolved(path, in: fs)),
+            guard (try? fs.kind(of: path)) == .folder, isNoLink(path, in: fs),
                 let lock = try? fs.lock("\(path)/\(DiskFolder.ownerLockName)", wait: false)
             else { return }
             removeFolder(path, in: fs)
@@ -108,19 +109,22 @@ struct PartialName {
         try? fs.removeFolder(path)
     }
 
-    /// The path as it is when nothing on it but its folder is a link.
-    private static func resolved(_ path: String, in fs: any FileSystem) throws(SystemError) -> String {
-        let folder = try fs.resolve(folderPart(of: path))
-        return (folder == "/" ? "" : folder) + "/" + (path.split(separator: "/").last.map(String.init) ?? "")
+    /// Whether nothing on the path but its folder is a link.
+    private static func isNoLink(_ path: String, in fs: any FileSystem) -> Bool {
+        guard let place = try? fs.resolve(path), let folder = try? fs.resolve(folderPart(of: path)) else {
+            return false
+        }
+        return place.isSame(as: PathText.join(folder, PathText.lastPart(of: path)))
     }
 
     /// What can't be listed or removed now stays until the next time.
     private static func clear(_ target: String, in fs: any FileSystem, _ body: (String) -> Void) {
         let folder = folderPart(of: target)
-        guard let leaf = target.split(separator: "/").last, let names = try? fs.list(folder) else { return }
+        guard let leaf = PathText.parts(of: target).last, let names = try? fs.list(folder) else { return }
         let prefix = leaf + mark
-        for name in names where name.hasPrefix(prefix) && GUID(name.dropFirst(prefix.count)) != nil {
-            body(folder == "." ? name : folder == "/" ? "/\(name)" : "\(folder)/\(name)")
+        for name in names {
+            guard let unique = name.rest(after: prefix), GUID(unique) != nil else { continue }
+            body(folder == "." ? name : PathText.join(folder, name))
         }
     }
 

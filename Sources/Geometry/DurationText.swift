@@ -7,8 +7,8 @@ public enum DurationText {
 
     /// Milliseconds, or `nil` when `text` is no duration or does not fit in 64 bits.
     public static func parse(_ text: String) -> UInt64? {
-        for unit in units where text.hasSuffix(unit.suffix) {
-            let digits = text.dropLast(unit.suffix.count)
+        for unit in units {
+            guard let digits = text.rest(before: unit.suffix) else { continue }
             guard !digits.isEmpty, digits.allSatisfy({ ("0"..."9").contains($0) }), let count = UInt64(digits) else {
                 continue
             }

@@ -5,9 +5,9 @@ public enum SizeText {
     /// Bytes, or `nil` when `text` is no size or does not fit in 64 bits. Accepts `10G`, `10g`, `10GiB`, `1.5G`.
     public static func parse(_ text: String) -> UInt64? {
         var rest = Substring(text.uppercased())
-        if rest.hasSuffix("IB") {
+        if rest.ends(with: "IB") {
             rest = rest.dropLast(2)
-        } else if rest.count > 1, rest.hasSuffix("B") {
+        } else if rest.count > 1, rest.ends(with: "B") {
             rest = rest.dropLast()
         }
         var shift: UInt64 = 0
@@ -15,7 +15,7 @@ public enum SizeText {
             shift = unit
             rest = rest.dropLast()
         }
-        let parts = rest.split(separator: ".", omittingEmptySubsequences: false)
+        let parts = rest.parts(between: ".", keepsEmpty: true)
         guard (1...2).contains(parts.count), let whole = digits(parts[0]) else { return nil }
         let (scaled, overflow) = whole.multipliedReportingOverflow(by: 1 << shift)
         guard !overflow else { return nil }

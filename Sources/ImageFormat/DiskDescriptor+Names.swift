@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// Names of files in a disk's folder. What a descriptor or a list says is somebody's text until it has passed here.
 extension DiskDescriptor {
     /// What a folder has for other things than images.
@@ -16,7 +18,7 @@ extension DiskDescriptor {
     /// dot and a GUID.
     public static func isDeltaName(_ name: String) -> Bool {
         guard isPlainName(name), name.utf8.count > 39 else { return false }
-        return GUID(name.suffix(38)) != nil && name.dropLast(38).hasSuffix(".")
+        return GUID(name.suffix(38)) != nil && name.dropLast(38).ends(with: ".")
     }
 
     /// Each image has a file of its own, and its name is one line.

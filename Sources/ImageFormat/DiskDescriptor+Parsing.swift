@@ -166,8 +166,8 @@ extension DiskDescriptor {
 /// Numbers as C's strtoul takes them: `0x` hexadecimal, `0` octal.
 enum CNumber {
     static func parse(_ text: String) -> UInt64? {
-        if text.hasPrefix("0x") || text.hasPrefix("0X") { return digits(text.dropFirst(2), radix: 16) }
-        if text.hasPrefix("0"), text.utf8.count > 1 { return digits(text.dropFirst(), radix: 8) }
+        if let rest = text.rest(after: "0x") ?? text.rest(after: "0X") { return digits(rest, radix: 16) }
+        if let rest = text.rest(after: "0"), !rest.isEmpty { return digits(rest, radix: 8) }
         return digits(text[...], radix: 10)
     }
 

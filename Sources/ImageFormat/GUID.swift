@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// The name of a state of a disk: 38 characters with braces. Letters compare without case and are written in lower
 /// case.
 public struct GUID: Hashable, Comparable, Sendable, CustomStringConvertible {
@@ -31,7 +33,7 @@ public struct GUID: Hashable, Comparable, Sendable, CustomStringConvertible {
 
     /// As people type it: braces may be left out.
     public init?(typed text: String) {
-        self.init(text.hasPrefix("{") ? text : "{\(text)}")
+        self.init(text.begins(with: "{") ? text : "{\(text)}")
     }
 
     /// A name made from 16 random bytes (version 4); `nil` when there are not 16.

@@ -1,4 +1,5 @@
 internal import CSystemShims
+internal import Geometry
 
 /// The user with whose rights this process runs.
 public func effectiveUser() -> UInt32 { shim_effective_user() }
@@ -46,8 +47,8 @@ public func isOnlyOurs(_ path: String) -> Bool {
         // In a sticky folder nobody replaces what is another's.
         let isSafe = status.mode & 0o022 == 0 || (isFolder && status.mode & stickyBit != 0)
         guard isOurs, isSafe else { return false }
-        guard let slash = path.lastIndex(of: "/"), path != "/" else { return path == "/" }
-        path = slash == path.startIndex ? "/" : String(path[..<slash])
+        guard PathText.isAbsolute(path), path != "/" else { return path == "/" }
+        path = PathText.parent(of: path)
         isFolder = true
     }
 }

@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// The locks of whole files (flock) that are held, as the kernel lists them.
 public struct LockTable: Hashable, Sendable {
     public struct Entry: Hashable, Sendable {
@@ -16,14 +18,14 @@ public struct LockTable: Hashable, Sendable {
 
     /// The locks in the kernel's text; other kinds, and those that are still waited for, are left out.
     public init(parsing text: String) {
-        entries = text.split(separator: "\n").compactMap { Self.entry(parsing: $0) }
+        entries = text.parts(between: "\n").compactMap { Self.entry(parsing: $0) }
     }
 
     // 1: FLOCK  ADVISORY  WRITE 1234 fe:01:131077 0 EOF
     private static func entry(parsing line: Substring) -> Entry? {
-        let words = line.split(separator: " ")
+        let words = line.parts(between: " ")
         guard words.count >= 6, words[1] == "FLOCK", let process = Int32(words[4]) else { return nil }
-        let place = words[5].split(separator: ":")
+        let place = words[5].parts(between: ":")
         guard place.count == 3, let inode = UInt64(place[2]) else { return nil }
         return Entry(
             process: process, device: "\(place[0]):\(place[1])", inode: inode, isExclusive: words[3] == "WRITE")
@@ -37,7 +39,7 @@ public struct LockTable: Hashable, Sendable {
         let major = (device >> 8 & 0xFFF) | (device >> 32 & ~0xFFF)
         let minor = (device & 0xFF) | (device >> 12 & ~0xFF)
         let exact = found.filter { entry in
-            let parts = entry.device.split(separator: ":").compactMap { UInt64($0, radix: 16) }
+            let parts = entry.device.parts(between: ":").compactMap { UInt64($0, radix: 16) }
             return parts == [major, minor]
         }
         return exact.isEmpty ? found : exact

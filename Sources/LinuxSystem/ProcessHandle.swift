@@ -1,4 +1,5 @@
 internal import CSystemShims
+internal import Geometry
 internal import SystemPackage
 
 /// A process of this host that need not be a child, held so that its number can't become another's unnoticed.
@@ -25,7 +26,7 @@ public final class ProcessHandle: Sendable {
         guard let text = try kernelText("/proc/\(identifier)/stat"), let nameEnd = text.lastIndex(of: ")") else {
             return nil
         }
-        let fields = text[text.index(after: nameEnd)...].split(separator: " ")
+        let fields = text[text.index(after: nameEnd)...].parts(between: " ")
         guard fields.count > 19, fields[0] != "Z", fields[0] != "X" else { return nil }
         return UInt64(fields[19])
     }

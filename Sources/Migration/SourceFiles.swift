@@ -1,5 +1,6 @@
 internal import BlockIO
 internal import DiskImage
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
@@ -24,14 +25,14 @@ struct SourceFiles {
                 let descriptor = try? DiskDescriptor(parsing: bytes)
             else { continue }
             // One elsewhere may be another disk's, too.
-            images.formUnion(descriptor.images.map(\.file).filter { !$0.contains("/") })
+            images.formUnion(descriptor.images.map(\.file).filter { !PathText.hasSlash($0) })
         }
         self.images = images
     }
 
     func isOurs(_ name: String) -> Bool {
-        let whole = name.hasSuffix(".tmp") ? String(name.dropLast(4)) : name
-        return images.contains(name) || Self.descriptors.contains(whole) || Self.beside.contains(whole)
+        let whole = name.rest(before: ".tmp").map(String.init) ?? name
+        return images.hasSame(as: name) || Self.descriptors.contains(whole) || Self.beside.contains(whole)
     }
 
     /// Those that tell what the others are come last, so that it can be gone on with after an interruption.

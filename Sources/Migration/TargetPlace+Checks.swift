@@ -37,7 +37,7 @@ extension TargetPlace {
         guard try fs.isFolder(parent) else {
             return "\(parent): there is no such folder to put the disk in; create it"
         }
-        guard try fs.list(parent).contains(name) else { return nil }
+        guard try fs.isTaken(folder) else { return nil }
         return try fs.exists(folder)
             ? "\(folder) exists already; name another folder, or remove it"
             : "\(folder) is a symbolic link that leads nowhere; mount what it leads to, or remove it"
@@ -45,12 +45,13 @@ extension TargetPlace {
 
     /// Whether what lies there is ours and can be gone on with, and how much it takes up.
     private func examinePartial(_ offer: MigrationOffer) throws(SystemError) -> (problem: String?, bytes: UInt64) {
-        guard try fs.list(parent).contains(fileName(of: partial)) else { return (nil, 0) }
+        guard try fs.isTaken(partial) else { return (nil, 0) }
         guard try fs.isFolder(partial) else { return ("\(partial) is no folder; remove it", 0) }
         // Only within one folder of one file system can it be renamed.
         let whole = try fs.resolve(parent)
-        let place = (whole == "/" ? "" : whole) + "/" + fileName(of: partial)
-        guard try fs.resolve(partial) == place, try fs.identity(of: partial)?.device == fs.identity(of: parent)?.device
+        let place = PathText.join(whole, fileName(of: partial))
+        guard try fs.resolve(partial).isSame(as: place),
+            try fs.identity(of: partial)?.device == fs.identity(of: parent)?.device
         else {
             return ("\(partial) is a symbolic link, or has a file system of its own; remove it, or unmount that", 0)
         }
@@ -59,7 +60,7 @@ extension TargetPlace {
             if record?.identity == offer.identity, record?.state != .active {
                 return (nil, try fs.exists(image) ? fs.open(image, .read).allocatedBytes() : 0)
             }
-            let isOurs = { (name: String) in name.hasPrefix(MigrationFiles.incoming) || name == MigrationFiles.lock }
+            let isOurs = { (name: String) in name.begins(with: MigrationFiles.incoming) || name == MigrationFiles.lock }
             if record == nil, try fs.list(partial).allSatisfy(isOurs) { return (nil, 0) }
             return ("\(partial) holds a part of another disk; remove it", 0)
         } catch {

@@ -25,14 +25,12 @@ struct TargetPlace: Sendable {
     /// Absolute, where the folder above it is there.
     var wholePath: String {
         guard let above = try? fs.resolve(parent) else { return folder }
-        return above == "/" ? "/\(name)" : "\(above)/\(name)"
+        return PathText.join(above, name)
     }
 
     /// - Parameter folder: absolute or relative; without a slash at its end.
     init(folder: String, fs: any FileSystem, disks: any TargetDisks, boot: String = bootIdentifier()) {
-        var folder = folder
-        while folder.count > 1, folder.hasSuffix("/") { folder.removeLast() }
-        self.folder = folder
+        self.folder = PathText.withoutEndSlashes(folder)
         self.fs = fs
         self.disks = disks
         self.boot = boot
@@ -172,11 +170,10 @@ extension MigrationOffer {
 
 /// The folder part of a path; `.` when it has none.
 func parentFolder(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return slash == path.startIndex ? "/" : String(path[..<slash])
+    PathText.parent(of: path)
 }
 
 /// What comes behind a path's last slash.
 func fileName(of path: String) -> String {
-    path.lastIndex(of: "/").map { String(path[path.index(after: $0)...]) } ?? path
+    PathText.name(of: path)
 }

@@ -1,3 +1,4 @@
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -17,12 +18,12 @@ struct SSHConfiguration: Hashable, Sendable {
 
     /// - Parameter text: lines of a keyword in small letters and its value.
     init(parsing text: String) {
-        for line in text.split(separator: "\n") {
-            let words = line.split(separator: " ", maxSplits: 1).map(String.init)
+        for line in text.parts(between: "\n") {
+            let words = line.parts(between: " ", maxSplits: 1).map(String.init)
             guard words.count == 2, words[1] != "none" else { continue }
             switch words[0] {
             case "userknownhostsfile", "globalknownhostsfile":
-                knownHostsFiles += words[1].split(separator: " ").map(String.init)
+                knownHostsFiles += words[1].parts(between: " ").map(String.init)
             case "hostkeyalias": hostKeyAlias = words[1]
             case "revokedhostkeys": revokedKeysFile = words[1]
             case "proxyjump": proxyJump = words[1]

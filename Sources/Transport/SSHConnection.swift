@@ -1,4 +1,5 @@
 internal import CSSH
+internal import Geometry
 internal import LinuxSystem
 
 /// How to connect. What is not set here comes from the user's SSH configuration.
@@ -194,7 +195,7 @@ struct SSHReport {
         return "put what '\(command)' prints into \(knownHostsFile), with \(alias) in place of the host's name"
     }
 
-    private var quotedEntry: String { entry.hasPrefix("[") ? "'\(entry)'" : entry }
+    private var quotedEntry: String { entry.begins(with: "[") ? "'\(entry)'" : entry }
 
     private var keyFileName: String {
         if keyType.contains("ed25519") { return "ed25519" }
@@ -210,7 +211,7 @@ private final class ProxyLog {
     init?() {
         let folder = environmentVariable("XDG_RUNTIME_DIR") ?? "/tmp"
         path = "\(folder)/godwit-ssh-\(ownProcess())-\(SystemTime().monotonic())"
-        guard !path.contains("'"), (try? createPrivateFile(path)) != nil else { return nil }
+        guard !path.has("'"), (try? createPrivateFile(path)) != nil else { return nil }
     }
 
     deinit { removeFile(path) }

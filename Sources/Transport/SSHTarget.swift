@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// Whom to reach over SSH, and about which folder there.
 public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
     /// `nil`: as the SSH configuration says, else this user.
@@ -40,7 +42,7 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
 
     /// As ssh(1) takes it: `user@host`, and the port where there is one.
     public var description: String {
-        let name = host.contains(":") ? "[\(host)]" : host
+        let name = host.has(":") ? "[\(host)]" : host
         return (user.map { $0 + "@" } ?? "") + name + (port.map { ":\($0)" } ?? "")
     }
 
@@ -58,7 +60,7 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
     private init(_ rest: Substring, of text: String, folder: FolderForm) throws(TransportError) {
         var rest = rest
         var path: String?
-        if folder == .afterSlash, let slash = rest.firstIndex(of: "/") {
+        if folder == .afterSlash, let slash = rest.utf8.firstIndex(of: UInt8(ascii: "/")) {
             path = try Self.folder(rest[slash...], of: text)
             rest = rest[..<slash]
         }
@@ -85,7 +87,7 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
         let end = rest.firstIndex(where: { $0 == "/" || $0 == "[" }) ?? rest.endIndex
         guard let at = rest[..<end].lastIndex(of: "@") else { return nil }
         let user = isURL ? try decode(rest[..<at], of: text) : String(rest[..<at])
-        guard isPlain(user), !user.contains(":") else {
+        guard isPlain(user), !user.has(":") else {
             throw invalid(text, "the user's name is not one (passwords have no place in it)")
         }
         rest = rest[rest.index(after: at)...]
@@ -97,14 +99,14 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
             guard let end = rest.firstIndex(of: "]") else { throw invalid(text, "the bracket is not closed") }
             let host = String(rest[rest.index(after: rest.startIndex)..<end])
             guard !host.isEmpty, host.allSatisfy({ $0.isHexDigit || ":.%_-".contains($0) || $0.isLetter }),
-                host.contains(":")
+                host.has(":")
             else { throw invalid(text, "'\(host)' is not an IPv6 address") }
             rest = rest[rest.index(after: end)...]
             return host
         }
         let end = rest.firstIndex(of: ":") ?? rest.endIndex
         let host = String(rest[..<end])
-        guard isPlain(host), !host.contains("/") else {
+        guard isPlain(host), !host.has("/") else {
             throw invalid(text, host.isEmpty ? "it names no host" : "'\(host)' is not a host")
         }
         rest = rest[end...]
@@ -138,7 +140,7 @@ public struct SSHTarget: Hashable, Sendable, CustomStringConvertible {
         let path = try decode(text, of: whole)
         guard !path.utf8.contains(0) else { throw invalid(whole, "a folder's name has no zero byte") }
         if path == "/" { return nil }
-        return path.hasPrefix("/~/") ? String(path.dropFirst(3)) : path
+        return path.rest(after: "/~/").map(String.init) ?? path
     }
 
     private static func decode(_ text: Substring, of whole: String) throws(TransportError) -> String {

@@ -10,6 +10,14 @@ import Testing
         #expect(try parse("") == Configuration())
     }
 
+    @Test func disksAreNamedByBytes() throws {
+        let disks = ["caf\u{e9}", "cafe\u{301}"].map { "[[disk]]\nname = \"\($0)\"\npath = \"/\($0)\"\n" }
+        let configuration = try parse(disks.joined())
+        #expect(configuration.disks.count == 2)
+        #expect(configuration.disk("cafe\u{301}")?.path.utf8.count == 7)
+        #expect(configuration.disk("/caf\u{e9}")?.path.utf8.count == 6)
+    }
+
     @Test func theShippedFileIsValidWithAndWithoutItsComments() throws {
         let top = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
             .deletingLastPathComponent()

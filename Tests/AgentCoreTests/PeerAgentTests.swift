@@ -108,6 +108,41 @@ private func connect(_ limits: PeerLimits = PeerLimits(), in fs: any FileSystem 
         #expect(try refusal(limits, "store", "a\0b") == "invalid")
     }
 
+    @Test("a mark behind a slash, or another way to write a letter, leads no login out", arguments: [true, false])
+    func characters(isStore: Bool) throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        let (one, other) = ("caf\u{e9}", "cafe\u{301}")
+        for name in [one, other, "outside"] { try fs.createFolder(folder.file(name)) }
+        for name in [one, other] {
+            try LocalStore.create(
+                at: folder.file("\(name)/store"), uuid: "u", chunkBytes: TreeShape.chunkBytesStandard, in: fs)
+        }
+        try expectTool("ln", "-s", folder.file("outside"), folder.file("\(one)/link"))
+        var limits = PeerLimits()
+        if isStore { limits.storeFolder = folder.file(one) } else { limits.rootFolder = folder.file(one) }
+        let receiver = MigrationService.receiver(configuration: Configuration(), allowsCommands: false)
+        let agent = PeerAgent(fs: fs, limits: limits, product: "9.9", receiver: receiver)
+        func answer(_ path: String) -> String {
+            let service = isStore ? "create-store" : "migrate"
+            switch agent.admit(ServiceRequest(service: service, path: path, isReadOnly: false)) {
+            case .success(let place): return place
+            case .failure(let refusal): return refusal.failure.code
+            }
+        }
+        for path in ["../\u{301}evil", "link/\u{301}evil", folder.file("\(other)/new"), folder.file("\(one)x")] {
+            #expect(answer(path) == "forbidden", "\(path)")
+        }
+        #expect(answer("none/../\u{301}evil") == "forbidden")
+        #expect(Array(answer("\u{301}good").utf8) == Array(folder.file("\(one)/\u{301}good").utf8))
+        let stores = ServiceRequest(service: "store", path: folder.file("\(other)/store"), isReadOnly: true)
+        guard case .failure(let refusal) = agent.admit(stores) else {
+            Issue.record("a store beside the folder was opened")
+            return
+        }
+        #expect(refusal.failure.code == "forbidden")
+    }
+
     @Test func `a login that may only read changes nothing`() throws {
         let folder = try TemporaryFolder()
         try LocalStore.create(

@@ -86,6 +86,23 @@ import Testing
         }
     }
 
+    /// To Swift's strings a slash with a mark behind it is no slash, and two ways to write a letter are one.
+    @Test func pathsAreTakenApartByBytes() throws {
+        let forbidden =
+            ["hasPrefix(", "hasSuffix(", "components(separatedBy"]
+            + ["/", "\\n"].flatMap { text in
+                ["split(separator: ", "lastIndex(of: ", "firstIndex(of: ", ".contains(", ".last == ", ".first == "]
+                    .map { "\($0)\"\(text)\"" }
+            }
+        for file in try swiftFiles(shipped) {
+            for (index, line) in file.lines.enumerated() {
+                for word in forbidden where line.contains(word) {
+                    Issue.record("\(file.path):\(index + 1) contains \(word): use PathText and what is beside it")
+                }
+            }
+        }
+    }
+
     @Test func testsDoNotSleep() throws {
         for file in try swiftFiles(["Tests"]) {
             for (index, line) in file.lines.enumerated() where line.contains("sle" + "ep(") {
