@@ -1,3 +1,4 @@
+internal import Geometry
 public import LinuxSystem
 internal import SystemPackage
 
@@ -77,7 +78,7 @@ public protocol FileSystem: Sendable {
     func isTaken(_ path: String) throws(SystemError) -> Bool
     /// What is at `path`, links followed; `nil` for nothing.
     func kind(of path: String) throws(SystemError) -> FileKind?
-    /// Names in a folder, sorted.
+    /// Names in a folder, sorted. For one that is no UTF-8 stands ``nameThatIsNoText``.
     func list(_ path: String) throws(SystemError) -> [String]
     func space(at path: String) throws(SystemError) -> SpaceInfo
     /// Takes the exclusive lock of the file at `path` (created when missing).
@@ -89,7 +90,7 @@ public protocol FileSystem: Sendable {
     func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer
     /// Which file the path leads to; `nil` when there is none.
     func identity(of path: String) throws(SystemError) -> FileIdentity?
-    /// The absolute path with symbolic links resolved.
+    /// The absolute path with symbolic links resolved. Fails with EILSEQ when that is no UTF-8.
     func resolve(_ path: String) throws(SystemError) -> String
 }
 
@@ -131,7 +132,6 @@ extension FileSystem {
 
     /// The folder part of a path: `.` when it has none.
     public static func folder(of path: String) -> String {
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
+        PathText.parent(of: path)
     }
 }

@@ -37,26 +37,18 @@ public struct LinuxFileSystem: FileSystem {
         // Without creation the flag claims a device, and means nothing for a file.
         if mode.isClaimed { flags |= SHIM_OPEN_EXCLUSIVE }
         switch mode.creation {
-        case .never: flags |= SHIM_OPEN_NO_WAIT
+        case .never: break
         // A name that we make is never somebody's link to another file.
         case .exclusive: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE | SHIM_OPEN_NO_LINK
-        case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
-        case .ifMissing: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
+        case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE | SHIM_OPEN_NO_LINK
+        case .ifMissing: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK
         }
         if mode.direct, let file = try openDirect(path, flags) { return file }
         return LinuxFile(descriptor: try openPlaces(path, flags), path: path, alignment: 1, batching: batching)
     }
 
-    /// Opens what has places: a pipe would wait for its other end, and has none.
     private func openPlaces(_ path: String, _ flags: UInt32) throws(SystemError) -> OwnedDescriptor {
-        let descriptor = OwnedDescriptor(
-            adopting: try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path))
-        var status = shim_stat()
-        _ = try check(unsafe shim_fstat(descriptor.number, &status), "examine", path)
-        guard Self.kind(status) != .stream else {
-            throw SystemError(errno: .illegalSeek, operation: "open", subject: path)
-        }
-        return descriptor
+        OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path))
     }
 
     private static func kind(_ status: shim_stat) -> FileKind {
@@ -175,7 +167,7 @@ public struct LinuxFileSystem: FileSystem {
                 continue
             }
             _ = try check(result, "list", path)
-            return names.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }.sorted()
+            return names.split(separator: 0).map { String(validating: $0, as: UTF8.self) ?? nameThatIsNoText }.sorted()
         }
     }
 
@@ -189,7 +181,7 @@ public struct LinuxFileSystem: FileSystem {
 
     public func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? {
         while true {
-            let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK | SHIM_OPEN_NO_WAIT
+            let flags = SHIM_OPEN_WRITE | SHIM_OPEN_CREATE | SHIM_OPEN_NO_LINK
             let fd = try check(unsafe shim_open_file(path, flags, Self.fileMode), "open", path)
             let descriptor = OwnedDescriptor(adopting: fd)
             let result = shim_flock(descriptor.number, 1, wait ? 1 : 0)
@@ -247,7 +239,10 @@ public struct LinuxFileSystem: FileSystem {
             unsafe shim_realpath(path, buffer.baseAddress?.assumingMemoryBound(to: CChar.self), UInt64(buffer.count))
         }
         _ = try check(result, "resolve", path)
-        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        guard let place = String(validating: bytes.prefix { $0 != 0 }, as: UTF8.self) else {
+            throw SystemError(errno: .illegalByteSequence, operation: "resolve", subject: path)
+        }
+        return place
     }
 }
 

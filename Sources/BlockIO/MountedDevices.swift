@@ -1,4 +1,5 @@
 internal import CSystemShims
+internal import Geometry
 public import LinuxSystem
 
 extension Mount {
@@ -11,7 +12,7 @@ extension Mount {
     }
 
     /// Whether the file system's number belongs to no device; the driver cannot freeze such a one by its device.
-    public var hasOwnNumber: Bool { device.hasPrefix("0:") && source.hasPrefix("/") }
+    public var hasOwnNumber: Bool { device.begins(with: "0:") && PathText.isAbsolute(source) }
 }
 
 /// A file system that is mounted in another mount namespace than ours.
@@ -51,7 +52,7 @@ public func mountsElsewhere(
 /// The mounts of the process's namespace; `nil` for one that was looked at before, or is gone.
 func foreignMounts(of process: Int32, _ namespaces: inout Set<String>) -> MountTable? {
     guard let namespace = linkText("/proc/\(process)/ns/mnt"), namespaces.insert(namespace).inserted,
-        let text = (try? kernelText("/proc/\(process)/mountinfo")).flatMap({ $0 })
+        let text = (try? kernelBytes("/proc/\(process)/mountinfo")).flatMap({ $0 })
     else { return nil }
     return MountTable(parsing: text)
 }

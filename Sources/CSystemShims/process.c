@@ -35,6 +35,7 @@ static void become_bound(const char *path, char *const argv[], char *const envp[
 			return;
 	}
 	sigaction(SIGPIPE, &standard, NULL);
+	sigaction(SIGXFSZ, &standard, NULL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execve(path, argv, envp);

@@ -41,9 +41,19 @@
 
 int32_t shim_open(const char *path, int32_t flags, uint32_t mode) { RESULT(open(path, flags | O_CLOEXEC, mode)); }
 
+// What it is that could not be opened: a socket says no such device or address.
+static int32_t open_error(const char *path, int32_t error)
+{
+	struct stat st;
+
+	return error == -ENXIO && !stat(path, &st) && S_ISSOCK(st.st_mode) ? -ESPIPE : error;
+}
+
 int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 {
-	int32_t native = flags & SHIM_OPEN_WRITE ? O_RDWR : O_RDONLY;
+	// A pipe is opened at once, whoever is at its other end; it is refused afterwards.
+	int32_t native = (flags & SHIM_OPEN_WRITE ? O_RDWR : O_RDONLY) | O_NONBLOCK, fd, settings;
+	struct stat st;
 
 	native |= flags & SHIM_OPEN_CREATE ? O_CREAT : 0;
 	native |= flags & SHIM_OPEN_EXCLUSIVE ? O_EXCL : 0;
@@ -52,8 +62,20 @@ int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode)
 	native |= flags & SHIM_OPEN_FOLDER ? O_DIRECTORY : 0;
 	native |= flags & SHIM_OPEN_APPEND ? O_APPEND : 0;
 	native |= flags & SHIM_OPEN_NO_LINK ? O_NOFOLLOW : 0;
-	native |= flags & SHIM_OPEN_NO_WAIT ? O_NONBLOCK : 0;
-	return shim_open(path, native, mode);
+	fd = shim_open(path, native, mode);
+	if (fd < 0)
+		return open_error(path, fd);
+	if (fstat(fd, &st) < 0 || (settings = fcntl(fd, F_GETFL)) < 0 || fcntl(fd, F_SETFL, settings & ~O_NONBLOCK) < 0) {
+		int error = errno;
+
+		close(fd);
+		return -error;
+	}
+	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !S_ISBLK(st.st_mode)) {
+		close(fd);
+		return -ESPIPE;
+	}
+	return fd;
 }
 
 int32_t shim_flags_write_cached(uint64_t flags) { return (flags & O_ACCMODE) != O_RDONLY && !(flags & O_DIRECT); }
@@ -510,7 +532,13 @@ int32_t shim_processors(void)
 	return sched_getaffinity(0, sizeof(set), &set) < 0 || CPU_COUNT(&set) < 1 ? 1 : CPU_COUNT(&set);
 }
 
-void shim_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
+void shim_ignore_sigpipe(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	shim_ignore_sigxfsz();
+}
+
+void shim_ignore_sigxfsz(void) { signal(SIGXFSZ, SIG_IGN); }
 
 int32_t shim_signal_descriptor(const int32_t *signals, uint32_t count)
 {

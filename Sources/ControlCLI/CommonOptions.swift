@@ -33,6 +33,9 @@ struct CommonOptions: ParsableArguments {
             if named == nil, error.errno == .noSuchFileOrDirectory { return Configuration() }
             throw CommandFailure(.configuration, "\(error.description): name another file with --config")
         }
-        return try translated { try Configuration(parsing: String(decoding: bytes, as: UTF8.self), file: path) }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw CommandFailure(.configuration, "\(path) is not UTF-8: save it as that")
+        }
+        return try translated { try Configuration(parsing: text, file: path) }
     }
 }

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -7,6 +8,21 @@ public enum Program {
     public static let version = "0.1.0"
     /// What peers are told.
     static let product = "godwit \(version)"
+
+    /// Runs the command that the arguments of this process name. - Returns: the exit status.
+    public static func main() -> Int32 {
+        ignoreFileSizeLimit()
+        guard let arguments = processArguments() else {
+            let odd = "an argument is not UTF-8: rename the file, or whatever it names"
+            return report(CommandFailure(.usage, odd), CommandLine.arguments)
+        }
+        // Of those, paths are taken.
+        let paths = ["HOME", "XDG_RUNTIME_DIR"]
+        if let name = variableThatIsNoText(where: { paths.contains($0) || $0.begins(with: "GODWIT") }) {
+            return report(CommandFailure(.usage, "\(name) in the environment is not UTF-8: change it"), arguments)
+        }
+        return run(Array(arguments.dropFirst()))
+    }
 
     /// Runs the command that the arguments name. - Returns: the exit status.
     public static func run(_ arguments: [String]) -> Int32 {
@@ -31,18 +47,25 @@ public enum Program {
         } catch {
             let code = GodwitCommand.exitCode(for: error)
             if code.isSuccess {
-                Report.write(GodwitCommand.fullMessage(for: error) + "\n", to: .standardOutput)
-                return ExitStatus.success.rawValue
+                return show(GodwitCommand.fullMessage(for: error) + "\n", arguments)
             }
             guard parsed == nil || code == .validationFailure else { return report(CommandFailure(error), arguments) }
             return report(usageFailure(error), arguments)
         }
     }
 
+    /// Help and the like. - Returns: the exit status.
+    private static func show(_ text: String, _ arguments: [String]) -> Int32 {
+        do { _ = try FileDescriptor.standardOutput.writeAll(Array(text.utf8)) } catch {
+            return report(CommandFailure(.inputOutput, "what was asked for can't be written: \(error)"), arguments)
+        }
+        return ExitStatus.success.rawValue
+    }
+
     /// A usage error in one line, with the way to the help.
     private static func usageFailure(_ error: any Error) -> CommandFailure {
         let message = GodwitCommand.message(for: error)
-        let lines = message.split(separator: "\n").map { $0.trimmed() }.filter { !$0.isEmpty }
+        let lines = message.parts(between: "\n").map { $0.trimmed() }.filter { !$0.isEmpty }
         let sentence = lines.joined(separator: " ").trimmed(of: ".")
         let help = helpCommand(GodwitCommand.fullMessage(for: error))
         return CommandFailure(.usage, sentence.contains("--help") ? sentence : "\(sentence): see '\(help)'")
@@ -95,7 +118,7 @@ extension StringProtocol {
     fileprivate func range(ofText prefix: String) -> Index? {
         var position = startIndex
         while position < endIndex {
-            if self[position...].hasPrefix(prefix) { return index(position, offsetBy: prefix.count) }
+            if self[position...].begins(with: prefix) { return index(position, offsetBy: prefix.count) }
             position = index(after: position)
         }
         return nil

@@ -1,3 +1,4 @@
+internal import Geometry
 public import LinuxSystem
 
 /// What sysfs says of a device's stack.
@@ -14,9 +15,9 @@ public struct AttachedStack: Hashable, Sendable {
         // Names all disks, also those without a size.
         guard let text = try kernelText("/proc/diskstats") else { return [] }
         var found: [AttachedStack] = []
-        for line in text.split(separator: "\n") {
-            let words = line.split(separator: " ", maxSplits: 3)
-            guard words.count > 3, words[2].hasPrefix("ploop"), let number = UInt32(words[2].dropFirst("ploop".count))
+        for line in text.parts(between: "\n") {
+            let words = line.parts(between: " ", maxSplits: 3)
+            guard words.count > 3, let number = words[2].rest(after: "ploop").flatMap({ UInt32($0) })
             else { continue }
             if let stack = try of(DeviceIndex(number)) { found.append(stack) }
         }
@@ -35,6 +36,8 @@ public struct AttachedStack: Hashable, Sendable {
     }
 
     private static func line(_ path: String) throws(SystemError) -> String? {
-        try kernelText(path).map { String($0.prefix { $0 != "\n" }) }
+        try kernelBytes(path).map { bytes in
+            String(validating: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self) ?? nameThatIsNoText
+        }
     }
 }

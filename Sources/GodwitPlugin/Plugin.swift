@@ -58,7 +58,12 @@ private final class Plugin: Sendable {
 @_cdecl("godwit_plugin_configure")
 func configure(_ key: UnsafePointer<CChar>, _ value: UnsafePointer<CChar>) -> CInt {
     do throws(PluginError) {
-        try plugin.configure(unsafe String(cString: key), unsafe String(cString: value))
+        guard let key = unsafe String(validatingCString: key), let value = unsafe String(validatingCString: value)
+        else {
+            unsafe cnbdkit_error("a parameter is not UTF-8: rename the file, or whatever it names")
+            return PluginError.invalidArgument
+        }
+        try plugin.configure(key, value)
         return 0
     } catch {
         unsafe cnbdkit_error(error.message)

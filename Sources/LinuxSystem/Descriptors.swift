@@ -100,8 +100,13 @@ extension OwnedDescriptor {
     }
 }
 
-/// From here on a peer that has gone is an EPIPE, not the end of this process.
+/// From here on a peer that has gone is an EPIPE, not the end of this process; and what
+/// ``ignoreFileSizeLimit()`` says.
 public func ignoreBrokenPipes() { shim_ignore_sigpipe() }
+
+/// From here on a file at the limit of its size is an EFBIG, not the end of this process. Programs that it starts have
+/// the signal's own effect.
+public func ignoreFileSizeLimit() { shim_ignore_sigxfsz() }
 
 /// What can be waited for on a descriptor.
 public struct PollEvents: OptionSet, Hashable, Sendable {

@@ -1,9 +1,15 @@
 internal import CSystemShims
+internal import Geometry
 internal import SystemPackage
 
 /// The contents of a file in /proc or /sys, whose size is only known by reading it.
 /// - Returns: `nil` when there is none, or when what it tells about has gone meanwhile.
 public func kernelText(_ path: String) throws(SystemError) -> String? {
+    try kernelBytes(path).map { String(decoding: $0, as: UTF8.self) }
+}
+
+/// Like ``kernelText(_:)``, where names of files may be in it, which need not be text.
+public func kernelBytes(_ path: String) throws(SystemError) -> [UInt8]? {
     let result = unsafe shim_open_file(path, 0, 0)
     if result == -Errno.noSuchFileOrDirectory.rawValue || result == -Errno.notDirectory.rawValue { return nil }
     let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
@@ -18,10 +24,14 @@ public func kernelText(_ path: String) throws(SystemError) -> String? {
         }
         if part.isEmpty { break }
         bytes += part
-        guard bytes.count <= 16 << 20 else { throw SystemError(errno: .fileTooLarge, operation: "read", subject: path) }
+        guard bytes.count <= 64 << 20 else { throw SystemError(errno: .fileTooLarge, operation: "read", subject: path) }
     }
-    return String(decoding: bytes, as: UTF8.self)
+    return bytes
 }
+
+/// Stands for a name that is no UTF-8 and so can't be said in a string. It is the name of nothing, being longer than
+/// the kernel takes: with the bytes replaced it would be another file's.
+public let nameThatIsNoText = String(repeating: "\u{FFFD}", count: 1400)
 
 /// Opens an existing file, to hand its descriptor to somebody else.
 public func openDescriptor(_ path: String, writable: Bool) throws(SystemError) -> OwnedDescriptor {
@@ -53,7 +63,7 @@ public func createPrivateFolder(_ path: String) throws(SystemError) {
 
 /// Makes a device node for the block device `major:minor`, as the kernel writes it, for root only.
 public func createBlockNode(_ path: String, device: String) throws(SystemError) {
-    let parts = device.split(separator: ":").compactMap { UInt32($0) }
+    let parts = device.parts(between: ":").compactMap { UInt32($0) }
     guard parts.count == 2 else { throw SystemError(errno: .invalidArgument, operation: "create node", subject: path) }
     let result = unsafe shim_block_node(path, parts[0], parts[1])
     if result == -Errno.fileExists.rawValue { return }

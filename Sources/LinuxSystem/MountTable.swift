@@ -1,4 +1,5 @@
 internal import CSystemShims
+internal import Geometry
 internal import SystemPackage
 
 /// One mounted file system, as the kernel lists it.
@@ -22,67 +23,62 @@ public struct Mount: Hashable, Sendable {
 /// What is mounted in this process's mount namespace, in the order in which it was mounted.
 public struct MountTable: Hashable, Sendable {
     public var mounts: [Mount]
-    private static let tableBytesMax = 64 << 20
 
     public static func current() throws(SystemError) -> MountTable {
         let path = "/proc/self/mountinfo"
-        let descriptor = OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, 0, 0), "open", path))
-        var text: [UInt8] = []
-        while true {
-            let part = try descriptor.readSome(upTo: 64 << 10)
-            if part.isEmpty { break }
-            text += part
-            guard text.count <= tableBytesMax else {
-                throw SystemError(errno: .fileTooLarge, operation: "read", subject: path)
-            }
+        guard let text = try kernelBytes(path) else {
+            throw SystemError(errno: .noSuchFileOrDirectory, operation: "open", subject: path)
         }
-        return MountTable(parsing: String(decoding: text, as: UTF8.self))
+        return MountTable(parsing: text)
     }
 
     /// The mounts in the kernel's text; lines that aren't mounts are left out.
-    public init(parsing text: String) {
-        mounts = text.split(separator: "\n").compactMap { Self.mount(parsing: $0) }
+    public init(parsing text: some Sequence<UInt8>) {
+        mounts = Array(text).split(separator: UInt8(ascii: "\n")).compactMap { Self.mount(parsing: $0) }
     }
 
+    public init(parsing text: String) { self.init(parsing: text.utf8) }
+
     // 36 35 98:0 /root /mount\040point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue
-    private static func mount(parsing line: Substring) -> Mount? {
-        let fields = line.split(separator: " ", omittingEmptySubsequences: false)
+    private static func mount(parsing line: ArraySlice<UInt8>) -> Mount? {
+        let fields = line.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false).map(unescaped)
         guard let dash = fields.dropFirst(6).firstIndex(of: "-"), fields.count >= dash + 4,
             let identifier = Int(fields[0])
         else { return nil }
-        let options = fields[5].split(separator: ",") + fields[dash + 3].split(separator: ",")
+        let options = fields[5].parts(between: ",") + fields[dash + 3].parts(between: ",")
         return Mount(
-            identifier: identifier, device: String(fields[2]), root: unescaped(fields[3]),
-            mountPoint: unescaped(fields[4]),
-            type: unescaped(fields[dash + 1]), source: unescaped(fields[dash + 2]), isReadOnly: options.contains("ro"),
+            identifier: identifier, device: fields[2], root: fields[3],
+            mountPoint: fields[4], type: fields[dash + 1], source: fields[dash + 2], isReadOnly: options.contains("ro"),
             peerGroup: group("shared:", in: fields[6..<dash]), masterGroup: group("master:", in: fields[6..<dash]))
     }
 
-    private static func group(_ tag: String, in fields: ArraySlice<Substring>) -> Int? {
-        fields.first { $0.hasPrefix(tag) }.flatMap { Int($0.dropFirst(tag.count)) }
+    private static func group(_ tag: String, in fields: ArraySlice<String>) -> Int? {
+        fields.lazy.compactMap { $0.rest(after: tag) }.first.flatMap { Int($0) }
     }
 
-    /// Undoes the kernel's `\040` for bytes that would end a field.
-    private static func unescaped(_ field: Substring) -> String {
+    /// Undoes the kernel's `\040` for bytes that would end a field. What is no text is ``nameThatIsNoText``.
+    private static func unescaped(_ field: ArraySlice<UInt8>) -> String {
         var bytes: [UInt8] = []
-        var rest = Substring(field).utf8
+        var rest = field
         while let byte = rest.popFirst() {
             let digits = rest.prefix(3)
-            if byte == UInt8(ascii: "\\"), digits.count == 3, let code = UInt8(String(Substring(digits)), radix: 8) {
+            if byte == UInt8(ascii: "\\"), digits.count == 3,
+                let code = UInt8(String(decoding: digits, as: UTF8.self), radix: 8)
+            {
                 bytes.append(code)
                 rest = rest.dropFirst(3)
             } else {
                 bytes.append(byte)
             }
         }
-        return String(decoding: bytes, as: UTF8.self)
+        return String(validating: bytes, as: UTF8.self) ?? nameThatIsNoText
     }
 
     /// The mounts of a device or whatever else was mounted.
-    public func mounts(of source: String) -> [Mount] { mounts.filter { $0.source == source } }
+    public func mounts(of source: String) -> [Mount] { mounts.filter { $0.source.isSame(as: source) } }
 
     /// What is mounted at a path: the last mount there hides the others.
-    public func mount(at mountPoint: String) -> Mount? { mounts.last { $0.mountPoint == mountPoint } }
+    public func mount(at mountPoint: String) -> Mount? { mounts.last { $0.mountPoint.isSame(as: mountPoint) } }
 }
 
 /// Mounts what `source` holds at the folder `target`.

@@ -14,7 +14,18 @@ public struct SystemError: Error, Hashable, Sendable, CustomStringConvertible {
         self.subject = subject
     }
 
-    public var description: String { "cannot \(operation) \(subject): \(errno.description.lowercased())" }
+    public var description: String { "cannot \(operation) \(subject): \(reason)" }
+
+    /// In words that say what to do, where the kernel's do not.
+    private var reason: String {
+        switch (errno, operation) {
+        case (.illegalSeek, "open"): "it is a pipe, a socket or a terminal, not a file"
+        case (.illegalByteSequence, "resolve"): "it leads to a name that is not UTF-8"
+        case (.fileTooLarge, "read"): "the file is larger than it may be"
+        case (.fileTooLarge, _): "the limit on the size of a file is reached, of this process (ulimit -f) or its host"
+        default: errno.description.lowercased()
+        }
+    }
     public var isOutOfSpace: Bool { kind == .outOfSpace }
 
     /// What a user can do about it: the one place that sorts error numbers.
@@ -43,7 +54,7 @@ public struct SystemError: Error, Hashable, Sendable, CustomStringConvertible {
         case .readOnlyFileSystem: .readOnly
         case .permissionDenied, .notPermitted: .permission
         case .resourceBusy, .textFileBusy: .busy
-        case .isDirectory, .tooManySymbolicLinkLevels, .fileNameTooLong, .illegalSeek: .misuse
+        case .isDirectory, .tooManySymbolicLinkLevels, .fileNameTooLong, .illegalSeek, .illegalByteSequence: .misuse
         default: .io
         }
     }

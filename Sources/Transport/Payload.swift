@@ -48,7 +48,10 @@ public struct PayloadReader: Sendable {
 
     public mutating func text(_ field: StaticString) throws(TransportError) -> String {
         let count = Int(try next(field, as: UInt16.self))
-        return String(decoding: try raw(field, count: count), as: UTF8.self)
+        guard let text = String(validating: try raw(field, count: count), as: UTF8.self) else {
+            throw TransportError(.protocolViolation, "the peer's message has bytes in \(field) that are not UTF-8")
+        }
+        return text
     }
 
     public mutating func block(_ field: StaticString) throws(TransportError) -> [UInt8] {

@@ -5,4 +5,4 @@ internal import SystemPackage
     internal import Glibc
 #endif
 
-exit(Program.run(Array(CommandLine.arguments.dropFirst())))
+exit(Program.main())

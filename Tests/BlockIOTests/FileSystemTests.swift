@@ -101,6 +101,58 @@ import Testing
         #expect(space.freeBytes <= space.totalBytes && space.freeBytes > 0)
     }
 
+    @Test("a pipe or a socket in a file's place is an error at once", arguments: ["pipe", "socket", "/dev/null"])
+    func streams(_ name: String) throws {
+        let bench = try Bench(.linux)
+        let files = bench.fileSystem
+        let path = name == "/dev/null" ? name : bench.path(name)
+        if name == "pipe" { try expectTool("mkfifo", path) }
+        // It stays when nobody listens at it any more.
+        if name == "socket" { _ = try UnixSocket.listen(at: path) }
+        // Somebody at the pipe's other end, so that nothing hangs that waits for one.
+        let input = try Pipe()
+        let output = try Pipe()
+        let holder = try ChildProcess(
+            "sh", ["-c", "[ \"$2\" != pipe ] || exec 3<> \"$1\"; echo; read -r line", "sh", path, name],
+            input: .descriptor(input.reading.number), output: .descriptor(output.writing.number))
+        #expect(try output.reading.readSome(upTo: 1).count == 1)
+        let modes = [
+            OpenMode.read, .update, OpenMode(writable: false, direct: true),
+            OpenMode(writable: true, creation: .replace), OpenMode(writable: true, creation: .ifMissing),
+        ]
+        for mode in modes { #expect(errno { _ = try files.open(path, mode) } == .illegalSeek, "\(mode)") }
+        #expect(errno { _ = try files.lease(path, .shared) } == .illegalSeek)
+        #expect(errno { _ = try files.lease(path, .exclusive) } == .illegalSeek)
+        #expect(errno { _ = try files.lock(path, wait: false) } == .illegalSeek)
+        #expect(errno { _ = try files.contents(of: path, limit: 10) } == .illegalSeek)
+        #expect(errno { _ = try openDescriptor(path, writable: true) } == .illegalSeek)
+        #expect(errno { _ = try openLog(path) } == .illegalSeek)
+        #expect(errno { _ = try kernelText(path) } == .illegalSeek)
+        try holder.send(Signal.kill)
+        _ = try holder.wait()
+        withExtendedLifetime(input) {}
+    }
+
+    @Test("a name that is no UTF-8 is not taken for another")
+    func namesThatAreNoText() throws {
+        let bench = try Bench(.linux)
+        let files = bench.fileSystem
+        try files.replaceContents(of: bench.path("a\u{FFFD}"), with: [1])
+        try expectTool(
+            "sh", "-c", "mkdir \"$1/$(printf 'b\\377')\" && : > \"$1/$(printf 'a\\377')\"", "sh", bench.folder)
+        defer { _ = try? runTool("sh", "-c", "rm -r \"$1\"/b*; rm \"$1\"/a*", "sh", bench.folder) }
+        let names = try files.list(bench.folder)
+        #expect(names.count == 3 && names.contains("a\u{FFFD}"))
+        for name in names where name != "a\u{FFFD}" {
+            #expect(errno { try files.remove(bench.path(name)) } == .fileNameTooLong)
+            #expect(errno { _ = try files.open(bench.path(name), .read) } == .fileNameTooLong)
+            #expect(errno { _ = try files.exists(bench.path(name)) } == .fileNameTooLong)
+        }
+        try expectTool("sh", "-c", "ln -s b* \"$1/link\"; cd \"$1\" && ln -sfn b* link", "sh", bench.folder)
+        #expect(errno { _ = try files.resolve(bench.path("link")) } == .illegalByteSequence)
+        try files.remove(bench.path("link"))
+    }
+
     @Test("what is made is private to its owner")
     func modes() throws {
         let bench = try Bench(.linux)

@@ -69,7 +69,7 @@ struct UseTests {
             output: .descriptor(output.writing.number))
         let said = output.keepReading()
         #expect(try said.readSome(upTo: 100) == Array("there\n".utf8))
-        try openDescriptor(fifo, writable: true).writeAll([10])
+        try expectTool("sh", "-c", "echo > \"$1\"", "sh", fifo)
         #expect(try said.readSome(upTo: 100) == Array("umount 0\n".utf8))
         #expect(try host.wait(deadlineMilliseconds: 30_000) == 0)
         withExtendedLifetime(input) {}

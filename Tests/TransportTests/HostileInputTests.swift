@@ -26,6 +26,11 @@ import Transport
         #expect(try outcome(of: bytes) == .success([Message(kind: 600, id: 7, payload: [1, 2, 3, 4, 5])]))
     }
 
+    @Test func `a text that is no UTF-8 is an error, not another text`() {
+        var reader = PayloadReader([2, 0, 0x61, 0xff])
+        #expect(throws: TransportError.self) { try reader.text("a name") }
+    }
+
     @Test func `every truncation is an error`() throws {
         for count in 0...Self.conversation.count {
             let result = try outcome(of: [UInt8](Self.conversation.prefix(count)))

@@ -32,8 +32,8 @@ int32_t shim_open(const char *path, int32_t flags, uint32_t mode);
 #define SHIM_OPEN_APPEND 64u
 // A symbolic link at the end of the path is an error.
 #define SHIM_OPEN_NO_LINK 128u
-// A pipe is opened at once, whoever is at its other end.
-#define SHIM_OPEN_NO_WAIT 256u
+// A regular file, a folder or a block device. Anything else (a pipe, a socket, a terminal) is -ESPIPE, at once: a pipe is
+// not waited for.
 int32_t shim_open_file(const char *path, uint32_t flags, uint32_t mode);
 // Do the flags of an open file, as /proc has them, let it write through the page cache?
 int32_t shim_flags_write_cached(uint64_t flags);
@@ -155,8 +155,10 @@ int32_t shim_isatty(int32_t fd);
 uint64_t shim_peak_memory(void);
 // Processors that this process may use; at least 1.
 int32_t shim_processors(void);
-// Blocks SIGPIPE for the process, so that a closed peer is an EPIPE.
+// Ignores SIGPIPE in the process, so that a closed peer is an EPIPE; and SIGXFSZ.
 void shim_ignore_sigpipe(void);
+// Ignores SIGXFSZ in the process, so that a file at the limit of its size (RLIMIT_FSIZE) is an EFBIG.
+void shim_ignore_sigxfsz(void);
 // Routes these signals to a descriptor that becomes readable; returns the descriptor.
 int32_t shim_signal_descriptor(const int32_t *signals, uint32_t count);
 
