@@ -209,6 +209,16 @@ public struct LinuxFileSystem: FileSystem {
         }
     }
 
+    public func claim(_ folder: String) throws(SystemError) -> (any HeldLease)? {
+        let descriptor = OwnedDescriptor(
+            adopting: try check(unsafe shim_open_file(folder, SHIM_OPEN_FOLDER, 0), "open", folder))
+        let result = shim_claim_folder(descriptor.number)
+        if result == -Errno.wouldBlock.rawValue { return nil }
+        _ = try check(result, "claim", folder)
+        let file = try Self.identity(of: descriptor, folder)
+        return FolderClaim(descriptor: descriptor, file: file)
+    }
+
     /// An exclusive lock over NFS needs a file that is open for writing; elsewhere one for reading does.
     private func openForLease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> OwnedDescriptor {
         if kind == .exclusive {
@@ -261,4 +271,17 @@ private final class LinuxLock: HeldLease {
 
     // Closing would leave it held by a child that another thread is just starting, until that has become its program.
     deinit { _ = shim_unflock(descriptor.number) }
+}
+
+/// A folder that is claimed, through an open file description.
+private final class FolderClaim: HeldLease {
+    private let descriptor: OwnedDescriptor
+    let file: FileIdentity
+    init(descriptor: consuming OwnedDescriptor, file: FileIdentity) {
+        self.descriptor = descriptor
+        self.file = file
+    }
+
+    // As with a lock.
+    deinit { _ = shim_unclaim_folder(descriptor.number) }
 }

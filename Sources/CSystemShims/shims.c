@@ -197,6 +197,34 @@ int32_t shim_unflock(int32_t fd)
 	RESULT(flock(fd, LOCK_UN));
 }
 
+/*
+ * flock(2) on a folder is what scripts and systemd-tmpfiles do, so this is a record lock of the open file. A folder is
+ * never open for writing, which an exclusive one needs: everybody takes a shared one, and then looks for another.
+ */
+int32_t shim_claim_folder(int32_t fd)
+{
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 0x676f64, .l_len = 1 };
+	int32_t failure;
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+		if (errno == EBADF || errno == EINVAL || errno == ENOLCK || errno == EOPNOTSUPP || errno == ENOSYS)
+			return 0;
+		return errno == EAGAIN || errno == EACCES ? -EWOULDBLOCK : -errno;
+	}
+	lock.l_type = F_WRLCK;
+	failure = fcntl(fd, F_OFD_GETLK, &lock) < 0 ? -errno : lock.l_type == F_UNLCK ? 0 : -EWOULDBLOCK;
+	if (failure < 0)
+		shim_unclaim_folder(fd);
+	return failure;
+}
+
+int32_t shim_unclaim_folder(int32_t fd)
+{
+	struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = 0x676f64, .l_len = 1 };
+
+	RESULT(fcntl(fd, F_OFD_SETLK, &lock));
+}
+
 int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_bytes, uint64_t *fs_type)
 {
 	struct statfs fs;

@@ -246,6 +246,12 @@ public final class SimulatedFileSystem: FileSystem {
         return .refused([NamedProcess(process: 1, name: "simulated")])
     }
 
+    /// A folder's node has no other lease.
+    public func claim(_ folder: String) throws(SystemError) -> (any HeldLease)? {
+        guard case .held(let lease) = try lease(folder, .exclusive) else { return nil }
+        return lease
+    }
+
     public func identity(of path: String) throws(SystemError) -> FileIdentity? {
         try world.withLock { world throws(SystemError) in
             try world.find(path, "examine").map { FileIdentity(device: 0, inode: UInt64($0)) }

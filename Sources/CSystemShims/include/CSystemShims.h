@@ -69,6 +69,10 @@ int32_t shim_rmdir(const char *path);
 int32_t shim_mkdir(const char *path, uint32_t mode);
 int32_t shim_flock(int32_t fd, int32_t exclusive, int32_t wait);
 int32_t shim_unflock(int32_t fd);
+// Has the open folder for this process until it is closed; -EWOULDBLOCK: another one has. 0 also where folders can't be
+// had.
+int32_t shim_claim_folder(int32_t fd);
+int32_t shim_unclaim_folder(int32_t fd);
 // Free bytes for this user and all bytes of the file system at path; fs_type gets its magic number.
 int32_t shim_statfs(const char *path, uint64_t *free_bytes, uint64_t *total_bytes, uint64_t *fs_type);
 // Names of a folder, NUL-separated, "." and ".." left out; returns bytes used or -ERANGE when capacity is too small.
