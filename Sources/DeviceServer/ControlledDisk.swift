@@ -29,8 +29,11 @@ protocol ControlledDisk: AnyObject, Sendable {
     func letWritesGo()
     /// The disk's folder, or its image where it has none.
     var location: String { get }
+    /// - Throws: `.inUse` when ``location`` is not the disk that is served any more.
+    func proveInPlace() throws(DiskError)
     /// While writes are held: no deadline lets them go on from here on.
-    /// - Throws: `.busy` when they were no longer held; nothing has changed then.
+    /// - Throws: `.busy` when they were no longer held, `.inUse` when the disk is not in its place; nothing has changed
+    ///   then.
     func beginRelease() throws(DiskError)
     /// The disk is another host's: what is held fails, and all that comes.
     func finishRelease()
@@ -48,7 +51,8 @@ extension ControlledDisk {
     /// Whether the record of a migration gives the disk to another host. What can't be looked at counts as there: it is
     /// better that nobody writes than that two do.
     var isGivenAway: Bool {
-        (try? LinuxFileSystem().exists("\(location)/\(DiskFolder.migratedMarkName)")) ?? true
+        guard (try? proveInPlace()) != nil else { return true }
+        return (try? LinuxFileSystem().exists("\(location)/\(DiskFolder.migratedMarkName)")) ?? true
     }
 }
 

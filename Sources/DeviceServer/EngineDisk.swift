@@ -80,8 +80,9 @@ final class EngineDisk: ControlledDisk {
     func holdWrites(milliseconds: UInt64) throws(DiskError) { try disk.pauseWrites() }
     func letWritesGo() { disk.resumeWrites() }
     var location: String { path }
+    func proveInPlace() throws(DiskError) { try disk.proveInPlace() }
     // The engine holds writes until it is told otherwise: the deadline is the pause's.
-    func beginRelease() throws(DiskError) {}
+    func beginRelease() throws(DiskError) { try disk.proveInPlace() }
     func finishRelease() { disk.release() }
     func cancelRelease() {}
     func prepareToClose(isForced: Bool) throws(DiskError) {

@@ -151,8 +151,10 @@ extension KernelDisk {
         let (sum, overflow) = bytes.addingReportingOverflow(status.clusterBytes - 1)
         guard !overflow else { throw DiskError(.invalid, "\(held.path): \(bytes) bytes are too many", path: held.path) }
         let whole = sum & ~(status.clusterBytes - 1)
-        if whole > status.deviceBytes { try check(try run(.grow(bytes: whole)) { _, _ in true }, "grow") }
-        try held.setByteCount(whole)
+        guard whole > status.deviceBytes else { return try held.setByteCount(whole) }
+        try held.grow(to: whole) { () throws(DiskError) in
+            try check(try run(.grow(bytes: whole)) { _, _ in true }, "grow")
+        }
     }
 
     func compact(bytesPerSecond: UInt64, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {

@@ -83,10 +83,12 @@ extension KernelDisk {
     }
 
     var location: String { held.path }
+    func proveInPlace() throws(DiskError) { try held.proveInPlace() }
 
     /// First the writes are made to fail, and then those that were held go on: if the deadline was not earlier, none
     /// came in between. The driver holds nothing without a deadline, so what is held fails already here.
     func beginRelease() throws(DiskError) {
+        try held.proveInPlace()
         try asking { () throws(DriverError) in try driver.setAborted(true, device) }
         if thaw() {
             state.change { $0.isReleased = true }

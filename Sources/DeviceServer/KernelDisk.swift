@@ -37,6 +37,7 @@ final class KernelDisk: ControlledDisk {
         self.held = held
         self.isReadOnly = isReadOnly
         self.isRepaired = isRepaired
+        held.confirmBy { files in (try? AttachedStack.of(device))?.files == files }
     }
 
     /// Marks devices that are Godwit's.
@@ -97,7 +98,7 @@ final class KernelDisk: ControlledDisk {
         if isQuiet == nil { throw DiskError.busy(.merge, path: held.path) }
     }
 
-    func close() throws(DiskError) { held.release() }
+    func close() throws(DiskError) { try held.close() }
 
     // MARK: jobs
 

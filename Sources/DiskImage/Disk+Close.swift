@@ -25,6 +25,7 @@ extension Disk {
         do throws(DiskError) {
             try finishTop(top)
             try recordSize()
+            try folder?.leave()
         } catch { failure = error }
         guard let failure else { return }
         maintenance.change { $0.closeFailure = failure }

@@ -195,7 +195,7 @@ extension Disk {
             let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(child) }
             try folder.stage(descriptor)
             guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else {
-                try commitStaged(folder)
+                try commitStaged(descriptor, folder)
                 return file
             }
             try during(.swap) { () throws(DiskError) in
@@ -203,7 +203,7 @@ extension Disk {
                 defer { gate.resumeWrites() }
                 // From here on the map has nothing that the file has not.
                 try flush()
-                try commitStaged(folder)
+                try commitStaged(descriptor, folder)
                 gate.exclusively { chain in
                     map.invalidate()
                     return chain.without(pair.child.path, putting: reopened)
@@ -387,7 +387,7 @@ extension Disk {
             }
         }
         guard try merge.run(lease, progress) == .all else { return .stopped }
-        try commitStaged(folder)
+        try commitStaged(descriptor, folder)
         isDone = true
         let parent = merge.parent
         gate.exclusively { chain in

@@ -22,17 +22,35 @@ extension Disk {
         guard bytes >= byteCount else {
             throw DiskError(.invalid, "\(path): a disk can't be made smaller", path: path)
         }
+        try folder?.proveOwned()
         try finishFrozen()
         if let header = top.header { try growTop(top, header, bytes) } else { try growRawTop(top, bytes) }
         try recordSize()
     }
 
-    /// Tells the descriptor the size, which a grow that was cut off, or failed, after the image's header has not done.
+    /// Runs what makes the disk larger, with the descriptor's space made sure of: a host that is full refuses the whole.
+    private func recording(_ bytes: UInt64, _ grow: () throws(DiskError) -> Void) throws(DiskError) {
+        guard let folder else { return try grow() }
+        try folder.recordingSize(bytes, grow) { maintenance.change { $0.isSizeUnrecorded = true } }
+        maintenance.change { $0.isSizeUnrecorded = false }
+    }
+
+    /// Tells the descriptor a size that a grow has not.
     func recordSize() throws(DiskError) {
-        guard let folder else { return }
+        guard let folder, maintenance.withLock({ $0.isSizeUnrecorded }) else { return }
         let sectors = byteCount / sectorBytes
-        guard try folder.load().sectorCount != sectors else { return }
         try folder.updateDescriptor { descriptor throws(ImageError) in descriptor.setSectorCount(sectors) }
+        maintenance.change { $0.isSizeUnrecorded = false }
+    }
+
+    /// For a disk that was just opened: a grow was cut off, or failed, after the image's header. What counts is the
+    /// image, so on a full host the descriptor can wait.
+    func recordMissedSize(_ descriptor: DiskDescriptor) throws(DiskError) {
+        guard descriptor.sectorCount != byteCount / sectorBytes else { return }
+        maintenance.change { $0.isSizeUnrecorded = true }
+        do throws(DiskError) { try recordSize() } catch {
+            guard error.code == .outOfSpace else { throw error }
+        }
     }
 
     private func growRawTop(_ top: WritableDelta, _ bytes: UInt64) throws(DiskError) {
@@ -42,14 +60,17 @@ extension Disk {
         }
         let delta = top.delta
         let grown = sum & ~(clusterSize.bytes - 1)
-        try delta.attempt { () throws(SystemError) in try delta.file.truncate(to: grown) }
-        try delta.synchronize()
-        let larger = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: grown, clusterSize: clusterSize)
-        let writable = WritableDelta(delta: larger, allocator: nil, isMarked: true, isUntidy: false)
-        try flush()
-        gate.exclusively { chain in
-            map.invalidate()
-            return Chain(deltas: chain.deltas.dropLast() + [larger], writable: writable)
+        guard grown > byteCount else { return }
+        try recording(grown) { () throws(DiskError) in
+            try delta.attempt { () throws(SystemError) in try delta.file.truncate(to: grown) }
+            try delta.synchronize()
+            let larger = DeltaFile(rawAt: delta.path, file: delta.file, byteCount: grown, clusterSize: clusterSize)
+            let writable = WritableDelta(delta: larger, allocator: nil, isMarked: true, isUntidy: false)
+            try flush()
+            gate.exclusively { chain in
+                map.invalidate()
+                return Chain(deltas: chain.deltas.dropLast() + [larger], writable: writable)
+            }
         }
     }
 
@@ -61,16 +82,18 @@ extension Disk {
         try top.markInUse()
         let (old, new) = (header.firstDataCluster, trial.firstDataCluster)
         if new > old { try clearRoom(old..<new, top) }
-        try gate.exclusively { chain throws(DiskError) in
-            // Behind the end of a device of odd size a cluster may hold anything.
-            let odd = clusterSize.remainder(of: chain.byteCount)
-            if odd != 0 {
-                let rest = ByteRange(offset: chain.byteCount, count: clusterSize.bytes - odd)
-                try writer.zero(rest, .zero, chain, top)
+        try recording(trial.byteCount) { () throws(DiskError) in
+            try gate.exclusively { chain throws(DiskError) in
+                // Behind the end of a device of odd size a cluster may hold anything.
+                let odd = clusterSize.remainder(of: chain.byteCount)
+                if odd != 0 {
+                    let rest = ByteRange(offset: chain.byteCount, count: clusterSize.bytes - odd)
+                    try writer.zero(rest, .zero, chain, top)
+                }
+                try flushInside()
+                let grown = try BatGrowth.writeHeader(of: top, toSectors: sectors)
+                return Chain(deltas: chain.deltas.dropLast() + [grown.delta], writable: grown)
             }
-            try flushInside()
-            let grown = try BatGrowth.writeHeader(of: top, toSectors: sectors)
-            return Chain(deltas: chain.deltas.dropLast() + [grown.delta], writable: grown)
         }
     }
 

@@ -17,16 +17,18 @@ extension Disk {
                     path: folder.path, fs: fs, options: options, folder: folder, locks: leased.leases,
                     chain: leased.chain, isRepaired: false)
             }
-            let locks: [any HeldLock] = [try folder.lockOwner()]
+            let lock = try folder.lockOwner()
+            let folder = folder.owned(by: lock)
             let descriptor = try folder.load()
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open(
                 try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)
             let disk = Disk(
-                path: folder.path, fs: fs, options: options, folder: folder, locks: locks, chain: chain.chain,
+                path: folder.path, fs: fs, options: options, folder: folder, locks: [lock], chain: chain.chain,
                 isRepaired: chain.isRepaired)
+            try folder.noteServed(descriptor)
             try folder.removeLeftovers(descriptor)
-            try disk.recordSize()
+            try disk.recordMissedSize(descriptor)
             return disk
         case .image(let image):
             let locks: [any HeldLock]

@@ -59,6 +59,7 @@ extension Disk {
                 path: path)
         }
         guard !options.readOnly else { throw DiskError(.readOnly, "\(path) is open for reading only", path: path) }
+        try folder.proveOwned()
         return folder
     }
 
@@ -148,7 +149,7 @@ extension Disk {
                     if isTemporary { try descriptor.markTemporary(prepared.name) }
                 }
                 try folder.stage(descriptor)
-                return try during(.swap) { () throws(DiskError) in try switchTop(prepared, folder) }
+                return try during(.swap) { () throws(DiskError) in try switchTop(prepared, folder, descriptor) }
             }
             end(.commit)
             return committed
@@ -166,13 +167,15 @@ extension Disk {
     }
 
     /// The switch itself: I6.
-    private func switchTop(_ prepared: PreparedSnapshot, _ folder: DiskFolder) throws(DiskError) -> CommittedSnapshot {
+    private func switchTop(
+        _ prepared: PreparedSnapshot, _ folder: DiskFolder, _ descriptor: DiskDescriptor
+    ) throws(DiskError) -> CommittedSnapshot {
         let start = SystemTime().monotonic()
         try gate.pauseWrites()
         defer { gate.resumeWrites() }
         try flush()
         let old = gate.chain.writable
-        try commitStaged(folder)
+        try commitStaged(descriptor, folder)
         // From the descriptor on nothing can fail.
         gate.exclusively { chain in Chain(deltas: chain.deltas + [prepared.delta.delta], writable: prepared.delta) }
         let end = SystemTime().monotonic()
@@ -181,9 +184,9 @@ extension Disk {
     }
 
     /// Puts a descriptor with another top in place.
-    func commitStaged(_ folder: DiskFolder) throws(DiskError) {
+    func commitStaged(_ descriptor: DiskDescriptor, _ folder: DiskFolder) throws(DiskError) {
         do throws(DiskFolder.CommitFailure) {
-            try folder.commitStaged()
+            try folder.commitStaged(descriptor)
         } catch {
             // Nobody knows which descriptor a crash would leave, so nothing may be written to either top any more.
             if error.isUndecided { gate.fail(error.error) }

@@ -212,6 +212,9 @@ public final class Disk: Sendable {
         end(.hold)
     }
 
+    /// - Throws: `.inUse` when the disk's path does not lead to what was opened any more.
+    public func proveInPlace() throws(DiskError) { try folder?.proveInPlace() }
+
     /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under
     /// way.
     public func release() {

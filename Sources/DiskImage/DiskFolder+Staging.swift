@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
@@ -18,6 +19,36 @@ extension DiskFolder {
         }
     }
 
+    /// What was staged is not to be put in place.
+    func discardStaged() { try? fs.remove(stagingPath) }
+
+    /// Has the disk grow, with the descriptor's space made sure of before, and the size in it after.
+    /// - Parameters:
+    ///   - grow: makes the device that large.
+    ///   - unrecorded: called when the device has grown, and the descriptor could not be put in place.
+    func recordingSize(
+        _ bytes: UInt64, _ grow: () throws(DiskError) -> Void, unrecorded: () -> Void
+    ) throws(DiskError) {
+        try withDescriptorLock { () throws(DiskError) in
+            var descriptor = try load()
+            descriptor.setSectorCount(bytes / sectorBytes)
+            do throws(DiskError) {
+                try stage(descriptor)
+                try grow()
+            } catch {
+                discardStaged()
+                throw error
+            }
+            do throws(CommitFailure) { try commitStaged(descriptor) } catch {
+                unrecorded()
+                throw DiskError(
+                    error.error.code,
+                    "\(path): the disk has grown to \(bytes) bytes, but its descriptor does not say so yet, which it "
+                        + "will once the disk is detached or attached: \(error.error.message)", path: path)
+            }
+        }
+    }
+
     struct CommitFailure: Error {
         var error: DiskError
         /// A crash could leave the old descriptor or the new one.
@@ -25,7 +56,12 @@ extension DiskFolder {
     }
 
     /// Puts the staged descriptor in place; durable when this returns.
-    func commitStaged() throws(CommitFailure) {
+    func commitStaged(_ descriptor: DiskDescriptor) throws(CommitFailure) {
+        do throws(DiskError) { try proveInPlace() } catch { throw CommitFailure(error: error, isUndecided: false) }
+        try replacing(by: descriptor) { () throws(CommitFailure) in try putInPlace() }
+    }
+
+    private func putInPlace() throws(CommitFailure) {
         do throws(SystemError) { try fs.rename(stagingPath, to: descriptorPath) } catch {
             throw CommitFailure(error: DiskError(error, path: descriptorPath), isUndecided: false)
         }

@@ -62,6 +62,8 @@ public struct DiskFolder: Sendable {
     public let fs: any FileSystem
     /// For changes of the list of leftovers: the owner's threads may take a snapshot and merge at the same time.
     let listLock = Monitor(())
+    /// What whoever changes the disk by this has taken; `nil` where nothing was.
+    var owned: OwnedPlace?
 
     /// - Parameter path: absolute, without symbolic links; see ``DiskLocation/find(_:in:)``.
     public init(resolvedPath path: String, fs: any FileSystem) {
@@ -118,8 +120,10 @@ public struct DiskFolder: Sendable {
     /// The caller holds the descriptor's lock.
     public func store(_ descriptor: DiskDescriptor) throws(DiskError) {
         let bytes = descriptor.encode()
-        try withPath(descriptorPath) { () throws(SystemError) in
-            try fs.replaceContents(of: descriptorPath, with: bytes)
+        try replacing(by: descriptor) { () throws(DiskError) in
+            try withPath(descriptorPath) { () throws(SystemError) in
+                try fs.replaceContents(of: descriptorPath, with: bytes)
+            }
         }
     }
 
@@ -161,10 +165,13 @@ public struct DiskFolder: Sendable {
     public func lockOwner(mayBeAttached: Bool = false) throws(DiskError) -> any HeldLock {
         try refuseIfMigrated()
         let name = "\(path)/\(Self.ownerLockName)"
-        let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
-        guard let lock else {
+        let file = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
+        // The lock's file may have been removed under its holder; the folder is the same then.
+        let claim = try withPath(path) { () throws(SystemError) in try fs.claim(path) }
+        guard let file, let claim else {
             throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
         }
+        let lock = OwnerLock(file: file, claim: claim)
         // Whoever had the disk before may have given it away, or be just about to: its server lets go of the lock when
         // it dies, and the migration goes on.
         try refuseIfMigrated()
@@ -181,8 +188,10 @@ public struct DiskFolder: Sendable {
         return try body()
     }
 
-    /// - Throws: `.busy` when the lock is not to be had within a minute.
+    /// - Throws: `.busy` when the lock is not to be had within a minute; what ``proveOwned()`` finds.
     func lockDescriptor() throws(DiskError) -> any HeldLock {
+        // Before as well: not even the lock is made in another disk's folder.
+        try proveInPlace()
         let name = "\(path)/\(Self.descriptorLockName)"
         let lock = try withPath(name) { () throws(SystemError) in
             try PatientLock.take(name, in: fs, deadlineMilliseconds: Self.lockWaitMilliseconds)
@@ -190,6 +199,7 @@ public struct DiskFolder: Sendable {
         guard let lock else {
             throw DiskError(.busy, "\(path): another program keeps the descriptor locked; try again later", path: path)
         }
+        try proveOwned()
         return lock
     }
 

@@ -20,6 +20,8 @@ public final class HeldDisk: Sendable {
     /// `nil` for an image without a descriptor.
     let folder: DiskFolder?
     private let locks: Mutex<[any HeldLock]>
+    /// A size of the device that the descriptor has yet to be told.
+    private let unrecorded = Mutex<UInt64?>(nil)
 
     private init(path: String, fs: any FileSystem, folder: DiskFolder?, locks: sending [any HeldLock]) {
         self.path = path
@@ -33,11 +35,14 @@ public final class HeldDisk: Sendable {
     public static func take(_ path: String, in fs: any FileSystem, readOnly: Bool) throws(DiskError) -> HeldDisk {
         switch try DiskLocation.find(path, in: fs) {
         case .folder(let folder):
-            let locks: [any HeldLock] =
-                readOnly
-                ? try LeasedChain.open(folder, state: nil, options: .readOnly).leases
-                : [try folder.lockOwner(mayBeAttached: true)]
-            return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: locks)
+            guard !readOnly else {
+                let leases = try LeasedChain.open(folder, state: nil, options: .readOnly).leases
+                return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: leases)
+            }
+            let lock = try folder.lockOwner(mayBeAttached: true)
+            let folder = folder.owned(by: lock)
+            try folder.noteServed(try folder.load())
+            return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: [lock])
         case .image(let image):
             let locks: [any HeldLock]
             if !readOnly {
@@ -52,6 +57,22 @@ public final class HeldDisk: Sendable {
 
     /// Lets others have the disk.
     public func release() { locks.withLock { $0.removeAll() } }
+
+    /// The device is gone: the last look at the folder, and others may have the disk.
+    /// - Throws: `.corrupt` when the descriptor is not the one of what was served.
+    public func close() throws(DiskError) {
+        defer { release() }
+        if let bytes = unrecorded.withLock({ $0 }) { try setByteCount(bytes) }
+        try folder?.leave()
+    }
+
+    /// The disk has a device now. - Parameter isServed: whether that has exactly these files, base first.
+    public func confirmBy(_ isServed: @escaping @Sendable ([String]) -> Bool) {
+        folder?.owned?.known.withLock { $0.confirms = isServed }
+    }
+
+    /// - Throws: `.inUse` when the disk's path does not lead to what was taken any more.
+    public func proveInPlace() throws(DiskError) { try folder?.proveInPlace() }
 
     /// The files that make up the disk, base first.
     /// - Throws: `.unsupported` for a disk that the driver does not take.
@@ -165,7 +186,7 @@ public final class HeldDisk: Sendable {
             var descriptor = before
             try parsing(path) { () throws(ImageError) in try descriptor.addSnapshot(top.name, newTopFile: top.file) }
             try folder.stage(descriptor)
-            do throws(DiskFolder.CommitFailure) { try folder.commitStaged() } catch {
+            do throws(DiskFolder.CommitFailure) { try folder.commitStaged(descriptor) } catch {
                 if error.isUndecided { try folder.store(before) }
                 throw error.error
             }
@@ -281,10 +302,24 @@ public final class HeldDisk: Sendable {
 
     // MARK: the rest
 
-    /// The device has grown.
+    /// Has the device grow, with the descriptor's space made sure of before.
+    public func grow(to bytes: UInt64, _ grow: () throws(DiskError) -> Void) throws(DiskError) {
+        guard let folder else { return try grow() }
+        try folder.recordingSize(bytes, grow) { unrecorded.withLock { $0 = bytes } }
+        unrecorded.withLock { $0 = nil }
+    }
+
+    /// The device has that size, which the descriptor may not have been told; on a full host that can wait.
     public func setByteCount(_ bytes: UInt64) throws(DiskError) {
-        try folder?.updateDescriptor { descriptor throws(ImageError) in
-            descriptor.setSectorCount(bytes / sectorBytes)
+        guard let folder, try folder.load().sectorCount != bytes / sectorBytes else { return }
+        do throws(DiskError) {
+            try folder.updateDescriptor { descriptor throws(ImageError) in
+                descriptor.setSectorCount(bytes / sectorBytes)
+            }
+            unrecorded.withLock { $0 = nil }
+        } catch {
+            guard error.code == .outOfSpace else { throw error }
+            unrecorded.withLock { $0 = bytes }
         }
     }
 
@@ -297,6 +332,7 @@ public final class HeldDisk: Sendable {
                 .unsupported, "\(path) is an image without a descriptor; import it into a disk to take snapshots",
                 path: path)
         }
+        try folder.proveOwned()
         return folder
     }
 }

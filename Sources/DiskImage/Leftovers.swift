@@ -14,6 +14,7 @@ extension DiskFolder {
     func noteLeftover(_ file: String) throws(DiskError) {
         // Another name is not taken from a list; what is left of it then is only in the way.
         guard DiskDescriptor.isDeltaName(file) else { return }
+        try proveInPlace()
         try listLock.withLock { _ throws(DiskError) in
             var names = try leftovers()
             guard !names.hasSame(as: file) else { return }
@@ -21,6 +22,20 @@ extension DiskFolder {
             let list = "\(path)/\(Self.listName)"
             let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
             try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
+        }
+    }
+
+    /// Takes files off the list.
+    func keepLeftovers(_ kept: [String]) throws(DiskError) {
+        try listLock.withLock { _ throws(DiskError) in
+            let names = try leftovers()
+            let left = names.filter { !kept.contains($0) }
+            guard left != names else { return }
+            let list = "\(path)/\(Self.listName)"
+            let bytes = [UInt8](left.map { $0 + "\n" }.joined().utf8)
+            try withPath(list) { () throws(SystemError) in
+                if left.isEmpty { try fs.remove(list) } else { try fs.replaceContents(of: list, with: bytes) }
+            }
         }
     }
 

@@ -18,6 +18,8 @@ struct MaintenanceState: Sendable {
     /// Clusters allocated in deltas that are no longer the top.
     var allocatedBefore: UInt64 = 0
     var closeFailure: DiskError?
+    /// The descriptor has yet to be told of a size that the images have.
+    var isSizeUnrecorded = false
 }
 
 extension Disk {

@@ -30,6 +30,7 @@ final class StubDisk: ControlledDisk {
     func holdWrites(milliseconds: UInt64) throws(DiskError) {}
     func letWritesGo() {}
     let location = "/stub"
+    func proveInPlace() throws(DiskError) {}
     func beginRelease() throws(DiskError) {}
     func finishRelease() {}
     func cancelRelease() {}
