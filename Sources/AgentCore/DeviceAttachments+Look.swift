@@ -8,7 +8,35 @@ internal import SystemPackage
 
 extension DeviceAttachments {
     /// `nil` when nobody owns the disk.
-    public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? { try attached(entry(for: disk)) }
+    /// - Throws: `.inUse` when what is served is not what the disk's path leads to any more.
+    public func attached(_ disk: String) throws(AgentError) -> AttachedDisk? {
+        guard let record = try attached(entry(for: disk)) else { return nil }
+        try Self.expectInPlace(record)
+        return record
+    }
+
+    /// A server goes by the path that it was given, so nothing but its end may be asked of one whose disk has moved.
+    /// - Throws: `.inUse`, with the place that the disk has by now.
+    static func expectInPlace(_ record: AttachedDisk) throws(AgentError) {
+        guard let identity = record.identity, AttachedDisk.identity(of: record.disk) != identity else { return }
+        let place = Self.servedFolder(record.server.pid).map { ": it is \($0) now" } ?? ""
+        throw AgentError(
+            .inUse,
+            "the disk that was attached as \(record.disk) was renamed or replaced since\(place). Detach it with "
+                + "'godwit disk detach \(record.disk)', then attach it where it is")
+    }
+
+    /// Where a folder is by now whose lock the process holds open.
+    private static func servedFolder(_ process: Int32) -> String? {
+        let files = LinuxFileSystem()
+        let open = "/proc/\(process)/fd"
+        let end = "/\(DiskFolder.ownerLockName)"
+        for name in (try? files.list(open)) ?? [] {
+            guard let path = try? files.resolve("\(open)/\(name)"), path.hasSuffix(end) else { continue }
+            return String(path.dropLast(end.utf8.count))
+        }
+        return nil
+    }
 
     private func attached(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
         if let record = try entry.load() {

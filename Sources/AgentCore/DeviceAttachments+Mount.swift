@@ -12,6 +12,7 @@ extension DeviceAttachments {
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
         guard let before = try settled(try live(entry), entry) else { throw Self.notAttached(disk) }
+        try Self.expectInPlace(before)
         let target = try Self.target(mountpoint, options)
         // It may have been unmounted by hand.
         if let mounted = before.mountpoint, let device = before.device,

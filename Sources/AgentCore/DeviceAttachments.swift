@@ -37,6 +37,7 @@ public struct DeviceAttachments: Sendable {
         let lock = try entry.lock()
         defer { withExtendedLifetime(lock) {} }
         if let record = try live(entry) {
+            if AttachedDisk.identity(of: location) != record.identity { try Self.expectInPlace(record) }
             let place = record.uri ?? record.device?.path ?? "an unknown place"
             let name = record.disk.isSame(as: location) ? "" : " under the name that it had, \(record.disk)"
             throw AgentError(.alreadyAttached, "\(location) is attached already\(name), at \(place)")

@@ -14,7 +14,7 @@ struct SourceFiles {
         MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.migratedPending, MigrationFiles.incoming,
         MigrationFiles.arrived, MigrationFiles.tree, MigrationFiles.lock, MigrationFiles.probe,
         DiskFolder.ownerLockName, "godwit.leftovers", "godwit-marks.json", "godwit-backup.lock",
-        MigrationFiles.descriptor + ".lck",
+        MigrationFiles.descriptor + ".lck", MigrationFiles.descriptor + ".served",
     ]
 
     /// Reads what the folder's descriptor names; a descriptor that can't be read names nothing.

@@ -10,6 +10,8 @@ struct SourcePlace: Sendable {
     let folder: String
     let fs: any FileSystem
     let boot: String
+    /// Which folder the path led to at first: what is given up, and removed, is that one.
+    private let identity: FileIdentity?
     private func path(_ name: String) -> String { "\(folder)/\(name)" }
     /// For journals and the hash tree's upper levels.
     private static let spareBytes: UInt64 = 8 << 20
@@ -19,6 +21,17 @@ struct SourcePlace: Sendable {
         self.folder = folder
         self.fs = fs
         self.boot = boot
+        identity = (try? fs.identity(of: folder)) ?? nil
+    }
+
+    /// - Throws: `.refused` when the path leads to another folder than at first.
+    private func proveSame() throws(MigrationError) {
+        guard try at(.source, { () throws(SystemError) in try fs.identity(of: folder) }) == identity else {
+            throw MigrationError(
+                .refused,
+                "\(folder) was renamed or replaced during its migration, so nothing is changed there: put the disk's "
+                    + "folder back in its place, then run 'godwit migrate --recover \(folder)'")
+        }
     }
 
     /// Excludes all others that work on a migration of this disk.
@@ -67,6 +80,7 @@ struct SourcePlace: Sendable {
     }
 
     func store(_ record: OutgoingRecord) throws(MigrationError) {
+        try proveSame()
         try at(.source) { () throws(SystemError) in try fs.store(record, at: path(MigrationFiles.outgoing)) }
     }
 
@@ -85,6 +99,7 @@ struct SourcePlace: Sendable {
     }
 
     func makeTree(sizeBytes: UInt64, chunkBytes: UInt32) throws(MigrationError) -> HashTreeFile {
+        try proveSame()
         let file = try at(.source) { () throws(SystemError) in
             try fs.open(path(MigrationFiles.tree), OpenMode(writable: true, creation: .replace))
         }
@@ -97,6 +112,7 @@ struct SourcePlace: Sendable {
 
     /// Writes the record that gives the disk up, durably, beside its place: all that is left to do is a rename.
     func prepareToGiveUp(_ record: MigratedRecord) throws(MigrationError) {
+        try proveSame()
         try at(.source) { () throws(SystemError) in try fs.store(record, at: path(MigrationFiles.migratedPending)) }
     }
 
@@ -104,6 +120,7 @@ struct SourcePlace: Sendable {
 
     /// From here on the disk is the target's.
     func giveUp() throws(MigrationError) {
+        try proveSame()
         try at(.source) { () throws(SystemError) in
             try fs.rename(path(MigrationFiles.migratedPending), to: path(MigrationFiles.migrated))
             try fs.synchronizeFolder(folder)
@@ -120,6 +137,7 @@ struct SourcePlace: Sendable {
     /// Makes the record durable whatever became of an earlier try: after a failed synchronisation only what is written
     /// again counts.
     func confirm(_ record: MigratedRecord) throws(MigrationError) {
+        try proveSame()
         try at(.source) { () throws(SystemError) in
             do throws(SystemError) { try fs.store(record, at: path(MigrationFiles.migrated)) } catch {
                 guard [.noSpace, .diskQuotaExceeded].contains(error.errno) else { throw error }
@@ -133,6 +151,7 @@ struct SourcePlace: Sendable {
     /// - Returns: what is left behind here because it is not the disk's, if the folder was to be removed.
     func finish(removesSource: Bool, retire: () throws(MigrationError) -> Void) throws(MigrationError) -> [String] {
         try retire()
+        try proveSame()
         guard !removesSource else { return try removeAll() }
         try at(.source) { () throws(SystemError) in
             let descriptor = path(MigrationFiles.descriptor)

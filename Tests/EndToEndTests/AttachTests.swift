@@ -26,6 +26,32 @@ struct AttachTests {
         #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty)
     }
 
+    /// As somebody does who restores a disk beside the old one.
+    @Test func anotherDiskInThePlaceOfAnAttachedOneIsNotTakenForIt() throws {
+        let bench = try DeviceBench(size: "64M")
+        try bench.attach()
+        let old = bench.disk + ".old"
+        try LinuxFileSystem().rename(bench.disk, to: old)
+        try bench.godwit("disk", "create", bench.disk, "--size", "64M")
+        let names = try LinuxFileSystem().list(bench.disk).filter { !$0.hasSuffix(".lock") }
+        try bench.godwit("store", "init", bench.folder.file("store"))
+        for arguments in [
+            ["snapshot", "create", bench.disk], ["backup", bench.disk, "--store", bench.folder.file("store")],
+            ["disk", "resize", bench.disk, "--size", "128M"], ["disk", "attach", bench.disk, "--backend", "user"],
+            ["snapshot", "create", old], ["migrate", bench.disk, "nowhere.invalid:/disk"],
+        ] {
+            let result = try bench.run(arguments)
+            #expect(result.exitCode != 0, "\(arguments)")
+            if arguments[0] != "migrate" {
+                #expect(result.exitCode == 5 && result.errorText.contains(old), "\(arguments): \(result.errorText)")
+            }
+        }
+        #expect(try LinuxFileSystem().list(bench.disk).filter { !$0.hasSuffix(".lock") } == names)
+        try bench.godwit("status")
+        try bench.godwit("disk", "detach", bench.disk)
+        for disk in [bench.disk, old] { try bench.godwit("disk", "check", disk) }
+    }
+
     @Test func whatIsNoDiskIsToldSo() throws {
         let bench = try DeviceBench()
         let missing = try bench.run(["disk", "attach", bench.folder.file("none")])

@@ -174,6 +174,26 @@ private final class StepClock: TimeSource {
         #expect(!world.isOwnedHere && world.isInPlaceThere)
     }
 
+    @Test("another folder in the place of the source's is neither given up nor removed")
+    func replaced() throws {
+        let world = try World(sampleDisk(1 << 20))
+        let place = SourcePlace(folder: world.here, fs: world.fs)
+        try world.fs.rename(world.here, to: world.here + ".old")
+        try world.fs.createFolder(world.here)
+        for name in ["DiskDescriptor.xml", "godwit-migrated.json.pending", "godwit-marks.json"] {
+            try world.fs.open(world.here + "/" + name, OpenMode(writable: true, creation: .exclusive))
+                .writeBytes([60], at: 0)
+        }
+        let names = try world.fs.list(world.here)
+        #expect { try place.giveUp() } throws: { ($0 as? MigrationError)?.code == .refused }
+        for removes in [true, false] {
+            #expect { _ = try place.finish(removesSource: removes, retire: {}) } throws: {
+                ($0 as? MigrationError)?.code == .refused
+            }
+        }
+        #expect(try world.fs.list(world.here) == names)
+    }
+
     @Test("what a target may run is asked before anything moves")
     func commands() throws {
         var world = try World(sampleDisk(1 << 20))
