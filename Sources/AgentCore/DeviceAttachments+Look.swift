@@ -30,10 +30,11 @@ extension DeviceAttachments {
     private static func servedFolder(_ process: Int32) -> String? {
         let files = LinuxFileSystem()
         let open = "/proc/\(process)/fd"
-        let end = "/\(DiskFolder.ownerLockName)"
         for name in (try? files.list(open)) ?? [] {
-            guard let path = try? files.resolve("\(open)/\(name)"), path.hasSuffix(end) else { continue }
-            return String(path.dropLast(end.utf8.count))
+            guard let path = try? files.resolve("\(open)/\(name)"),
+                PathText.name(of: path).isSame(as: DiskFolder.ownerLockName)
+            else { continue }
+            return PathText.parent(of: path)
         }
         return nil
     }

@@ -89,8 +89,8 @@ public protocol FileSystem: Sendable {
     /// ``lock(_:wait:)``, which is an exclusive one.
     func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer
     /// Claims an existing folder, without waiting: one at a time has it, however the folder is renamed and whatever is
-    /// removed from it. Neither ``lock(_:wait:)`` nor ``lease(_:_:)`` knows of it. Where a file system has nothing of the
-    /// kind, everybody gets it.
+    /// removed from it. Neither ``lock(_:wait:)`` nor ``lease(_:_:)`` knows of it. Where a file system has nothing of
+    /// the kind, everybody gets it.
     /// - Returns: `nil` when another has it.
     func claim(_ folder: String) throws(SystemError) -> (any HeldLease)?
     /// Which file the path leads to; `nil` when there is none.

@@ -28,7 +28,7 @@ extension Disk {
         try recordSize()
     }
 
-    /// Runs what makes the disk larger, with the descriptor's space made sure of: a host that is full refuses the whole.
+    /// Runs what makes the disk larger, with the descriptor's space made sure of: a full host refuses the whole.
     private func recording(_ bytes: UInt64, _ grow: () throws(DiskError) -> Void) throws(DiskError) {
         guard let folder else { return try grow() }
         try folder.recordingSize(bytes, grow) { maintenance.change { $0.isSizeUnrecorded = true } }

@@ -140,7 +140,8 @@ import Testing
         let path = try newDisk(folder)
         var disk: Disk?
         var held: HeldDisk?
-        if isHeld { held = try HeldDisk.take(path, in: fs, readOnly: false) } else { disk = try Disk.open(path, in: fs) }
+        if isHeld { held = try HeldDisk.take(path, in: fs, readOnly: false) }
+        if !isHeld { disk = try Disk.open(path, in: fs) }
         try fs.remove("\(path)/\(DiskFolder.ownerLockName)")
         for _ in 0..<2 {
             #expect(code { _ = try Disk.open(path, in: fs) } == .inUse)
@@ -179,7 +180,7 @@ import Testing
         #expect(number > 2)
     }
 
-    @Test("a size that the descriptor missed keeps nobody from opening the disk on a full host, and is made good at its end")
+    @Test("a size that the descriptor missed keeps no disk from being opened on a full host, and is told at its end")
     func missedSize() throws {
         let fs = SimulatedFileSystem()
         try createDisk(at: "/disk", options: CreateOptions(byteCount: Self.size), in: fs)
