@@ -1,4 +1,5 @@
 internal import BlockIO
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 internal import Synchronization
@@ -87,7 +88,7 @@ extension DiskFolder {
         let before = owned.known.withLock { $0.chains }.joined()
         var members: [OwnedPlace.Member] = []
         for image in images {
-            if let same = before.last(where: { $0.image.file == image.file }) {
+            if let same = before.last(where: { $0.image.file.isSame(as: image.file) }) {
                 members.append(OwnedPlace.Member(image: image, file: same.file))
                 continue
             }
