@@ -126,6 +126,18 @@ extension DiskFolder {
     func proveOwned() throws(DiskError) {
         guard let owned else { return }
         try proveInPlace()
+        // Another thread of the owner may put a descriptor in place meanwhile; each look is done in no time.
+        for _ in 0..<Self.looksMax {
+            let before = owned.known.withLock { $0.chains }
+            do throws(DiskError) { return try proveChain(owned) } catch {
+                guard owned.known.withLock({ $0.chains }) != before else { throw error }
+            }
+        }
+        try proveChain(owned)
+    }
+    private static let looksMax = 16
+
+    private func proveChain(_ owned: OwnedPlace) throws(DiskError) {
         let (chains, confirms) = owned.known.withLock { ($0.chains, $0.confirms) }
         guard !chains.isEmpty else { return }
         let descriptor = try load()

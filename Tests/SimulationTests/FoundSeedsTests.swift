@@ -12,6 +12,8 @@ import Testing
         (4793, "32,33s"),
         // A snapshot came between the choice of the top for a held merge and the merge, which trapped.
         (38278, "17,18s,20,24,33s,68"),
+        // An owner's proof met a descriptor that another of its threads had just put in place.
+        (634, "1s,2,5,6,7s,9,10,11s,13s,18s,22s"),
         // A record of a migration that could not be read was taken for none: two targets had the disk.
         (28119, "0,2"),
         // Another writer merged an index file away between its rename and its first use.
