@@ -36,7 +36,7 @@ confdir = $(DESTDIR)$(SYSCONFDIR)/godwit
 pages = $(notdir $(wildcard man/*.[1-9]))
 
 .PHONY: help demo demo-vm check soak mutants build release bench torture fuzz lint install uninstall stage clean packages/% docs-lint \
-	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug soak-kernel kunit bench-kernel \
+	check-kernel check-kernel-agent check-kernel-quick check-kernel-debug soak-kernel soak-kernel-tester kunit bench-kernel \
 	install-dkms uninstall-dkms
 
 help:
@@ -55,6 +55,7 @@ help:
 	@echo "make check-kernel-quick  the part of it that fits into a few minutes"
 	@echo "make check-kernel-debug  the suite on a kernel with KASAN, lockdep and the like, built once and cached"
 	@echo "make soak-kernel         some 500 power cuts, in half an hour (ROUNDS= POINTS= AGENT_POINTS= CUTS=)"
+	@echo "make soak-kernel-tester  the driver's random tester for TESTER_HOURS=4, on three kernels in turn"
 	@echo "make kunit      unit tests within the kernel (KUnit), in one that is a program (User-Mode Linux)"
 	@echo "make bench-kernel        the driver against loop, dm-thin and qemu-nbd, in one virtual machine"
 	@echo "make lint       format, manual pages, shell scripts"
@@ -179,6 +180,12 @@ soak-kernel: packages/kernel packages/build
 	$(SWIFT) build --product godwit
 	POINTS=$(POINTS) AGENT_POINTS=$(AGENT_POINTS) CUTS=$(CUTS) \
 		kernel/tests/suite -k 6.1 $(foreach round,$(shell seq $(ROUNDS)),writelog) agentcuts powercut
+
+# The driver's random tester, TESTER_HOURS in all: a third of each hour on either kernel and on the debug one.
+TESTER_HOURS ?= 4
+
+soak-kernel-tester: packages/kerneldebug
+	kernel/tests/suite $(foreach hour,$(shell seq $(TESTER_HOURS)),-k 6.1 tester -k 6.12 tester -k debug tester)
 
 kunit: packages/kerneldebug
 	kernel/tests/uml

@@ -107,7 +107,7 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var device: String?
     /// Who is connected over NBD. Of the engine only.
     public var clients: [ClientStatus]?
-    /// Writes wait for space on the host. Of the driver only.
+    /// Writes wait for space on the host.
     public var isOutOfSpace: Bool?
     /// Writes fail, after an error of the host. Of the driver only.
     public var isAborted: Bool?

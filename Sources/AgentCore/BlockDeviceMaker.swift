@@ -297,6 +297,8 @@ struct BlockDeviceMaker {
         do throws(AgentError) {
             try umount([], mountPoint)
         } catch {
+            // One that waits for space on the host goes on, or fails, when the device is gone.
+            if force, error.code == .outOfSpace { return try umount(["-l"], mountPoint) }
             guard error.code == .commandFailed, try isMounted(mountPoint) else {
                 // It was unmounted meanwhile.
                 if error.code == .commandFailed { return }

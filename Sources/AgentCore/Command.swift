@@ -7,15 +7,16 @@ internal import SystemPackage
 private let lookMilliseconds = 3000
 
 /// Runs one of the host's tools, which must succeed. One that hangs in the kernel, and so can't be killed, is left.
-/// - Parameter server: of the disk whose device the tool may wait for; when it gives no sign, neither will the device.
+/// - Parameter server: of the disk whose device the tool may wait for; when it gives no sign, or waits for space on the
+///   host, neither will the device.
 /// - Returns: what it printed, without the last newline.
-/// - Throws: `.timeout`, besides others.
+/// - Throws: `.timeout` and `.outOfSpace`, besides others.
 @discardableResult
 func runCommand(
     _ program: String, _ arguments: [String], limitSeconds: Int = 60, server: ServerSign? = nil
 ) throws(AgentError) -> String {
     let words = ([program] + arguments).joined(separator: " ")
-    var silence: AgentError?
+    var stall: AgentError?
     let result: ProgramResult
     do throws(SystemError) {
         // It must not go on with its work when nobody is left to make note of it.
@@ -24,16 +25,16 @@ func runCommand(
             deadlineMilliseconds: limitSeconds * 1000, tie: .bound,
             lookMilliseconds: server == nil ? nil : lookMilliseconds
         ) {
-            silence = server?.silence()
-            return silence == nil
+            stall = server?.stall()
+            return stall == nil
         }
     } catch {
         guard error.errno == .noSuchFileOrDirectory else { throw AgentError(error) }
         throw AgentError(.unsupported, "\(program) is not installed")
     }
-    if result.isTimedOut, let silence {
+    if result.isTimedOut, let stall {
         throw AgentError(
-            .timeout, "'\(words)' waits for the disk's server, and is left to itself: \(silence). It goes on when the "
+            stall.code, "'\(words)' waits for the disk's server, and is left to itself: \(stall). It goes on when the "
                 + "server does; 'godwit disk detach --force' ends the server: what is not flushed is lost then")
     }
     guard !result.isTimedOut else { throw AgentError(.timeout, "'\(words)' did not end in \(limitSeconds) s") }
@@ -60,12 +61,24 @@ struct ServerSign: Sendable {
 
     /// - Returns: `nil` when it answers, or has ended, so that nothing waits for it; else how it failed to.
     func silence() -> AgentError? {
-        do throws(ControlError) {
-            _ = try ControlClient.connect(controlSocket, silenceMilliseconds: Self.milliseconds).status()
-        } catch {
+        do throws(ControlError) { _ = try status() } catch {
             if error.code == ControlError.timeout { return AgentError(error) }
         }
         return nil
+    }
+
+    /// - Returns: why what waits for its disk may wait for long; `nil`: it may not.
+    func stall() -> AgentError? {
+        do throws(ControlError) {
+            guard try status().isOutOfSpace == true else { return nil }
+            return AgentError(.outOfSpace, "writes to the disk wait for space on the host, where its images are")
+        } catch {
+            return error.code == ControlError.timeout ? AgentError(error) : nil
+        }
+    }
+
+    private func status() throws(ControlError) -> DeviceStatus {
+        try ControlClient.connect(controlSocket, silenceMilliseconds: Self.milliseconds).status()
     }
 
     /// - Throws: `.timeout` when it gives none.

@@ -70,6 +70,8 @@ public final class DeviceServer: Sendable {
     /// - Returns: what ``disconnected(_:)`` is to be told.
     public func connected(_ process: Int32) -> UInt64 { clients.connected(process) }
     public func disconnected(_ client: UInt64) { clients.disconnected(client) }
+    /// A client asks for nothing more; what of it waits is to see whether it is still there.
+    public func hasFallenSilent() { owner.space.lookAgain() }
 
     // MARK: what the block device asks
 
@@ -133,7 +135,8 @@ public final class DeviceServer: Sendable {
     private func serve<R>(_ body: () throws(DiskError) -> R) throws(DeviceFault) -> R {
         let result: R?
         do throws(DiskError) {
-            result = try owner.gate.pass(body)
+            // Outside the gate: it must not keep a disk from closing.
+            result = try owner.space.run { () throws(DiskError) in try owner.gate.pass(body) }
         } catch {
             throw owner.pause.isReleased ? Self.releasedFault : DeviceFault(error)
         }

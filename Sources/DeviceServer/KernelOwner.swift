@@ -37,7 +37,7 @@ public enum KernelOwner {
             withExtendedLifetime(ended) {}
             return 0
         } catch {
-            log("\(error)")
+            tellOperator("\(error)")
             return 1
         }
     }
@@ -67,7 +67,7 @@ public enum KernelOwner {
             if !entries[0].ready.isEmpty { return }
             guard !entries[1].ready.isEmpty else { continue }
             _ = try signals.next()
-            do throws(DiskError) { try owner.stop() } catch { log("\(error)") }
+            do throws(DiskError) { try owner.stop() } catch { tellOperator("\(error)") }
             return
         }
     }
@@ -75,17 +75,12 @@ public enum KernelOwner {
     private static func tell(_ event: DriverEvent, _ disk: KernelDisk) {
         switch event.kind {
         case .outOfSpace(let isLimit):
-            log(
+            tellOperator(
                 "\(disk.held.path): " + (isLimit ? "the limit of the top's file is reached" : "the host is full")
                     + "; writes wait for space")
-        case .hasSpace: log("\(disk.held.path): there is space again, writes go on")
-        case .aborted(let errno): log("\(disk.held.path): writes fail from now on: \(errno.description)")
+        case .hasSpace: tellOperator("\(disk.held.path): there is space again, writes go on")
+        case .aborted(let errno): tellOperator("\(disk.held.path): writes fail from now on: \(errno.description)")
         default: break
         }
-    }
-
-    private static func log(_ line: String) {
-        guard let standardError = try? OwnedDescriptor(duplicating: 2) else { return }
-        try? standardError.writeAll(Array((line + "\n").utf8))
     }
 }

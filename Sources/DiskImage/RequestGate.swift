@@ -46,7 +46,13 @@ final class RequestGate: Sendable {
     func enterWrite() throws(DiskError) -> Chain {
         if let chain = try enterWriteNow() { return chain }
         return try HeldWrites.waiting { () throws(DiskError) in
-            try state.await { state throws(DiskError) in try Self.enterWrite(&state) }
+            while true {
+                let chain = try state.wait(until: HeldWrites.nextLook) {
+                    state throws(DiskError) in try Self.enterWrite(&state)
+                }
+                if let chain { return chain }
+                if HeldWrites.isGone { throw DiskError(.invalid, "the write's client has hung up", path: "") }
+            }
         }
     }
 

@@ -38,6 +38,13 @@ final class ClientSocket: Sendable {
         do throws(SystemError) { try descriptor.writeAll(bytes) } catch { throw .ended }
     }
 
+    /// Whether the client has closed its end: it takes no reply any more.
+    var isHungUp: Bool {
+        // What nobody asks for is told all the same: POLLHUP and POLLERR, poll(2).
+        var entries = [PollEntry(descriptor.number, [])]
+        return (try? pollDescriptors(&entries, deadlineMilliseconds: 0)) ?? 0 > 0
+    }
+
     /// Both directions, for all threads.
     func end() { UnixSocket.end(descriptor.number) }
     func endReceiving() { UnixSocket.endReceiving(descriptor.number) }

@@ -73,6 +73,8 @@ final class Connection: Sendable, HeldWriteObserver {
         return try wait()
     }
 
+    var isGone: Bool { socket.isHungUp }
+
     // MARK: receiving
 
     struct Received: Sendable {
@@ -94,7 +96,10 @@ final class Connection: Sendable, HeldWriteObserver {
             }
         }
         let behind = receivers.subtract(1, ordering: .sequentiallyConsistent).newValue
-        if received == nil { crew.end() } else if behind == 0, crew.isShort { recruit() }
+        if received == nil {
+            crew.end()
+            server.device.hasFallenSilent()
+        } else if behind == 0, crew.isShort { recruit() }
         return received
     }
 

@@ -117,11 +117,29 @@ final class ExportListener: Sendable {
 
     private func forget(_ identifier: UInt64) { state.change { $0.clients[identifier] = nil } }
 
+    /// Waits for what clients that have hung up have asked for: a client that comes back must not have its new writes
+    /// undone by older ones.
+    private func awaitDeparted(before identifier: UInt64, until deadline: UInt64) throws(ClientError) {
+        let departed = state.withLock { state in
+            state.clients.filter { $0.key < identifier && $0.value.isHungUp }.map(\.key)
+        }
+        guard !departed.isEmpty else { return }
+        let areGone: Void? = state.wait(until: deadline) { state in
+            departed.allSatisfy { state.clients[$0] == nil } ? () : nil
+        }
+        guard areGone != nil else {
+            throw ClientError(
+                code: .timeout,
+                message: "\(path): a client was refused: requests of one that has hung up are still being done")
+        }
+    }
+
     /// The first thread of a connection.
     private func run(_ identifier: UInt64, _ client: ClientSocket) {
         let deadline = SystemTime().monotonic() + limits.handshakeNanoseconds
         var handshake = Handshake(client, server.device, until: deadline)
         do throws(ClientError) {
+            try awaitDeparted(before: identifier, until: deadline)
             let outcome = try handshake.run()
             Connection(identifier, client, outcome, server) { [self] in forget(identifier) }.serve()
         } catch {

@@ -1,0 +1,103 @@
+internal import DiskImage
+internal import LinuxSystem
+
+/// Where requests wait for which the host has no space: a full host is never final (I14). They wait outside the engine,
+/// with nothing locked, and are tried anew each second, or as soon as one of them got through.
+///
+/// Like the driver's (`space.c`): reads, and writes that need no space, go on meanwhile.
+final class SpaceWait: Sendable {
+    private struct State {
+        /// Requests that have failed for want of space, and have neither got through nor ended.
+        var waiting = 0
+        /// Goes up when those that wait are to look again at once.
+        var round: UInt64 = 0
+        /// Nobody waits any more.
+        var isEnded = false
+    }
+    private let state = Monitor(State())
+    private let path: String
+    private let tell: @Sendable (String) -> Void
+
+    /// - Parameters:
+    ///   - path: the disk's, for the operator.
+    ///   - tell: is given a line when the first one begins to wait, and when the last one has got through.
+    init(path: String, tell: @escaping @Sendable (String) -> Void = tellOperator) {
+        self.path = path
+        self.tell = tell
+    }
+
+    /// Whether a request waits.
+    var isWaitedIn: Bool { state.withLock { $0.waiting > 0 } }
+
+    /// The disk closes: those that wait try a last time, and fail.
+    func end() { state.change { $0.isEnded = true } }
+
+    /// Those whose client has hung up are to notice.
+    func lookAgain() { state.change { $0.round += 1 } }
+
+    /// Runs `body` until it fails for another reason than want of space, or does not fail.
+    func run<R>(_ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        let round = state.withLock { $0.round }
+        do throws(DiskError) { return try body() } catch {
+            guard Self.mayPass(error) else { throw error }
+            return try wait(after: error, round, body)
+        }
+    }
+
+    /// What a failed synchronization lost stays lost, whatever it was lost for.
+    private static func mayPass(_ error: DiskError) -> Bool { error.code == .outOfSpace && !error.isFinal }
+
+    private func wait<R>(
+        after first: DiskError, _ round: UInt64, _ body: () throws(DiskError) -> R
+    ) throws(DiskError) -> R {
+        begin(first)
+        var isThrough = false
+        defer { leave(isThrough) }
+        var round = round
+        while true {
+            let isEnded = HeldWrites.waiting { awaitRound(after: &round) }
+            if HeldWrites.isGone { throw DiskError(.invalid, "\(path): the client has hung up", path: path) }
+            do throws(DiskError) {
+                let result = try body()
+                isThrough = true
+                return result
+            } catch {
+                guard Self.mayPass(error), !isEnded else { throw error }
+            }
+        }
+    }
+
+    /// - Returns: whether this was the last wait.
+    private func awaitRound(after round: inout UInt64) -> Bool {
+        let seen = round
+        let deadline = SystemTime().monotonic() + HeldWrites.lookNanoseconds
+        let answer: (isEnded: Bool, round: UInt64)? = state.wait(until: deadline) { state in
+            state.isEnded || state.round != seen ? (state.isEnded, state.round) : nil
+        }
+        if let answer { round = answer.round }
+        return answer?.isEnded == true
+    }
+
+    private func begin(_ error: DiskError) {
+        let isFirst = state.withLock { state in
+            state.waiting += 1
+            return state.waiting == 1
+        }
+        if isFirst { tell("\(path): \(error.message): writes wait until there is space") }
+    }
+
+    private func leave(_ isThrough: Bool) {
+        let isOver = state.change { state in
+            state.waiting -= 1
+            if isThrough { state.round += 1 }
+            return state.waiting == 0 && isThrough && !state.isEnded
+        }
+        if isOver { tell("\(path): there is space again, writes go on") }
+    }
+}
+
+/// A line for the operator, on standard error. Nobody can be told of one that can't be written.
+func tellOperator(_ line: String) {
+    guard let standardError = try? OwnedDescriptor(duplicating: 2) else { return }
+    try? standardError.writeAll(Array("godwit: \(line)\n".utf8))
+}
