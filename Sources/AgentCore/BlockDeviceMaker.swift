@@ -336,8 +336,10 @@ struct BlockDeviceMaker {
         try attribute("/sys/block/\(name(of: path))/pid").flatMap { Int32($0) }
     }
 
-    /// Takes nbdfuse's mount away, and waits for its end: then all is with the server.
+    /// Takes nbdfuse's mount away, and waits for its end: then all is with the server. One whose server takes nothing
+    /// is not waited for.
     private func endFuse(_ fuse: ProcessHandle?) throws(AgentError) {
+        let mayTake = fuse != nil && server.stall() != nil ? 0 : Self.fuseEndMilliseconds
         try withAgentError { () throws(SystemError) in
             // One that has not mounted its file yet would do so later.
             if try MountTable.current().mount(at: entry.fuseFolder) == nil { try fuse?.send(Signal.terminate) }
@@ -349,8 +351,8 @@ struct BlockDeviceMaker {
                     return
                 }
                 hasEnded = true
-                guard let fuse, try !fuse.waitForEnd(deadlineMilliseconds: Self.fuseEndMilliseconds) else { continue }
-                try fuse.stop(graceMilliseconds: Self.fuseEndMilliseconds)
+                guard let fuse, try !fuse.waitForEnd(deadlineMilliseconds: mayTake) else { continue }
+                try fuse.stop(graceMilliseconds: mayTake)
             }
         }
     }

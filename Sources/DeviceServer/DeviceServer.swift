@@ -71,7 +71,7 @@ public final class DeviceServer: Sendable {
     public func connected(_ process: Int32) -> UInt64 { clients.connected(process) }
     public func disconnected(_ client: UInt64) { clients.disconnected(client) }
     /// A client asks for nothing more; what of it waits is to see whether it is still there.
-    public func hasFallenSilent() { owner.space.lookAgain() }
+    public func hasFallenSilent() { owner.hostWait.lookAgain() }
 
     // MARK: what the block device asks
 
@@ -136,7 +136,7 @@ public final class DeviceServer: Sendable {
         let result: R?
         do throws(DiskError) {
             // Outside the gate: it must not keep a disk from closing.
-            result = try owner.space.run { () throws(DiskError) in try owner.gate.pass(body) }
+            result = try owner.hostWait.run { () throws(DiskError) in try owner.gate.pass(body) }
         } catch {
             throw owner.pause.isReleased ? Self.releasedFault : DeviceFault(error)
         }

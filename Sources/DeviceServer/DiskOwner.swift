@@ -8,8 +8,8 @@ final class DiskOwner: Sendable {
     let disk: any ControlledDisk
     let pause: WritePause
     let gate: RequestGate
-    /// Of requests of the engine's: the driver has one of its own.
-    let space: SpaceWait
+    /// Of the engine's requests: the driver has one of its own.
+    let hostWait: HostWait
     private let listener = Mutex<ControlListener?>(nil)
     private let onShutdown: @Sendable () -> Void
     /// How closing the disk went. Held while it is closed, so that nobody takes a close that has begun for one that is
@@ -20,7 +20,7 @@ final class DiskOwner: Sendable {
         self.disk = disk
         self.gate = gate
         self.onShutdown = onShutdown
-        space = SpaceWait(path: disk.location)
+        hostWait = HostWait(path: disk.location)
         pause = WritePause(
             hold: { milliseconds throws(ControlError) in
                 do throws(DiskError) { try disk.holdWrites(milliseconds: milliseconds) } catch {
@@ -80,7 +80,7 @@ final class DiskOwner: Sendable {
         guard gate.shut() else { return .success(()) }
         // Writes that are held back have to go on, or fail, before the last request can leave.
         pause.close()
-        space.end()
+        hostWait.end()
         gate.awaitEmpty()
         do throws(DiskError) {
             try disk.close()
@@ -101,7 +101,7 @@ final class DiskOwner: Sendable {
         guard var status = answer else { throw WritePause.closed }
         status.isPaused = pause.isPaused
         status.isReleased = pause.isReleased
-        if space.isWaitedIn { status.isOutOfSpace = true }
+        if hostWait.isOutOfSpace { status.isOutOfSpace = true }
         return status
     }
 }

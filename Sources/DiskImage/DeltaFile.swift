@@ -117,6 +117,7 @@ final class DeltaFile: Sendable {
         do throws(SystemError) { try file.synchronize() } catch {
             var lost = failure(error)
             lost.isFinal = true
+            lost.mayPass = false
             throw lost
         }
     }

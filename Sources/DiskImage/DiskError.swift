@@ -39,6 +39,9 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
     /// The host lost what was written to `path` before and would not say so a second time: doing the same again proves
     /// nothing.
     public var isFinal = false
+    /// The same request may succeed later, with nothing changed here: the host has no space or no memory, or a server
+    /// of it does not answer.
+    public var mayPass = false
 
     public init(_ code: Code, _ message: String, path: String) {
         self.code = code
@@ -59,6 +62,7 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
             case .io: .io
             }
         self.init(code, error.description, path: path)
+        mayPass = error.mayPass
     }
 
     public init(_ error: ImageError, path: String) {

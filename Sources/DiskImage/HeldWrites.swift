@@ -11,7 +11,7 @@ public protocol HeldWriteObserver: Sendable {
 }
 
 /// The one place that writes pass which are held back, before they wait: by a pause (``RequestGate``), or because the
-/// host has no space for them. What is not held back comes by here never.
+/// host lacks what they need. What is not held back comes by here never.
 public enum HeldWrites {
     /// Who hears of the waits of this thread. A server sets it once for each of its threads.
     @TaskLocal public static var observer: (any HeldWriteObserver)?

@@ -27,6 +27,8 @@ public struct SystemError: Error, Hashable, Sendable, CustomStringConvertible {
         }
     }
     public var isOutOfSpace: Bool { kind == .outOfSpace }
+    /// It may be gone the next time: space, memory, a server of the host's that does not answer.
+    public var mayPass: Bool { isOutOfSpace || errno == .noMemory || errno == .timedOut }
 
     /// What a user can do about it: the one place that sorts error numbers.
     public enum Kind: Hashable, Sendable {

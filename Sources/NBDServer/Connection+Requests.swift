@@ -32,6 +32,7 @@ extension Connection {
             }
             reply(.none, to: request, memory)
         } catch {
+            if isGone { return }
             server.log.say(error.message)
             reply(NBDErrorNumber(errno: error.number), to: request, memory)
         }

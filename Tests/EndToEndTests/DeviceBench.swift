@@ -39,17 +39,25 @@ final class DeviceBench: Sendable {
 
     let folder: TemporaryFolder
     var path: String { folder.path }
-    var disk: String { folder.file("disk") }
+    let disk: String
+    /// The small file system that the disk lies on, if it was asked for.
+    var fileSystem: String { folder.file("fs") }
     var runFolder: String { folder.file("run") }
     var mountPoint: String { folder.file("mnt") }
     let environment: [String: String]
 
-    init(size: String = "256M", cluster: String = "1M") throws {
+    /// - Parameter fileSystemSize: of a file system of its own for the disk, as tmpfs(5) takes it.
+    init(size: String = "256M", cluster: String = "1M", fileSystemSize: String? = nil) throws {
         folder = try TemporaryFolder()
+        disk = folder.file(fileSystemSize == nil ? "disk" : "fs/disk")
         environment = processEnvironment().merging(
             ["GODWIT_RUN_DIR": folder.file("run")]
         ) { $1 }
         try LinuxFileSystem().createFolder(mountPoint)
+        if let fileSystemSize {
+            try LinuxFileSystem().createFolder(fileSystem)
+            try expectTool("mount", "-t", "tmpfs", "-o", "size=\(fileSystemSize)", "tmpfs", fileSystem)
+        }
         try godwit("disk", "create", disk, "--size", size, "--cluster", cluster)
     }
 

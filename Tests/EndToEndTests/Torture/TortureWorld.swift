@@ -99,7 +99,8 @@ final class TortureWorld {
     /// Takes the disk from whoever serves it, serves it anew, and compares every block.
     /// - Parameter isExact: no server was killed: all that was answered is there.
     func compare(isExact: Bool) throws {
-        quiet()
+        let failure = quiet()
+        if isExact, let failure { throw TortureFailure("\(disk): the guest was told \(failure)") }
         let detached = try run(["disk", "detach", disk, "--force"])
         guard [0, 7].contains(detached.status) else { throw TortureFailure(detached.text) }
         server = nil

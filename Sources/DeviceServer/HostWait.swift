@@ -1,14 +1,16 @@
 internal import DiskImage
 internal import LinuxSystem
 
-/// Where requests wait for which the host has no space: a full host is never final (I14). They wait outside the engine,
-/// with nothing locked, and are tried anew each second, or as soon as one of them got through.
+/// Where requests wait for what the host lacks for now, most of all space (I14). They wait outside the engine, with
+/// nothing locked, and are tried anew each second, or as soon as one of them got through.
 ///
 /// Like the driver's (`space.c`): reads, and writes that need no space, go on meanwhile.
-final class SpaceWait: Sendable {
+final class HostWait: Sendable {
     private struct State {
-        /// Requests that have failed for want of space, and have neither got through nor ended.
+        /// Requests that have failed so, and have neither got through nor ended.
         var waiting = 0
+        /// Those of them that lack space.
+        var lackingSpace = 0
         /// Goes up when those that wait are to look again at once.
         var round: UInt64 = 0
         /// Nobody waits any more.
@@ -26,8 +28,8 @@ final class SpaceWait: Sendable {
         self.tell = tell
     }
 
-    /// Whether a request waits.
-    var isWaitedIn: Bool { state.withLock { $0.waiting > 0 } }
+    /// Whether a request waits for space.
+    var isOutOfSpace: Bool { state.withLock { $0.lackingSpace > 0 } }
 
     /// The disk closes: those that wait try a last time, and fail.
     func end() { state.change { $0.isEnded = true } }
@@ -35,24 +37,22 @@ final class SpaceWait: Sendable {
     /// Those whose client has hung up are to notice.
     func lookAgain() { state.change { $0.round += 1 } }
 
-    /// Runs `body` until it fails for another reason than want of space, or does not fail.
+    /// Runs `body` until it does not fail, or for a reason that stays.
     func run<R>(_ body: () throws(DiskError) -> R) throws(DiskError) -> R {
         let round = state.withLock { $0.round }
         do throws(DiskError) { return try body() } catch {
-            guard Self.mayPass(error) else { throw error }
+            guard error.mayPass else { throw error }
             return try wait(after: error, round, body)
         }
     }
 
-    /// What a failed synchronization lost stays lost, whatever it was lost for.
-    private static func mayPass(_ error: DiskError) -> Bool { error.code == .outOfSpace && !error.isFinal }
-
     private func wait<R>(
         after first: DiskError, _ round: UInt64, _ body: () throws(DiskError) -> R
     ) throws(DiskError) -> R {
-        begin(first)
+        let lacksSpace = first.code == .outOfSpace
+        begin(first, lacksSpace)
         var isThrough = false
-        defer { leave(isThrough) }
+        defer { leave(lacksSpace, isThrough) }
         var round = round
         while true {
             let isEnded = HeldWrites.waiting { awaitRound(after: &round) }
@@ -62,7 +62,7 @@ final class SpaceWait: Sendable {
                 isThrough = true
                 return result
             } catch {
-                guard Self.mayPass(error), !isEnded else { throw error }
+                guard error.mayPass, !isEnded else { throw error }
             }
         }
     }
@@ -78,21 +78,23 @@ final class SpaceWait: Sendable {
         return answer?.isEnded == true
     }
 
-    private func begin(_ error: DiskError) {
+    private func begin(_ error: DiskError, _ lacksSpace: Bool) {
         let isFirst = state.withLock { state in
             state.waiting += 1
+            if lacksSpace { state.lackingSpace += 1 }
             return state.waiting == 1
         }
-        if isFirst { tell("\(path): \(error.message): writes wait until there is space") }
+        if isFirst { tell("\(path): \(error.message): requests wait until that has passed") }
     }
 
-    private func leave(_ isThrough: Bool) {
+    private func leave(_ lacksSpace: Bool, _ isThrough: Bool) {
         let isOver = state.change { state in
             state.waiting -= 1
+            if lacksSpace { state.lackingSpace -= 1 }
             if isThrough { state.round += 1 }
             return state.waiting == 0 && isThrough && !state.isEnded
         }
-        if isOver { tell("\(path): there is space again, writes go on") }
+        if isOver { tell("\(path): it has passed: requests go on") }
     }
 }
 
