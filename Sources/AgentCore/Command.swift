@@ -34,7 +34,8 @@ func runCommand(
     }
     if result.isTimedOut, let stall {
         throw AgentError(
-            stall.code, "'\(words)' waits for the disk's server, and is left to itself: \(stall). It goes on when the "
+            stall.code,
+            "'\(words)' waits for the disk's server, and is left to itself: \(stall). It goes on when the "
                 + "server does; 'godwit disk detach --force' ends the server: what is not flushed is lost then")
     }
     guard !result.isTimedOut else { throw AgentError(.timeout, "'\(words)' did not end in \(limitSeconds) s") }

@@ -25,6 +25,7 @@ public enum FreezeGuard {
             for mountpoint in mountpoints { try FreezeHandle.synchronize(mountpoint) }
             let time = SystemTime()
             let start = time.monotonic()
+            try watcher.begin()
             // Those frozen before one fails thaw when the list goes.
             var handles: [FreezeHandle] = []
             for mountpoint in mountpoints { handles.append(try FreezeHandle(freezing: mountpoint)) }
@@ -57,11 +58,21 @@ public enum FreezeGuard {
             word = pipe.keepWriting()
         }
 
+        /// What is frozen from here on has to be thawed by the deadline. What came before may have taken long: there
+        /// was much to write.
+        func begin() throws(SystemError) { try word.writeAll([Word.begin]) }
+
         /// All is thawed.
-        func dismiss() { try? word.writeAll([1]) }
+        func dismiss() { try? word.writeAll([Word.dismiss]) }
 
         // Dropped undismissed when the freeze failed: there is nothing to thaw then, either.
         deinit { dismiss() }
+    }
+
+    /// What the guard tells the third process, in this order.
+    private enum Word {
+        static let begin: UInt8 = 2
+        static let dismiss: UInt8 = 1
     }
 
     /// What the third process has beyond the deadline, before it takes the guard for one that hangs.
@@ -75,6 +86,8 @@ public enum FreezeGuard {
             try? procs.writeAll(Array("\(ownProcess())".utf8))
         }
         let input = OwnedDescriptor(adopting: 0)
+        // Without that word nothing is frozen.
+        guard (try? input.readSome(upTo: 1)) == [Word.begin] else { return 0 }
         var entries = [PollEntry(input.number, .readable)]
         let milliseconds = Int(clamping: deadlineMilliseconds + slackMilliseconds)
         let count = (try? pollDescriptors(&entries, deadlineMilliseconds: milliseconds)) ?? 0

@@ -243,7 +243,8 @@ extension LocalStore {
             }
             guard state.withLock({ $0.recent.count }) <= entriesMax else {
                 throw StoreError(
-                    .corrupt, "the index of store \(address) is damaged, and the store is too large to do without: "
+                    .corrupt,
+                    "the index of store \(address) is damaged, and the store is too large to do without: "
                         + "run `godwit store repair \(address)`")
             }
         }

@@ -24,7 +24,8 @@ struct StoreVerify: ParsableCommand {
         let report = VerifyResult(store: opened.address, found)
         try Report(common).result(report, report.lines)
         guard !found.isSound else { return }
-        let count = "\(found.problemCount) problems, \(found.damagedPoints.count) of \(found.points) points can't be "
+        let count =
+            "\(found.problemCount) problems, \(found.damagedPoints.count) of \(found.points) points can't be "
             + "restored in whole"
         guard found.problemCount > found.unreadableCount else {
             throw CommandFailure(

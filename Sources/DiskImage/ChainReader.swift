@@ -87,7 +87,8 @@ struct ChainReader: Sendable {
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + Int(count)])
             if entry.isInvalid {
                 throw DiskError(
-                    .corrupt, "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
+                    .corrupt,
+                    "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
                         + "check the disk", path: chain.top?.path ?? "")
             } else if entry.isNone {
                 unsafe part.fillWithZeros()

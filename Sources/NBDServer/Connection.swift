@@ -99,7 +99,9 @@ final class Connection: Sendable, HeldWriteObserver {
         if received == nil {
             crew.end()
             server.device.hasFallenSilent()
-        } else if behind == 0, crew.isShort { recruit() }
+        } else if behind == 0, crew.isShort {
+            recruit()
+        }
         return received
     }
 

@@ -42,7 +42,8 @@ private let program: String = {
 }()
 private let canFreeze = canMountLoop && hasTool("mkfs.ext4") && (try? LinuxFileSystem().exists(program)) == true
 
-@Suite(.enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized,
+@Suite(
+    .enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized,
     .timeLimit(.minutes(1)))
 struct FreezeGuardTests {
     private func freeze(_ mounts: [String], _ milliseconds: UInt64 = 60_000) throws -> Freeze {
@@ -136,6 +137,23 @@ struct FreezeGuardTests {
         try expectTool("touch", mount.path + "/file", deadlineMilliseconds: 10_000)
         #expect(try !mount.isFrozen())
         withExtendedLifetime(input) {}
+    }
+
+    /// To write what there is takes as long as it takes: the third process must not thaw what is frozen after it.
+    @Test func theTimeOfTheThirdProcessBeginsWithTheFreeze() throws {
+        let mount = try ScratchMount()
+        let input = try Pipe()
+        let watcher = try ChildProcess(
+            program, ["internal-freeze-guard", "--watch", "--deadline", "1ms", "--", mount.path],
+            input: .descriptor(input.reading.number))
+        let word = input.keepWriting()
+        let other = try FreezeHandle(freezing: mount.path)
+        #expect(try watcher.wait(deadlineMilliseconds: 6_000) == nil)
+        #expect(try mount.isFrozen())
+        try word.writeAll([2])
+        #expect(try watcher.wait(deadlineMilliseconds: 30_000) == 1)
+        #expect(try !mount.isFrozen())
+        withExtendedLifetime(other) {}
     }
 
     @Test func aFreezeOfSomebodyElseStays() throws {

@@ -111,7 +111,8 @@ final class TortureCommand: Sendable {
         self.folder = folder
         // A shell, so that no pipe of ours can hold the program up.
         child = try ChildProcess(
-            "sh", ["-c", "out=$1 err=$2; shift 2; exec \"$@\" --json >\"$out\" 2>\"$err\"", "sh"] + files
+            "sh",
+            ["-c", "out=$1 err=$2; shift 2; exec \"$@\" --json >\"$out\" 2>\"$err\"", "sh"] + files
                 + [Product.program] + arguments, environment: environment, newGroup: true)
     }
 
