@@ -11,6 +11,10 @@ internal import SystemPackage
 struct BlockDeviceMaker {
     let entry: RunEntry
     private static let connections = "4"
+    /// In seconds. The kernel takes a connection for dead whose request has no answer in so long, 30 s when nothing is
+    /// said, and its data for lost; writes that are held, or wait for space, are neither. As long as there may be: the
+    /// kernel counts it in ticks of a thousandth, in 32 bits.
+    private static let requestLimit = "4000000"
     private static let fuseStartMilliseconds: UInt64 = 30_000
     private static let fuseEndMilliseconds = 10_000
     private static let mountSeconds = 600
@@ -68,10 +72,14 @@ struct BlockDeviceMaker {
             do throws(AgentError) {
                 try runCommand(
                     "nbd-client",
-                    ["-unix", socket, "/dev/\(name)", "-connections", Self.connections], server: server)
+                    [
+                        "-unix", socket, "/dev/\(name)", "-connections", Self.connections, "-timeout",
+                        Self.requestLimit,
+                    ], server: server)
                 return "/dev/\(name)"
             } catch {
                 // Another process may have taken it meanwhile.
+                guard error.code == .commandFailed else { throw error }
                 failure = error
             }
         }

@@ -91,9 +91,17 @@ public enum FreezeGuard {
         var entries = [PollEntry(input.number, .readable)]
         let milliseconds = Int(clamping: deadlineMilliseconds + slackMilliseconds)
         let count = (try? pollDescriptors(&entries, deadlineMilliseconds: milliseconds)) ?? 0
-        if count > 0, (try? input.readSome(upTo: 1))?.isEmpty == false { return 0 }
-        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
+        if count == 0 {
+            thaw(mountpoints)
+            // Its freeze may still be on its way in the kernel, where nothing ends it: then it is thawed after that.
+        }
+        if (try? input.readSome(upTo: 1))?.isEmpty == false { return 0 }
+        thaw(mountpoints)
         return 1
+    }
+
+    private static func thaw(_ mountpoints: [String]) {
+        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
     }
 
     /// Waits for any reason to thaw. - Returns: whether it was the deadline.
@@ -196,8 +204,8 @@ final class Freeze: Sendable {
     private func thawAll() {
         try? child.send(Signal.kill)
         // One that hangs in the kernel, in a freeze that waits for a device, would have this process hang in its thaw.
-        // The third process thaws when it has ended.
-        guard (try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)) != nil else { return }
+        // It is left to the third process, which thaws when it has ended.
+        guard (try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)) != nil else { return child.detach() }
         for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
     }
 

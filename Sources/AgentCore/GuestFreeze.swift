@@ -12,6 +12,8 @@ struct FreezeList {
     private(set) var devices: [DeviceIndex] = []
     /// By a guard process: what does not lie directly on a device of the driver.
     private(set) var mountpoints: [String] = []
+    /// Of the disks that file systems to be frozen lie on.
+    private(set) var servers: [ServerSign] = []
 
     init(holdsWrites: Bool) { self.holdsWrites = holdsWrites }
 
@@ -22,7 +24,10 @@ struct FreezeList {
         guard let device = disk.device else { return false }
         let all = try DeviceTree.toFreeze(on: device.path, isOfDriver: false)
         let ours = try DeviceTree.toFreeze(on: device.path, isOfDriver: disk.driverDevice != nil)
-        if !all.isEmpty { hasMounts = true }
+        if !all.isEmpty {
+            hasMounts = true
+            servers.append(ServerSign(controlSocket: disk.controlSocket))
+        }
         if let index = disk.driverDevice, holdsWrites || all.count > ours.count { devices.append(index) }
         for mountpoint in ours where !mountpoints.contains(mountpoint) { mountpoints.append(mountpoint) }
         return !all.isEmpty
@@ -47,6 +52,8 @@ final class GuestFreeze: Sendable {
 
     /// Freezes all of the list. - Throws: why not; then none is frozen.
     init(_ list: FreezeList, deadlineMilliseconds: UInt64) throws(AgentError) {
+        // A freeze writes what is not written yet: nobody knows how long it takes while writes wait for space.
+        for server in list.servers { if let stall = server.stall() { throw stall } }
         start = SystemTime().monotonic()
         guardProcess =
             list.mountpoints.isEmpty

@@ -24,10 +24,15 @@ public final class AttachedGuest: GuestControl {
         self.hooks = hooks
     }
 
+    private static let settleSeconds = 600
+
+    /// By a process of its own, which can be left when the disk's server hangs, or waits for space.
     public func settle() {
         // What this can't do is done by the stop, only later.
-        for mountpoint in (try? attachments.mountpoints(of: disk)) ?? [] {
-            try? FreezeHandle.synchronize(mountpoint)
+        guard let attached = (try? attachments.attached(disk)).flatMap({ $0 }) else { return }
+        let server = ServerSign(controlSocket: attached.controlSocket)
+        for mountpoint in (try? attachments.mountpoints(of: disk)) ?? [] where server.stall() == nil {
+            _ = try? runCommand("sync", ["-f", mountpoint], limitSeconds: Self.settleSeconds, server: server)
         }
     }
 
@@ -61,6 +66,7 @@ public final class AttachedGuest: GuestControl {
             // The driver freezes what it can when its writes are paused.
             let mountpoints = try DeviceTree.toFreeze(on: device.path, isOfDriver: attached?.backend == .kernel)
             guard !mountpoints.isEmpty else { return }
+            if let stall = attached.flatMap({ ServerSign(controlSocket: $0.controlSocket).stall() }) { throw stall }
             // Should it expire, the server still holds the writes back.
             let freeze = try Freeze(
                 mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,

@@ -24,11 +24,11 @@ public struct BlockUser: Hashable, Sendable, CustomStringConvertible {
 public func blockUsers(of numbers: Set<String>, besides groups: Set<Int> = []) throws(SystemError) -> [BlockUser] {
     var users: [BlockUser] = []
     // What is mounted in this namespace is for the caller to see.
-    var namespaces: Set<String> = [linkText("/proc/self/ns/mnt") ?? ""]
+    var views: Set<String> = [mountView(of: "self") ?? ""]
     for name in try LinuxFileSystem().list("/proc") {
         guard let process = Int32(name), process != ownProcess() else { continue }
         // Processes and their files may go while they are looked at.
-        if let mount = foreignMount(of: process, numbers, groups, &namespaces) {
+        if let mount = foreignMount(of: process, numbers, groups, &views) {
             users.append(BlockUser(process: process, name: processName(process), mountPoint: mount.mountPoint))
         }
         if hasOpen(process, numbers) {
@@ -56,9 +56,9 @@ public func isClaimed(_ device: String) throws(SystemError) -> Bool {
 }
 
 private func foreignMount(
-    of process: Int32, _ numbers: Set<String>, _ groups: Set<Int>, _ namespaces: inout Set<String>
+    of process: Int32, _ numbers: Set<String>, _ groups: Set<Int>, _ views: inout Set<String>
 ) -> Mount? {
-    guard let table = foreignMounts(of: process, &namespaces) else { return nil }
+    guard let table = foreignMounts(of: process, &views) else { return nil }
     return table.mounts.first { mount in
         mount.lies(on: numbers)
             && groups.isDisjoint(with: [mount.peerGroup, mount.masterGroup].compactMap { $0 })

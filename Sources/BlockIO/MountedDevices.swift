@@ -7,12 +7,16 @@ extension Mount {
     /// bcachefs) have a number that belongs to no device: what was mounted tells of theirs.
     public func lies(on numbers: Set<String>) -> Bool {
         if numbers.contains(device) { return true }
-        guard hasOwnNumber, let number = blockNumber(source) else { return false }
-        return numbers.contains(number) || !numbers.isDisjoint(with: btrfsDevices(with: number))
+        guard hasOwnNumber else { return false }
+        return source.parts(between: ":").contains { path in
+            guard PathText.isAbsolute(path), let number = blockNumber(String(path)) else { return false }
+            return numbers.contains(number) || !numbers.isDisjoint(with: btrfsDevices(with: number))
+        }
     }
 
-    /// Whether the file system's number belongs to no device; the driver cannot freeze such a one by its device.
-    public var hasOwnNumber: Bool { device.begins(with: "0:") && PathText.isAbsolute(source) }
+    /// Whether the file system's number belongs to no device; the driver cannot freeze such a one by its device. What
+    /// others say was mounted (tmpfs, FUSE) is any user's to choose.
+    public var hasOwnNumber: Bool { device.begins(with: "0:") && ["btrfs", "bcachefs"].contains(type) }
 }
 
 /// A file system that is mounted in another mount namespace than ours.
@@ -28,7 +32,7 @@ public struct MountElsewhere: Hashable, Sendable {
     }
 }
 
-/// File systems on block devices that are mounted in other mount namespaces, containers' for example, and not in ours.
+/// File systems on block devices that are mounted in other mount views, containers' for example, and not in ours.
 /// - Parameters:
 ///   - numbers: `major:minor` of each device.
 ///   - own: ``Mount/device`` of those that are mounted here, too.
@@ -38,9 +42,9 @@ public func mountsElsewhere(
 ) throws(SystemError) -> [MountElsewhere] {
     var found: [MountElsewhere] = []
     var seen = own
-    var namespaces: Set<String> = [linkText("/proc/self/ns/mnt") ?? ""]
+    var views: Set<String> = [mountView(of: "self") ?? ""]
     for name in try LinuxFileSystem().list("/proc") {
-        guard let process = Int32(name), let table = foreignMounts(of: process, &namespaces) else { continue }
+        guard let process = Int32(name), let table = foreignMounts(of: process, &views) else { continue }
         for mount in table.mounts where !seen.contains(mount.device) && mount.lies(on: numbers) {
             seen.insert(mount.device)
             found.append(MountElsewhere(mount: mount, process: process))
@@ -49,11 +53,20 @@ public func mountsElsewhere(
     return found
 }
 
-/// The mounts of the process's namespace; `nil` for one that was looked at before, or is gone.
-func foreignMounts(of process: Int32, _ namespaces: inout Set<String>) -> MountTable? {
-    guard let namespace = linkText("/proc/\(process)/ns/mnt"), namespaces.insert(namespace).inserted,
-        let text = (try? kernelBytes("/proc/\(process)/mountinfo")).flatMap({ $0 })
+/// What a process sees of mounts: those of its namespace, below its root.
+func mountView(of process: String) -> String? {
+    guard let namespace = linkText("/proc/\(process)/ns/mnt"), let root = linkText("/proc/\(process)/root") else {
+        return nil
+    }
+    return "\(namespace) \(root)"
+}
+
+/// The mounts that the process sees; `nil` for a view that was looked at before, or when the process is gone.
+func foreignMounts(of process: Int32, _ views: inout Set<String>) -> MountTable? {
+    guard let view = mountView(of: "\(process)"), !views.contains(view),
+        let text = (try? kernelBytes("/proc/\(process)/mountinfo")).flatMap({ $0 }), !text.isEmpty
     else { return nil }
+    views.insert(view)
     return MountTable(parsing: text)
 }
 

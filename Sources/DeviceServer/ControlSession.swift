@@ -218,7 +218,7 @@ extension ControlRequest {
     /// Takes as long as the disk makes it: signs of life are given.
     fileprivate var isLong: Bool {
         switch self {
-        case .prepareSnapshot, .deleteSnapshot, .grow, .compact, .shutdown, .shutdownForced: true
+        case .prepareSnapshot, .commitSnapshot, .deleteSnapshot, .grow, .compact, .shutdown, .shutdownForced: true
         default: false
         }
     }

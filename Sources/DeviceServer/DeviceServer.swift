@@ -95,14 +95,22 @@ public final class DeviceServer: Sendable {
         try serve { () throws(DiskError) in try disk.flush() }
     }
 
-    /// A hint, so that a range that starts or ends within a sector is cut, not refused.
+    /// A hint, so that a range that starts or ends within a sector is cut, not refused, and what the host lacks space
+    /// for is left undone.
     public func discard(at offset: UInt64, count: UInt64, durable: Bool) throws(DeviceFault) {
         guard let range = ByteRange(checking: offset, count: count)?.alignedInward(to: sectorBytes) else {
             throw DeviceFault(number: DeviceFault.invalidArgument, message: "discard beyond 2^64")
         }
+        guard durable else {
+            return try serve { () throws(DiskError) in
+                do throws(DiskError) { try disk.discard(range) } catch {
+                    guard error.mayPass else { throw error }
+                }
+            }
+        }
         try serve { () throws(DiskError) in
             try disk.discard(range)
-            if durable { try disk.flush() }
+            try disk.flush()
         }
     }
 

@@ -18,15 +18,11 @@ final class HostWait: Sendable {
     }
     private let state = Monitor(State())
     private let path: String
-    private let tell: @Sendable (String) -> Void
+    /// Told when the first one begins to wait, and when the last one has got through.
+    private let log = FaultLog()
 
-    /// - Parameters:
-    ///   - path: the disk's, for the operator.
-    ///   - tell: is given a line when the first one begins to wait, and when the last one has got through.
-    init(path: String, tell: @escaping @Sendable (String) -> Void = tellOperator) {
-        self.path = path
-        self.tell = tell
-    }
+    /// - Parameter path: the disk's, for the operator.
+    init(path: String) { self.path = path }
 
     /// Whether a request waits for space.
     var isOutOfSpace: Bool { state.withLock { $0.lackingSpace > 0 } }
@@ -37,11 +33,12 @@ final class HostWait: Sendable {
     /// Those whose client has hung up are to notice.
     func lookAgain() { state.change { $0.round += 1 } }
 
-    /// Runs `body` until it does not fail, or for a reason that stays.
+    /// Runs `body` until it does not fail, or for a reason that stays. Only where a client that hangs up is noticed
+    /// (``HeldWrites/isObserved``), as what it asked for must not be done later; elsewhere the first failure counts.
     func run<R>(_ body: () throws(DiskError) -> R) throws(DiskError) -> R {
         let round = state.withLock { $0.round }
         do throws(DiskError) { return try body() } catch {
-            guard error.mayPass else { throw error }
+            guard error.mayPass, HeldWrites.isObserved else { throw error }
             return try wait(after: error, round, body)
         }
     }
@@ -84,7 +81,7 @@ final class HostWait: Sendable {
             if lacksSpace { state.lackingSpace += 1 }
             return state.waiting == 1
         }
-        if isFirst { tell("\(path): \(error.message): requests wait until that has passed") }
+        if isFirst { log.say("\(path): \(error.message): requests wait until that has passed") }
     }
 
     private func leave(_ lacksSpace: Bool, _ isThrough: Bool) {
@@ -94,12 +91,6 @@ final class HostWait: Sendable {
             if isThrough { state.round += 1 }
             return state.waiting == 0 && isThrough && !state.isEnded
         }
-        if isOver { tell("\(path): it has passed: requests go on") }
+        if isOver { log.say("\(path): it has passed: requests go on") }
     }
-}
-
-/// A line for the operator, on standard error. Nobody can be told of one that can't be written.
-func tellOperator(_ line: String) {
-    guard let standardError = try? OwnedDescriptor(duplicating: 2) else { return }
-    try? standardError.writeAll(Array("godwit: \(line)\n".utf8))
 }

@@ -102,18 +102,21 @@ extension KernelDisk {
 
     func cancelRelease() {
         state.change { $0.isReleased = false }
-        try? liftAbort()
+        do throws(DiskError) { try liftAbort() } catch {
+            FaultLog().say("\(held.path): writes fail until the device is detached: \(error)")
+        }
     }
 
     /// A device that nobody took over must not stay without writes. The driver refuses while a job runs, which ends
     /// soon on an aborted device.
+    private static let liftTriesMax = 600
     private func liftAbort() throws(DiskError) {
         var tries = 1
         while true {
             do throws(DiskError) {
                 return try asking { () throws(DriverError) in try driver.setAborted(false, device) }
             } catch {
-                guard tries < 20 else { throw error }
+                guard tries < Self.liftTriesMax else { throw error }
                 tries += 1
                 pauseThread(nanoseconds: 50_000_000)
             }

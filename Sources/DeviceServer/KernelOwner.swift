@@ -37,7 +37,7 @@ public enum KernelOwner {
             withExtendedLifetime(ended) {}
             return 0
         } catch {
-            tellOperator("\(error)")
+            FaultLog().say("\(error)")
             return 1
         }
     }
@@ -67,7 +67,7 @@ public enum KernelOwner {
             if !entries[0].ready.isEmpty { return }
             guard !entries[1].ready.isEmpty else { continue }
             _ = try signals.next()
-            do throws(DiskError) { try owner.stop() } catch { tellOperator("\(error)") }
+            do throws(DiskError) { try owner.stop() } catch { FaultLog().say("\(error)") }
             return
         }
     }
@@ -75,11 +75,11 @@ public enum KernelOwner {
     private static func tell(_ event: DriverEvent, _ disk: KernelDisk) {
         switch event.kind {
         case .outOfSpace(let isLimit):
-            tellOperator(
+            FaultLog().say(
                 "\(disk.held.path): " + (isLimit ? "the limit of the top's file is reached" : "the host is full")
                     + "; writes wait for space")
-        case .hasSpace: tellOperator("\(disk.held.path): there is space again, writes go on")
-        case .aborted(let errno): tellOperator("\(disk.held.path): writes fail from now on: \(errno.description)")
+        case .hasSpace: FaultLog().say("\(disk.held.path): there is space again, writes go on")
+        case .aborted(let errno): FaultLog().say("\(disk.held.path): writes fail from now on: \(errno.description)")
         default: break
         }
     }

@@ -12,7 +12,7 @@ final class NBDClients: Sendable {
     }
     private let state = Monitor(State())
     /// For clients that have hung up, of which the server has yet to hear.
-    private static let leaveNanoseconds: UInt64 = 1_000_000_000
+    private static let leaveNanoseconds: UInt64 = 3 * HeldWrites.lookNanoseconds
 
     func connected(_ process: Int32) -> UInt64 {
         state.change { state in

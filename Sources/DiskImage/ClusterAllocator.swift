@@ -51,7 +51,7 @@ final class ClusterAllocator: Sendable {
     var pendingCount: Int { state.withLock { $0.pending.count } }
     var allocatedCount: UInt64 { state.withLock { $0.allocated } }
 
-    /// - Throws: ENOSPC, and the host's failures.
+    /// - Throws: ENOSPC, EFBIG when the table can name no more of them, and the host's failures.
     func allocate() throws(SystemError) -> Allocation {
         try state.withLock { state throws(SystemError) in
             if let cluster = state.free.popFirst() {
@@ -70,7 +70,8 @@ final class ClusterAllocator: Sendable {
                 }
             }
             guard bat.encode(state.next) != nil else {
-                throw SystemError(errno: .noSpace, operation: "address more clusters of", subject: delta.path)
+                // Not ENOSPC: to wait is no use.
+                throw SystemError(errno: .fileTooLarge, operation: "address more clusters of", subject: delta.path)
             }
             if state.canReserve, state.next == state.reservedEnd { try reserveAhead(&state) }
             let isZero = state.next < state.reservedEnd

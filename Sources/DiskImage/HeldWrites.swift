@@ -22,6 +22,9 @@ public enum HeldWrites {
     /// When this thread is to look whether its client is still there, on the monotonic clock; `nil`: it has none.
     static var nextLook: UInt64? { observer == nil ? nil : SystemTime().monotonic() + lookNanoseconds }
 
+    /// Whether somebody hears of the waits of this thread, who can tell whether its client is still there.
+    public static var isObserved: Bool { observer != nil }
+
     /// Whether nobody is there any more to whom this thread's write matters.
     public static var isGone: Bool { observer?.isGone == true }
 

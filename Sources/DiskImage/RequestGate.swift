@@ -50,8 +50,11 @@ final class RequestGate: Sendable {
                 let chain = try state.wait(until: HeldWrites.nextLook) {
                     state throws(DiskError) in try Self.enterWrite(&state)
                 }
+                if HeldWrites.isGone {
+                    if chain != nil { leaveWrite() }
+                    throw DiskError(.invalid, "the write's client has hung up", path: "")
+                }
                 if let chain { return chain }
-                if HeldWrites.isGone { throw DiskError(.invalid, "the write's client has hung up", path: "") }
             }
         }
     }

@@ -16,9 +16,6 @@ extension ChildProcess {
     /// What a pipe takes at once, without blocking, when it is writable.
     private static let pipeAtom = 4096
 
-    /// How long a program that was killed may take to end. One that hangs in the kernel is left to it then.
-    private static let killedMilliseconds = 5000
-
     /// Runs a program to its end. The first `limit` bytes of each of its streams are kept, the rest is dropped.
     /// - Parameters:
     ///   - input: what it reads; `nil`: nothing.
@@ -65,7 +62,8 @@ extension ChildProcess {
                     isOver = !goesOn()
                     nextLook = Int((time.monotonic() - start) / 1_000_000) + (lookMilliseconds ?? 0)
                 }
-                if isOver {
+                // It may have ended while that was asked.
+                if isOver, try child.wait(deadlineMilliseconds: 0) == nil {
                     try child.send(Signal.kill)
                     killed = passed
                     result.isTimedOut = true

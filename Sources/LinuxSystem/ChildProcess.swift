@@ -121,10 +121,16 @@ public final class ChildProcess: Sendable {
         }
     }
 
+    /// How long a process that was killed may take to end. One that hangs in the kernel is left to it then: who drops
+    /// it may hold locks that others wait for.
+    static let killedMilliseconds = 5000
+
     deinit {
         guard case .running = state.withLock({ $0 }) else { return }
         var code: CInt = 0
         _ = shim_kill(identifier, Signal.kill)
+        var entries = [PollEntry(pidDescriptor.number, .readable)]
+        guard (try? pollDescriptors(&entries, deadlineMilliseconds: Self.killedMilliseconds)) ?? 0 > 0 else { return }
         _ = unsafe shim_wait(identifier, 1, &code)
     }
 }

@@ -47,7 +47,7 @@ internal import CSystemShims
             }
             guard unsafe shim_monitor_wait(lock, deadline ?? .max) != 0 else {
                 // One last look: the change may have come together with the deadline.
-                let answer = try body(&value)
+                guard let answer = try body(&value) else { return nil }
                 unsafe shim_monitor_wake_all(lock)
                 return answer
             }

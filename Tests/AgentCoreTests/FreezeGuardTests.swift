@@ -151,10 +151,20 @@ struct FreezeGuardTests {
         #expect(try watcher.wait(deadlineMilliseconds: 6_000) == nil)
         #expect(try mount.isFrozen())
         try word.writeAll([2])
-        #expect(try watcher.wait(deadlineMilliseconds: 30_000) == 1)
+        // Waits in the kernel for the thaw.
+        try expectTool("touch", mount.path + "/file", deadlineMilliseconds: 30_000)
         #expect(try !mount.isFrozen())
         withExtendedLifetime(other) {}
+        // A guard that hung in its freeze until now has been killed meanwhile: what it froze last is thawed, too.
+        let late = try FreezeHandle(freezing: mount.path)
+        #expect(try watcher.wait(deadlineMilliseconds: 0) == nil)
+        closeDescriptor(word)
+        #expect(try watcher.wait(deadlineMilliseconds: 30_000) == 1)
+        #expect(try !mount.isFrozen())
+        withExtendedLifetime(late) {}
     }
+
+    private func closeDescriptor(_ descriptor: consuming OwnedDescriptor) {}
 
     @Test func aFreezeOfSomebodyElseStays() throws {
         let mount = try ScratchMount()

@@ -63,6 +63,30 @@ struct FoundMountsTests {
         try expectFrozen(bench)
     }
 
+    /// Any user may say so of a file system that has nothing to do with the device.
+    @Test(.enabled(if: canMakeDevices && hasTool("unshare"), "needs root, loop devices, nbdfuse and ext4"))
+    func aFileSystemThatOnlyNamesTheDevice() throws {
+        let bench = try DeviceBench()
+        let device = try #require(try bench.attach("--device").device)
+        let input = try Pipe()
+        let output = try Pipe()
+        let script = """
+            mount --make-rprivate / && mount -t tmpfs "$1" "$2" && echo mounted && read -r line
+            umount "$2"
+            """
+        let stranger = try ChildProcess(
+            "unshare", ["-m", "sh", "-c", script, "sh", device, bench.mountPoint],
+            input: .descriptor(input.reading.number), output: .descriptor(output.writing.number))
+        let word = input.keepWriting()
+        let said = output.keepReading()
+        #expect(try said.readSome(upTo: 100) == Array("mounted\n".utf8))
+        let taken = try bench.decode(Snapshots.self, "snapshot", "create", bench.disk).snapshots.first
+        #expect(taken?.consistent == false && taken?.freezeNanoseconds == 0)
+        try bench.godwit("disk", "detach", bench.disk)
+        try word.writeAll(Array("\n".utf8))
+        #expect(try stranger.wait() == 0)
+    }
+
     @Test(.enabled(if: hasBtrfs, "needs root, loop devices, nbdfuse and btrfs"))
     func btrfs() throws {
         let bench = try DeviceBench()

@@ -17,6 +17,16 @@ struct PluginTests {
         try bench.godwit("disk", "check", bench.disk)
     }
 
+    /// It can't tell a client that has hung up from one that waits.
+    @Test(.enabled(if: canMountLoop && hasTool("qemu-io"))) func onAFullHostItSaysSoAtOnce() throws {
+        let bench = try DeviceBench(size: "64M", cluster: "64k", fileSystemSize: "16M")
+        _ = try runTool("dd", "if=/dev/zero", "of=\(bench.fileSystem)/filler", "bs=64k")
+        let said = try runTool(
+            "nbdkit", "-U", "-", Product.plugin, "disk=\(bench.disk)", "--run",
+            "qemu-io -f raw -c 'write -P 7 0 8M' \"$uri\"")
+        #expect((said.outputText + said.errorText).contains("No space left on device"), "\(said)")
+    }
+
     @Test func aDiskThatIsAttachedIsRefused() throws {
         let bench = try DeviceBench(size: "64M", cluster: "64k")
         try bench.attach()

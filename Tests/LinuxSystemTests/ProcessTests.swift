@@ -46,6 +46,16 @@ import Testing
         #expect(asked == 3 && result.isTimedOut && result.exitCode == 128 + Signal.kill)
     }
 
+    @Test func aProgramThatEndedMeanwhileWasNotKilled() throws {
+        let result = try ChildProcess.run("sh", ["-c", "sleep 0.2; exit 7"], lookMilliseconds: 1) {
+            // It ends while it is looked after.
+            var none: [PollEntry] = []
+            _ = try? pollDescriptors(&none, deadlineMilliseconds: 1500)
+            return false
+        }
+        #expect(!result.isTimedOut && result.exitCode == 7)
+    }
+
     @Test func anUnknownProgramIsAnError() {
         #expect(throws: SystemError(errno: .noSuchFileOrDirectory, operation: "start", subject: "no-such-program")) {
             try ChildProcess("no-such-program", [])

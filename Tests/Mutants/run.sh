@@ -43,7 +43,7 @@ untilItFails() {
     setsid "${within[@]}" "$scratch/copy$1" "$root" timeout -k 10 1800 .build/debug/godwitPackageTests.xctest \
         --testing-library swift-testing --filter "$2" > "$output" 2>&1 &
     tests=$!
-    tail -n +1 -f --pid="$tests" "$output" | grep -m 1 -q '✘ Test .* failed after' && kill -- -"$tests" 2> /dev/null
+    tail -n +1 -f --pid="$tests" "$output" | grep -m 1 -q '✘ Test .* \(failed after\|recorded an issue\)' && kill -- -"$tests" 2> /dev/null
     wait "$tests"
     status=$?
     sed 's/\x1b\[[0-9;]*m//g' "$output"
@@ -68,7 +68,7 @@ examine() {
                 continue
             fi
             [ "$status" -eq 124 ] && echo "$filter: does not end" && return 0
-            first=$(sed -n 's/^✘ Test \(.*\) failed after.*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)
+            first=$(sed -n 's/^✘ Test \(.*\) \(failed after\|recorded an issue\).*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)
             echo "$filter: ${first:-ended with $status}"
             return 0
         fi

@@ -78,6 +78,9 @@ struct FullHostTests {
         #expect(try client.reply().error == 0)
         try client.request(3, cookie: 5, offset: 0, count: 0)
         #expect(try client.reply().error == 0)
+        // A hint.
+        try client.request(4, cookie: 6, offset: Self.fresh << 1, count: 1 << 20)
+        #expect(try client.reply().error == 0)
     }
 
     @Test func `writes wait while the host is full, all else goes on, and they end well`() throws {

@@ -2,7 +2,7 @@ internal import LinuxSystem
 internal import Synchronization
 
 /// What the operator reads on standard error. A client that fails at each request does not fill the host with it.
-final class FaultLog: Sendable {
+public final class FaultLog: Sendable {
     private static let linesMax = 100
     private static let periodNanoseconds: UInt64 = 10_000_000_000
 
@@ -13,9 +13,9 @@ final class FaultLog: Sendable {
     private let state = Mutex(State())
     private let descriptor: OwnedDescriptor?
 
-    init() { descriptor = try? OwnedDescriptor(duplicating: 2) }
+    public init() { descriptor = try? OwnedDescriptor(duplicating: 2) }
 
-    func say(_ message: String) {
+    public func say(_ message: String) {
         let now = SystemTime().monotonic()
         let lines = state.withLock { state in
             if now - state.begin >= Self.periodNanoseconds { state = State(begin: now, lines: 0) }
