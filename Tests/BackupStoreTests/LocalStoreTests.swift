@@ -21,6 +21,12 @@ struct FilledStore {
         store = try LocalStore(opening: Self.path, in: fs)
     }
 
+    /// Another writer of the same store, in another process.
+    init(beside other: FilledStore) throws {
+        fs = other.fs
+        store = try LocalStore(opening: Self.path, in: fs)
+    }
+
     /// Puts chunks into a pack, and has an index file made that names them. - Returns: their identities.
     mutating func put(_ chunks: [[UInt8]], compressed: Bool = true, indexed: Bool = true) throws -> [Digest] {
         let entries = try pack(
@@ -105,6 +111,41 @@ private func chunk(_ number: Int) -> [UInt8] {
         #expect(try filled.read(ids[0], from: next) == chunk(1))
         next.close()
         #expect(try next.list(.index).count == 1)
+    }
+
+    @Test("what another writer has put there, and could not make durable, is made so") func durableForAll() throws {
+        var failures = 0
+        for number in 1...20 {
+            var first = try FilledStore()
+            var second = try FilledStore(beside: first)
+            first.fs.setPlan(.ioError(at: number, of: [.synchronizeFolder]))
+            let wasPut = (try? first.put([chunk(1)], indexed: false)) != nil
+            first.fs.setPlan(nil)
+            if wasPut { break }
+            failures += 1
+            let ids = try second.put([chunk(1)], indexed: false)
+            let next = try LocalStore(opening: FilledStore.path, in: first.fs.afterPowerCut(.nothing))
+            #expect(try next.known(ids) == [true], "\(number)")
+        }
+        #expect(failures > 0)
+    }
+
+    @Test("an index file that another writer could not make durable is made so before it is believed")
+    func durableIndex() throws {
+        var failures = 0
+        for number in 1...20 {
+            var first = try FilledStore()
+            _ = try first.put([chunk(1)], indexed: false)
+            first.fs.setPlan(.ioError(at: number, of: [.synchronizeFolder]))
+            let isMade = (try? first.store.flushRecent()) != nil
+            first.fs.setPlan(nil)
+            if isMade { break }
+            guard try first.fs.list("/store/index").count == 1 else { continue }
+            failures += 1
+            _ = try LocalStore(opening: FilledStore.path, in: first.fs)
+            #expect(try first.fs.afterPowerCut(.nothing).list("/store/index").count == 1, "\(number)")
+        }
+        #expect(failures > 0)
     }
 
     @Test("index files are merged before there are many, and nothing gets lost") func merging() throws {

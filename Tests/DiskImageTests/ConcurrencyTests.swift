@@ -50,6 +50,33 @@ import Testing
         for number in 0..<4 { #expect(try Self.verify(again, number, seed)) }
     }
 
+    @Test("who comes while a flush runs is not content with that one")
+    func laterFlush() throws {
+        let group = FlushGroup()
+        let state = Monitor((isInside: false, mayGo: false))
+        let failures = Mutex<[String]>([])
+        let first = try OwnThread(name: "first") {
+            do throws(DiskError) {
+                try group.flush { () throws(DiskError) in
+                    state.change { $0.isInside = true }
+                    state.await { $0.mayGo ? () : nil }
+                }
+            } catch { failures.withLock { $0.append("\(error)") } }
+        }
+        state.await { $0.isInside ? () : nil }
+        // Lets the first one go on once this one has been asked for.
+        let helper = try OwnThread(name: "helper") {
+            var none: [PollEntry] = []
+            _ = try? pollDescriptors(&none, deadlineMilliseconds: 100)
+            state.change { $0.mayGo = true }
+        }
+        var runs = 0
+        try group.flush { runs += 1 }
+        first.join()
+        helper.join()
+        #expect(runs == 1 && failures.withLock { $0 } == [])
+    }
+
     private static func plan(_ number: Int, _ seed: UInt64) -> [(offset: UInt64, tag: UInt8)] {
         var random = SeededRandom(seed: seed &+ UInt64(number))
         return (0..<1500).map { _ in

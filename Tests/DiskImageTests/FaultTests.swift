@@ -115,6 +115,27 @@ import Testing
         }
     }
 
+    @Test("a page of the table whose write failed is written by the next flush, with nothing else to say so")
+    func failedPage() throws {
+        let fs = SimulatedFileSystem()
+        let cluster = ClusterSize.smallest.bytes
+        // Three pages of the table; the entry stands in the second half of the second one.
+        let options = CreateOptions(byteCount: 2500 * cluster, clusterSize: .smallest)
+        try createDisk(at: "/disk", options: options, in: fs)
+        let disk = try Disk.open("/disk", in: fs)
+        try [UInt8](repeating: 7, count: 4096).withUnsafeBytes { try disk.write(at: 0, from: $0) }
+        try disk.flush()
+        try [UInt8](repeating: 9, count: 4096).withUnsafeBytes { try disk.write(at: 2000 * cluster, from: $0) }
+        fs.setPlan(.ioError(at: 1, of: [.write]))
+        #expect(throws: DiskError.self) { try disk.flush() }
+        fs.setPlan(nil)
+        try disk.flush()
+        let again = try Disk.open("/disk", in: fs.afterPowerCut(.nothing))
+        #expect(try again.bytes(at: 2000 * cluster, count: 1) == [9])
+        #expect(try again.bytes(at: 0, count: 1) == [7])
+        try again.close()
+    }
+
     @Test("a failed write fails its request only", arguments: [FaultPlan.Call.write, .read])
     func failedTransfer(call: FaultPlan.Call) throws {
         for number in 1...80 {

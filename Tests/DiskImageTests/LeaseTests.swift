@@ -2,6 +2,7 @@ import BlockIO
 import Geometry
 import ImageFormat
 import LinuxSystem
+import Synchronization
 import TestSupport
 import Testing
 
@@ -66,6 +67,27 @@ import Testing
         #expect(throws: DiskError.self) { _ = try firstByte(reader) }
         for guid in guids[..<2] { #expect(try disk.deleteSnapshot(guid)) }
         #expect(try disk.bytes(at: 0, count: 1) == [4])
+        try disk.close()
+    }
+
+    @Test("a state that is changed between the look at the descriptor and the lease is not read")
+    func changedBeforeTheLease() throws {
+        let (disk, guids) = try newDisk(2)
+        let base = "/disk/root.hds"
+        let changes = Mutex(0)
+        fs.setObserver { call, subject in
+            guard call == .look, subject == base else { return nil }
+            let isFirst = changes.withLock { count in
+                count += 1
+                return count == 1
+            }
+            if isFirst { _ = try? disk.deleteSnapshot(guids[0]) }
+            return nil
+        }
+        #expect { _ = try open(guids[0]) } throws: { ($0 as? DiskError)?.code == .notFound }
+        fs.setObserver(nil)
+        #expect(changes.withLock { $0 } > 0)
+        #expect(try disk.snapshots().count == 2)
         try disk.close()
     }
 

@@ -71,6 +71,32 @@ import Testing
         #expect(try checkDisk(at: "/disk", in: fs).isSound)
     }
 
+    @Test("what a stopped delete has let go of is not looked for where it was")
+    func placesLetGo() throws {
+        let disk = try newDisk(clusters: 4096)
+        try fill(disk, 1, Self.all)
+        let first = try snapshot(disk)
+        try fill(disk, 2, Self.all)
+        let second = try snapshot(disk)
+        // On the same pages of the table, and nothing that hides the others.
+        try fill(disk, 3, Self.all.map { $0 + 1 })
+        _ = try snapshot(disk)
+        try expect(disk, 2, at: Self.all)
+        #expect(try !disk.deleteSnapshot(first) { done, total in done < total * 3 / 4 })
+        try expect(disk, 2, at: Self.all)
+        #expect(
+            try !disk.deleteSnapshot(second) { done, total in
+                do { try expect(disk, 2, at: Self.all) } catch { Issue.record("\(error)") }
+                return done < total / 2
+            })
+        try expect(disk, 2, at: Self.all)
+        #expect(try disk.deleteSnapshot(second))
+        #expect(try disk.deleteSnapshot(first))
+        try expect(disk, 2, at: Self.all)
+        try expect(disk, 3, at: Self.all.map { $0 + 1 })
+        try disk.close()
+    }
+
     @Test("a merge of the top that was stopped, then writes, then it again")
     func writesInBetween() throws {
         let disk = try newDisk(clusters: 4096)

@@ -55,10 +55,17 @@ private struct TwoHosts {
         options.usesThreads = false
         options.granuleBytes = 64 << 10
         options.commitTimeoutMilliseconds = 0
+        // So that the last copy, too, has something that must be durable.
+        let source = self.source
+        var hasWritten = false
         _ = try MigrationController(
             disk: MigratedDisk(
                 folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2, usedBytes: UInt64(Self.bytes)),
-            target: host.target, source: source, guest: CountingGuest(), options: options, fs: ours
+            target: host.target, source: source, guest: CountingGuest(), options: options, fs: ours,
+            tell: { progress in
+                guard case .round = progress, !hasWritten else { return }
+                hasWritten = source.guestWrites([8, 8, 8], at: 200_000)
+            }
         ).run()
     }
 
@@ -165,7 +172,7 @@ private struct TwoHosts {
             for sample in 0..<150 {
                 let hosts = TwoHosts(
                     ours: state.ours.duplicate(), theirs: state.theirs.duplicate(),
-                    source: ScriptedSource(Self.content))
+                    source: ScriptedSource(state.source.content))
                 let damaged = side == .source ? hosts.ours : hosts.theirs
                 let file = try damaged.open(path, .update)
                 let byte = random.below(bytes.count)
@@ -180,7 +187,7 @@ private struct TwoHosts {
                 if case .ownedHere = outcome { Issue.record("a second owner: \(what)") }
                 // The record's name is what keeps the source's disk from being used.
                 #expect(try hosts.ours.exists(TwoHosts.here + "/godwit-migrated.json"), "\(what)")
-                if try hosts.isInPlaceThere { #expect(try hosts.arrived() == Self.content, "\(what)") }
+                if try hosts.isInPlaceThere { #expect(try hosts.arrived() == state.source.content, "\(what)") }
             }
         }
     }
