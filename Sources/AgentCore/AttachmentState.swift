@@ -15,7 +15,7 @@ public struct AttachmentState: Sendable {
         case released
         /// Writes wait for space on the host.
         case full
-        /// Writes fail, after an error of the host.
+        /// Writes fail, after an error of the host; or all requests to the block device, whose nbdfuse has ended.
         case failed
         /// Its server gives no sign.
         case silent = "not answering"
@@ -68,11 +68,16 @@ extension DeviceAttachments {
                 record.controlSocket, silenceMilliseconds: silenceMilliseconds)
             let status = try control.status()
             state.server = status
-            state.word = word(for: status)
+            state.word = hasLostFuse(record) ? .failed : word(for: status)
         } catch {
             state.word = error.code == ControlError.unreachable ? .starting : .silent
         }
         return state
+    }
+
+    private static func hasLostFuse(_ record: AttachedDisk) -> Bool {
+        guard let fuse = record.device?.fuse else { return false }
+        do throws(AgentError) { return try fuse.handle() == nil } catch { return false }
     }
 
     private static func word(for status: DeviceStatus) -> AttachmentState.Word {

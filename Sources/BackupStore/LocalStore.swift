@@ -87,11 +87,16 @@ public final class LocalStore: StoreBackend {
                     + "\(range.lowerBound) to \(range.upperBound)")
         }
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
+        let parent = folderPart(of: folder)
+        guard try storing({ () throws(SystemError) in try fs.isFolder(parent) }) else {
+            throw StoreError(
+                .notAStore, "there is no folder \(parent) to make the store in: is its file system mounted?")
+        }
         try storing { () throws(SystemError) in
             let isThere = try fs.isFolder(folder)
             if !isThere { try fs.createFolder(folder) }
             // Also when it is there: an attempt before this one may have made it and been cut off.
-            do throws(SystemError) { try fs.synchronizeFolder(folderPart(of: folder)) } catch {
+            do throws(SystemError) { try fs.synchronizeFolder(parent) } catch {
                 guard isThere, error.errno == .permissionDenied else { throw error }
             }
         }
