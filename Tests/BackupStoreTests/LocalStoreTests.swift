@@ -433,6 +433,8 @@ private func chunk(_ number: Int) -> [UInt8] {
         #expect(twice?.code == .exists)
         try fs.createFolder("/b")
         _ = try fs.open("/b/file", OpenMode(writable: true, creation: .exclusive))
+        let nowhere = #expect(throws: StoreError.self) { try LocalStore.create(at: "/c/d", uuid: "v", in: fs) }
+        #expect(nowhere?.code == .notAStore && nowhere?.message.contains("/c") == true)
         let taken = #expect(throws: StoreError.self) { try LocalStore.create(at: "/b", uuid: "v", in: fs) }
         #expect(taken?.code == .exists)
         #expect(try fs.list("/b") == ["file"])

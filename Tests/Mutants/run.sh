@@ -32,7 +32,7 @@ inCopy() { "${within[@]}" "$scratch/copy$1" "$root" "${@:2}"; }
 copy() {
     mkdir -p "$scratch/copy$1"
     tar -C "$root" --exclude=./.build/release --exclude='./.build/*/release' --exclude=./.build/stage \
-        --exclude=./.git -cf - . | tar -C "$scratch/copy$1" -xf -
+        --exclude=./.git --exclude='./.build-*' -cf - . | tar -C "$scratch/copy$1" -xf -
 }
 
 # Runs tests until the first of them has failed: that is enough to know.
