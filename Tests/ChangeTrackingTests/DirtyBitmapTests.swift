@@ -189,6 +189,35 @@ private func takeAll(_ map: DirtyBitmap, limit: Int = 1000) -> [ByteRange] {
         #expect(seen == (0..<granules).map { values.value($0) })
         #expect(map.dirtyBytes == 0)
     }
+
+    /// Each granule is marked once, so that no later mark hides one that was lost, and just there is taken meanwhile.
+    @Test("a mark that comes while its word is taken is not lost") func sameWord() async throws {
+        let granules = 3 << 20
+        let map = try bitmap(UInt64(granules) * 4 * KiB, 4 * KiB, budget: 64 << 20)
+        let marked = Counter()
+        let taken = await withTaskGroup(of: Int.self) { group in
+            group.addTask {
+                for granule in 0..<granules {
+                    map.mark(ByteRange(offset: UInt64(granule) * 4 * KiB, count: 4 * KiB))
+                    marked.value.store(granule + 1, ordering: .releasing)
+                }
+                return 0
+            }
+            group.addTask {
+                var count = 0
+                while true {
+                    let position = marked.value.load(ordering: .acquiring)
+                    if position == granules { return count }
+                    let word = UInt64(position & ~63)
+                    let range = ByteRange(offset: word * 4 * KiB, count: 64 * 4 * KiB)
+                    for run in map.take(in: range, limit: 64).runs { count += Int(run.count / (4 * KiB)) }
+                }
+            }
+            return await group.reduce(0, +)
+        }
+        let left = takeAll(map, limit: 64).reduce(0) { $0 + Int($1.count / (4 * KiB)) }
+        #expect(taken + left == granules)
+    }
 }
 
 private final class Counter: Sendable {
