@@ -5,7 +5,8 @@
 # after the other: apply it, build, run the tests that it names; when those pass, the whole suite. A mutant that does
 # not apply or does not build is an error and no success. The last line counts; status 0 only when all were caught.
 #
-# MUTANT_WORKERS: how many at a time. MUTANT_FALLBACK=0: without the whole suite, a missed one counts as such at once.
+# MUTANT_WORKERS: how many at a time. MUTANT_FALLBACK=0: only the first of the tests that it names, a missed one counts as
+# such at once.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -54,7 +55,8 @@ untilItFails() {
 # Its tests and, where they pass, all. Prints what noticed it.
 examine() {
     local worker=$1 tests=$2 log=$3 filter status first
-    for filter in $tests ${FALLBACK:+.}; do
+    [ -n "$FALLBACK" ] && tests="$tests ." || tests=${tests%% *}
+    for filter in $tests; do
         if [ "${filter#simulate:}" != "$filter" ]; then
             inCopy "$worker" env SWIFT_DETERMINISTIC_HASHING=1 SWIFT_BACKTRACE=enable=no WORKERS=1 \
                 Tests/Simulate/soak.sh .build/debug/simulate "${filter#simulate:}" > "$log" 2>&1
