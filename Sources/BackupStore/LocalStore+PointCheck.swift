@@ -16,12 +16,19 @@ extension LocalStore {
     private static let checkedNodesMax = 1 << 22
 
     /// - Parameter base: what it has at the same place is not looked at.
-    /// - Throws: `.missing` when something is not there, or damaged; it is not deduplicated against any more then.
+    /// - Throws: `.missing` when something is not there, or damaged, `.io` when a node can't be read: what of it is not
+    ///   whole when it is looked at once more is not deduplicated against any more then.
     func expectWhole(_ point: RestorePoint, base: TreeRoot?) throws(StoreError) {
         var walker = PointWalker(
             store: self, base: base, nodesMax: Self.checkedNodesMax, endsWhenUnreadable: true
         ) { [self] (ids, isNode) throws(StoreError) in try problems(with: ids, isNode: isNode) }
-        guard let problem = try walker.walk(point.content.root)?.first else { return }
+        let found: [PointProblem]?
+        do throws(StoreError) { found = try walker.walk(point.content.root) } catch {
+            // Where that part of the medium is lost, each that needs it would fail. A store that is away takes no note.
+            if let node = walker.unreadableNode { try? recheck([node]) }
+            throw error
+        }
+        guard let problem = found?.first else { return }
         // Nobody had noticed that, or the writer would have put it in: else each that needs it would be refused.
         if !walker.damagedNodes.isEmpty { try recheck(walker.damagedNodes) }
         throw StoreError(

@@ -35,6 +35,8 @@ public struct PointWalker {
     private var problems: [PointProblem] = []
     /// Nodes that turned out to be damaged, or not to be there, when they were read: the first few of all walks.
     public private(set) var damagedNodes: [Digest] = []
+    /// The node whose reading failed and ended a walk.
+    public private(set) var unreadableNode: Digest?
     private var goesOn: () -> Bool = { true }
 
     private static let problemsMax = 20
@@ -194,7 +196,9 @@ public struct PointWalker {
             if let problem = try check([id], true)[0] { return .problem(problem) }
             return .node(try reader.read(id, level))
         } catch {
-            guard [.corrupt, .missing, .io].contains(error.code), error.code != .io || !endsWhenUnreadable else {
+            guard [.corrupt, .missing, .io].contains(error.code) else { throw .failed(error) }
+            if error.code == .io, endsWhenUnreadable {
+                unreadableNode = id
                 throw .failed(error)
             }
             if error.code != .io, damagedNodes.count < Self.damagedNodesMax { damagedNodes.append(id) }

@@ -2,6 +2,7 @@ import BlockIO
 import ChunkTree
 import Codecs
 import LinuxSystem
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -144,8 +145,10 @@ private struct FixedTime: TimeSource {
         writer.close()
     }
 
-    @Test("a node that nobody had noticed is rotten is refused, noted, and taken when it is put in again")
-    func rottenNode() throws {
+    @Test(
+        "a node that nobody knew to be rotten, or unreadable, is refused, noted, and taken when it is put in again",
+        arguments: [false, true])
+    func rottenNode(isUnreadable: Bool) throws {
         var filled = try FilledStore()
         let chunks = try filled.put([Self.bytes(1), Self.bytes(2)])
         let leaf = Self.node(1, chunks)
@@ -154,18 +157,23 @@ private struct FixedTime: TimeSource {
         _ = try filled.put(nodes: [top])
         let place = try #require(try filled.store.locate([leaf.id])[0])
         let name = place.pack.description
-        let file = try filled.fs.open("/store/packs/\(name.prefix(2))/\(name)", .update)
-        try file.writeBytes([0xee], at: UInt64(place.frameOffset) + 7)
+        let path = "/store/packs/\(name.prefix(2))/\(name)"
+        if isUnreadable {
+            filled.fs.setObserver { $0 == .read && $1.contains(path) ? .fail(.ioError) : nil }
+        } else {
+            try filled.fs.open(path, .update).writeBytes([0xee], at: UInt64(place.frameOffset) + 7)
+        }
         let store = filled.store
         #expect(try store.known([leaf.id, top.id]) == [true, true])
         let point = Self.point(top.id, chunks: 512)
         let error = #expect(throws: StoreError.self) { try put(point, store) }
-        #expect(error?.code == .missing && error?.message.contains("run it again") == true)
+        #expect(error?.code == (isUnreadable ? .io : .missing), "\(String(describing: error))")
         // So the next run puts it in again, in this session or another one.
         #expect(try store.known([leaf.id, top.id]) == [false, true])
         let other = try LocalStore(opening: FilledStore.path, in: filled.fs)
         #expect(try other.known([leaf.id, top.id]) == [false, true])
         other.close()
+        filled.fs.setObserver(nil)
         _ = try filled.put(nodes: [leaf])
         try put(point, store)
         store.close()
