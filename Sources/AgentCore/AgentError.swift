@@ -36,6 +36,9 @@ public struct AgentError: Error, Hashable, Sendable, CustomStringConvertible {
     }
     public var code: Code
     public var message: String
+    /// A frozen state may be left in a disk, or still come: it could not be dropped, or whether it was taken is not
+    /// known.
+    public var mayLeaveState = false
 
     public init(_ code: Code, _ message: String) {
         self.code = code

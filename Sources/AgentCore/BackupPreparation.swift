@@ -99,7 +99,8 @@ struct BackupPreparation {
         begun.remarks.append(begun.marks.separate(from: original))
     }
 
-    /// A backup that was killed between the switch and the record has left a state that nobody knows of.
+    /// A backup that was killed between the switch and the record, or was not answered, may have left a state that
+    /// nobody knows of.
     private func tellOfStrays(_ begun: inout Begun, _ states: [SnapshotStatus]) {
         guard let before = begun.marks.statesBefore else { return }
         let known = Set(before).union(begun.marks.retired).union(begun.marks.needed)
@@ -107,7 +108,8 @@ struct BackupPreparation {
         begun.marks.statesBefore = nil
         guard !strays.isEmpty else { return }
         begun.remarks.append(
-            "a backup was ended by force while it froze the disk; of it, or of somebody else since, there may be "
+            "a backup was ended by force while it froze the disk, or did not get to know what became of that; of it, "
+                + "or of somebody else since, there may be "
                 + "\(strays.joined(separator: ", ")): delete it with `godwit snapshot delete` if it is not yours")
     }
 

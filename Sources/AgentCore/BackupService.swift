@@ -97,12 +97,14 @@ public struct BackupService: Sendable {
             for index in begun.indices { try preparation.announce(&begun[index].disk) }
             let coordinator = SnapshotCoordinator(attachments: attachments, hooks: hooks, fs: fs)
             let frozen: [SnapshotResult]
-            do {
+            do throws(AgentError) {
                 frozen = try coordinator.snapshot(
                     begun.map(\.disk.folder), freezeDeadlineMilliseconds: options.freezeDeadlineMilliseconds)
             } catch {
-                // What was taken is merged again: the next backup need not look for it.
-                for index in begun.indices { try? preparation.unannounce(&begun[index].disk) }
+                // What was taken is merged again, so the next backup need not look for it.
+                if !error.mayLeaveState {
+                    for index in begun.indices { try? preparation.unannounce(&begun[index].disk) }
+                }
                 throw error
             }
             let now = time.realtime()

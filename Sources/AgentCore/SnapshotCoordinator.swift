@@ -19,7 +19,7 @@ public struct SnapshotCoordinator: Sendable {
         self.fs = fs
     }
 
-    /// When it fails, what was switched is merged back.
+    /// When it fails, what was switched is merged back, as far as that goes: ``AgentError/mayLeaveState``.
     /// - Parameter freezeDeadlineMilliseconds: the file systems thaw by themselves after this time; the snapshot then
     ///   fails with `.expired`.
     /// - Returns: one result for each of `disks`, in their order.
@@ -76,7 +76,7 @@ public struct SnapshotCoordinator: Sendable {
         do throws(AgentError) {
             // From the last of these on no disk changes, so what is switched one after the other is of one instant.
             if list.holdsWrites { for owner in owners { try owner.hold(milliseconds: deadline) } }
-            for owner in owners { committed.append(try owner.commit()) }
+            for owner in owners { committed.append(try Self.commit(owner)) }
         } catch {
             failure = error
         }
@@ -109,6 +109,17 @@ public struct SnapshotCoordinator: Sendable {
         }
     }
 
+    /// An owner that does not answer may have switched all the same, or do it later.
+    private static func commit(
+        _ owner: any SnapshotOwner
+    ) throws(AgentError) -> (guid: String, switchNanoseconds: UInt64) {
+        do throws(AgentError) { return try owner.commit() } catch {
+            var error = error
+            error.mayLeaveState = true
+            throw error
+        }
+    }
+
     private static func heldTooLong(_ deadline: UInt64) -> AgentError {
         AgentError(
             .expired,
@@ -124,6 +135,7 @@ public struct SnapshotCoordinator: Sendable {
             do throws(AgentError) {
                 try owner.delete(guid)
             } catch {
+                failure.mayLeaveState = true
                 failure.message += "; snapshot \(guid) is left, delete it: \(error)"
             }
         }

@@ -82,8 +82,11 @@ public struct BackupJob: Sendable {
         do throws(RunFailure) {
             return try run(source, store, shape, base, from: started, clock, progress)
         } catch {
-            guard case .damagedBase(let node) = error else { throw error.cause }
+            guard case .damagedBase(let node, let failure) = error else { throw error.cause }
             try onStore { () throws(StoreError) in try store.recheck([node]) }
+            // What could not be read and can by now was never lost: the next run need not read everything.
+            let isThere = try onStore { () throws(StoreError) in try store.known([node]) }
+            if failure.code == .store(.io), isThere == [true] { throw failure }
         }
         do throws(RunFailure) {
             return try run(source, store, shape, nil, from: started, clock, progress)
@@ -130,7 +133,7 @@ public struct BackupJob: Sendable {
             return Outcome(point: point, statistics: statistics)
         } catch {
             pipeline.abandon(error)
-            if let node = reading.damagedNode { throw .damagedBase(node) }
+            if let node = reading.damagedNode { throw .damagedBase(node, error) }
             throw .job(error)
         }
     }
@@ -140,12 +143,12 @@ public struct BackupJob: Sendable {
 private enum RunFailure: Error {
     case job(BackupError)
     /// This node of the base's tree can't be read, though the store is there.
-    case damagedBase(Digest)
+    case damagedBase(Digest, BackupError)
 
     var cause: BackupError {
         switch self {
         case .job(let error): error
-        case .damagedBase(let node):
+        case .damagedBase(let node, _):
             BackupError(.store(.corrupt), "tree node \(node) is damaged, also of a tree that was just made")
         }
     }
@@ -185,7 +188,7 @@ private final class Reading {
             from: base, to: shape,
             read: { (id, level) throws(BackupError) in
                 do throws(StoreError) { return try reader.read(id, level) } catch {
-                    if error.code == .corrupt || error.code == .missing { damaged.value = id }
+                    if [.corrupt, .missing, .io].contains(error.code) { damaged.value = id }
                     throw BackupError(error)
                 }
             },

@@ -11,10 +11,10 @@ public enum BaseCheck {
     ) throws(BackupError) -> Bool {
         try withoutActuallyEscaping(progress) { (progress) throws(BackupError) in
             var walker = PointWalker(store: store) { (ids, _) throws(StoreError) in
-                var result: [String?] = []
+                var result: [PointProblem?] = []
                 for start in stride(from: 0, to: ids.count, by: StoreLimits.batchMax) {
                     let part = Array(ids[start..<min(start + StoreLimits.batchMax, ids.count)])
-                    result += try store.known(part).map { $0 ? nil : "it is missing, or damaged" }
+                    result += try store.known(part).map { $0 ? nil : PointProblem("it is missing, or damaged") }
                 }
                 guard result.count == ids.count else {
                     throw StoreError(.remote, "store \(store.address) answered for \(result.count) of \(ids.count) ids")

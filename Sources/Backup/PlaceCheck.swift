@@ -29,34 +29,40 @@ final class PlaceCheck {
         there = Set(sizes.keys)
     }
 
-    func problems(_ ids: [Digest], isNode: Bool) throws(StoreError) -> [String?] {
-        var result: [String?] = []
+    func problems(_ ids: [Digest], isNode: Bool) throws(StoreError) -> [PointProblem?] {
+        var result: [PointProblem?] = []
         for (id, place) in zip(ids, try store.locate(ids)) { result.append(try problem(id, place, isNode)) }
         return result
     }
 
-    private func problem(_ id: Digest, _ place: Location?, _ isNode: Bool) throws(StoreError) -> String? {
+    private func problem(_ id: Digest, _ place: Location?, _ isNode: Bool) throws(StoreError) -> PointProblem? {
         let what = "\(isNode ? "node" : "chunk") \(id)"
-        guard let place else { return "\(what) is not in the store" }
+        guard let place else { return PointProblem("\(what) is not in the store") }
         guard place.isSound, place.isNode == isNode, isNode || place.length == store.info.chunkBytes else {
-            return "the index has a place for \(what) that cannot be"
+            return PointProblem("the index has a place for \(what) that cannot be")
         }
-        guard try isThere(place.pack) else { return "\(what) is in pack \(place.pack), which is not there" }
+        guard try isThere(place.pack) else {
+            return PointProblem("\(what) is in pack \(place.pack), which is not there")
+        }
         if let damage = damage[place.pack], damage.covers(place) {
             // Where the directory is lost, what is in the pack may be whole all the same.
-            guard damage.isWhole, try isWhole(id, place) else {
-                return "\(what) is in a damaged part of pack \(place.pack)"
+            do throws(StoreError) {
+                if damage.isWhole, try isWhole(id, place) { return nil }
+            } catch {
+                guard error.code == .io else { throw error }
+                return PointProblem("\(what): \(error.message)", isUnreadable: true)
             }
-            return nil
+            return PointProblem("\(what) is in a damaged part of pack \(place.pack)")
         }
         guard suspects?.contains(place.pack) ?? true else { return nil }
         guard try places(in: place.pack)[id]?.contains(place) == true else {
-            return "\(what) is not in pack \(place.pack), where the index has it"
+            return PointProblem("\(what) is not in pack \(place.pack), where the index has it")
         }
         return nil
     }
 
     /// Reads the object itself.
+    /// - Throws: `.io` when it can't be read.
     private func isWhole(_ id: Digest, _ place: Location) throws(StoreError) -> Bool {
         if frame?.pack != place.pack || frame?.offset != place.frameOffset {
             let piece = ObjectPiece(
@@ -68,7 +74,7 @@ final class PlaceCheck {
                 do throws(StoreError) { try unsafe store.read([piece], into: memory) } catch { failure = error }
             }
             if let failure {
-                guard [.corrupt, .missing, .io].contains(failure.code) else { throw failure }
+                guard failure.code == .corrupt || failure.code == .missing else { throw failure }
                 return false
             }
             frame = (place.pack, place.frameOffset, bytes)

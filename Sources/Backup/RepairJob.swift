@@ -10,6 +10,8 @@ public struct RepairJob: Sendable {
         public var damagedPoints: [String] = []
         /// Of these, the ones that were taken out of the store.
         public var pointsSetAside: [String] = []
+        /// Why not all of them were.
+        public var setAsideFailure: BackupError?
         public var problems: [String] = []
     }
 
@@ -47,8 +49,13 @@ public struct RepairJob: Sendable {
             return outcome
         }
         for name in outcome.damagedPoints {
-            try onStore { () throws(StoreError) in try local.setAside(point: name) }
-            outcome.pointsSetAside.append(name)
+            do throws(StoreError) {
+                if try local.setAside(point: name) { outcome.pointsSetAside.append(name) }
+            } catch {
+                // Which were moved is told in any case.
+                outcome.setAsideFailure = BackupError(error)
+                break
+            }
         }
         return outcome
     }

@@ -142,15 +142,16 @@ public struct VerifyJob: Sendable {
         report.points = found.points
         report.damagedPoints = found.damaged
         report.bytesRead += found.bytesRead
-        for (problem, isUnreadable) in found.problems { report.add(problem, isUnreadable: isUnreadable) }
+        for problem in found.problems { report.add(problem.text, isUnreadable: problem.isUnreadable) }
     }
 }
 
 /// Walks the trees of all points of a store.
 struct PointCheck {
     var points = 0
+    /// Those of which more is known than that something can't be read now.
     var damaged: [String] = []
-    var problems: [(text: String, isUnreadable: Bool)] = []
+    var problems: [PointProblem] = []
     var bytesRead: UInt64 = 0
 
     /// - Returns: `nil` when it was ended by `goesOn`.
@@ -160,7 +161,9 @@ struct PointCheck {
         var check = PointCheck()
         let points = try onStore { () throws(StoreError) in
             try store.points { name, error in
-                check.problems.append((error.message, error.code == .io))
+                // One that was taken out since the list was made.
+                if error.code == .missing { return }
+                check.problems.append(PointProblem(error.message, isUnreadable: error.code == .io))
                 if error.code != .unsupported, error.code != .io { check.damaged.append(name) }
             }
         }
@@ -176,9 +179,11 @@ struct PointCheck {
                     try walker.walk(point.content.root, goesOn: goesOn)
                 }
                 guard let found = walked else { return nil }
-                guard !found.isEmpty else { continue }
-                check.damaged.append(point.id)
-                for problem in found { check.problems.append(("restore point \(point.id): \(problem)", false)) }
+                if found.contains(where: { !$0.isUnreadable }) { check.damaged.append(point.id) }
+                for problem in found {
+                    let text = "restore point \(point.id): \(problem.text)"
+                    check.problems.append(PointProblem(text, isUnreadable: problem.isUnreadable))
+                }
             }
             check.bytesRead = walker.bytesRead
             return check

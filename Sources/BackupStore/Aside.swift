@@ -57,6 +57,12 @@ public struct PackDamage: Hashable, Sendable {
     }
 }
 
+/// What lies aside at one moment.
+struct AsideContent: Sendable {
+    var names: Set<String> = []
+    var notes: [Digest: PackDamage] = [:]
+}
+
 extension LocalStore {
     private static let noteSuffix = ".damage"
     private static let lostSuffix = ".lost"
@@ -89,16 +95,41 @@ extension LocalStore {
         var notes: [Digest: PackDamage] = [:]
         for file in try asideNames() {
             guard let name = file.rest(before: Self.noteSuffix), let pack = Digest(hex: name) else { continue }
-            let bytes: [UInt8]
-            do throws(SystemError) { bytes = try fs.contents(of: "\(asideFolder)/\(file)", limit: 1 << 16) } catch {
-                // Taken back since the listing.
-                if error.errno == .noSuchFileOrDirectory { continue }
-                notes[pack] = PackDamage(isWhole: true)
-                continue
+            switch noted(of: pack) {
+            case .nothing: break
+            case .damage(let damage): notes[pack] = damage
+            case .unclear: notes[pack] = PackDamage(isWhole: true)
             }
-            notes[pack] = (try? PackDamage(parsing: bytes)) ?? PackDamage(isWhole: true)
         }
         return notes
+    }
+
+    private enum Note {
+        case nothing
+        case damage(PackDamage)
+        /// There is a note that can't be read or understood.
+        case unclear
+    }
+
+    private func noted(of pack: Digest) -> Note {
+        do throws(SystemError) {
+            let bytes = try fs.contents(of: notePath(pack.description), limit: 1 << 16)
+            guard let damage = try? PackDamage(parsing: bytes) else { return .unclear }
+            return .damage(damage)
+        } catch {
+            return error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory ? .nothing : .unclear
+        }
+    }
+
+    func asideContent() throws(StoreError) -> AsideContent {
+        AsideContent(names: try asideNames(), notes: try loadNotes())
+    }
+
+    /// Whether something was noted, or taken out, since the store was opened.
+    func isMoreAside() throws(StoreError) -> Bool {
+        let now = try asideContent()
+        let before = state.withLock { $0.asideAtOpening }
+        return !now.names.isSubset(of: before.names) || now.notes.contains { $0.value != before.notes[$0.key] }
     }
 
     /// Notes, durably, that parts of packs are damaged: nothing is deduplicated against them from now on.
@@ -108,14 +139,15 @@ extension LocalStore {
             try makeAside()
             for (pack, found) in damage.sorted(by: { $0.key < $1.key }) {
                 var all = found
-                let path = notePath(pack.description)
-                if try fs.exists(path), let bytes = try? fs.contents(of: path, limit: 1 << 16),
-                    let old = try? PackDamage(parsing: bytes)
-                {
+                switch noted(of: pack) {
+                case .nothing: break
+                case .damage(let old):
                     if old.isWhole || found.frames.isSubset(of: old.frames), !found.isWhole { continue }
                     all.formUnion(old)
+                // It stands for the whole pack, which less must not take the place of.
+                case .unclear: all.isWhole = true
                 }
-                try fs.replaceContents(of: path, with: all.encoded())
+                try fs.replaceContents(of: notePath(pack.description), with: all.encoded())
             }
         }
         state.withLock { state in
@@ -169,49 +201,46 @@ extension LocalStore {
     }
 
     /// Takes a pack out of the store. What of it is worth anything is durable elsewhere.
-    func setAside(pack name: String) throws(StoreError) {
-        let path = try path(.pack, name)
-        try storing { () throws(SystemError) in
-            try makeAside()
-            try fs.rename(path, to: asidePath(pack: name))
-            try fs.synchronizeFolder(asideFolder)
-            try fs.synchronizeFolder(folderPart(of: path))
-        }
-        state.withLock { state in state.open.removeAll { $0.name == name } }
+    /// - Returns: `false` when it is not there any more.
+    func setAside(pack name: String) throws(StoreError) -> Bool {
+        defer { forgetOpen(pack: name) }
+        return try move(try path(.pack, name), to: asidePath(pack: name))
     }
 
-    /// Takes an index file out of the store.
-    func setAside(index name: String) throws(StoreError) {
-        try storing { () throws(SystemError) in
-            try makeAside()
-            try fs.rename("\(address)/index/\(name)", to: asidePath(index: name))
-            try fs.synchronizeFolder(asideFolder)
-            try fs.synchronizeFolder("\(address)/index")
-        }
+    /// Takes an index file out of the store. - Returns: `false` when it is not there any more.
+    func setAside(index name: String) throws(StoreError) -> Bool {
+        try move("\(address)/index/\(name)", to: asidePath(index: name))
     }
 
     /// Takes a restore point out of the store. What it needs stays, so it can be put back.
-    public func setAside(point name: String) throws(StoreError) {
-        let path = try path(.point, name)
+    /// - Returns: `false` when it is not there any more.
+    public func setAside(point name: String) throws(StoreError) -> Bool {
+        try move(try path(.point, name), to: "\(asideFolder)/\(name).point")
+    }
+
+    private func move(_ path: String, to target: String) throws(StoreError) -> Bool {
         try storing { () throws(SystemError) in
             try makeAside()
-            try fs.rename(path, to: "\(asideFolder)/\(name).point")
+            do throws(SystemError) { try fs.rename(path, to: target) } catch {
+                guard error.errno == .noSuchFileOrDirectory else { throw error }
+                return false
+            }
             try fs.synchronizeFolder(asideFolder)
             try fs.synchronizeFolder(folderPart(of: path))
+            return true
         }
     }
 
     /// Whether an answer of this store to its user has become wrong since: somebody found damage in a pack, or a wrong
     /// index file, that it was taken from.
     func expectAnswersHold() throws(StoreError) {
-        let now = try asideNames()
-        let new = state.withLock { now.subtracting($0.asideAtStart) }
+        let now = try asideContent()
+        let before = state.withLock { $0.asideAtStart }
         var packs: Set<Digest> = []
         var indexes: Set<String> = []
         // To a note that was there already something may have been added.
-        let before = state.withLock { $0.notesAtStart }
-        for (pack, damage) in try loadNotes() where damage != before[pack] { packs.insert(pack) }
-        for name in new {
+        for (pack, damage) in now.notes where damage != before.notes[pack] { packs.insert(pack) }
+        for name in now.names.subtracting(before.names) {
             for suffix in [Self.lostSuffix, Self.packSuffix] {
                 if let pack = name.rest(before: suffix).flatMap({ Digest(hex: $0) }) { packs.insert(pack) }
             }

@@ -154,7 +154,7 @@ final class IndexSegment: Sendable {
         packStates.withLock { if $0.isEmpty { $0 = states } }
     }
 
-    /// What was known of its packs may have changed.
+    /// What was known of its packs may have changed. Which answers were taken from it is forgotten with it.
     func forgetPackStates() { packStates.withLock { $0.removeAll() } }
 
     var isPrepared: Bool { packStates.withLock { !$0.isEmpty } }
@@ -178,9 +178,6 @@ final class IndexSegment: Sendable {
             number += 1
         }
     }
-
-    /// What was answered so far is of no account any more.
-    func forgetUses() { packStates.withLock { for number in $0.indices { $0[number].remove(.isUsed) } } }
 
     /// - Precondition: it was prepared.
     func state(ofPack number: UInt32) -> PackState {

@@ -3,26 +3,38 @@ internal import Codecs
 internal import Synchronization
 
 // A point is for good, and everybody takes it for whole, so whoever keeps the store looks at its tree before it becomes
-// visible. What it has in common with the point that it was made from need not be looked at: that one is visible. So
-// the cost goes with what changed: for each chunk one look-up in the index, for each node above it two nodes read.
+// visible. What it has in common with the point that it was made from need not be looked at: that one is visible, and
+// its user, who was told of damage when the store was opened, has seen to it that it is whole. So the cost goes with
+// what changed: for each chunk and node one look-up in the index, for each node two nodes read. Where damage was found
+// since, all is looked at.
+//
+// Each look-up is an answer that has to hold (`expectAnswersHold`): what is taken out behind it is noticed.
 
 extension LocalStore {
     /// Nodes that are read for one point: enough for 64 TiB of content in chunks of 64 KiB, and an end for trees that
     /// somebody made up.
     private static let checkedNodesMax = 1 << 22
 
-    /// - Throws: `.missing` when something is not there, or damaged.
-    func expectWhole(_ point: RestorePoint) throws(StoreError) {
+    /// - Parameter base: what it has at the same place is not looked at.
+    /// - Throws: `.missing` when something is not there, or damaged, `.io` when a node can't be read: what of it is not
+    ///   whole when it is looked at once more is not deduplicated against any more then.
+    func expectWhole(_ point: RestorePoint, base: TreeRoot?) throws(StoreError) {
         var walker = PointWalker(
-            store: self, base: try base(of: point), nodesMax: Self.checkedNodesMax, endsWhenUnreadable: true
-        ) { [self] (ids, isNode) throws(StoreError) in
-            // A node is read, which tells more.
-            isNode ? [nil] : try problems(withChunks: ids)
+            store: self, base: base, nodesMax: Self.checkedNodesMax, endsWhenUnreadable: true
+        ) { [self] (ids, isNode) throws(StoreError) in try problems(with: ids, isNode: isNode) }
+        let found: [PointProblem]?
+        do throws(StoreError) { found = try walker.walk(point.content.root) } catch {
+            // Where that part of the medium is lost, each that needs it would fail. A store that is away takes no note.
+            if let node = walker.unreadableNode { try? recheck([node]) }
+            throw error
         }
-        guard let problem = try walker.walk(point.content.root)?.first else { return }
+        guard let problem = found?.first else { return }
+        // Nobody had noticed that, or the writer would have put it in: else each that needs it would be refused.
+        if !walker.damagedNodes.isEmpty { try recheck(walker.damagedNodes) }
         throw StoreError(
             .missing,
-            "restore point \(point.id) is refused, as not all that it needs is in store \(address): \(problem)")
+            "restore point \(point.id) is refused, as not all that it needs is in store \(address): \(problem.text); "
+                + "run it again: what was stored is used, and what is missing is put in")
     }
 
     /// - Throws: `.refused` for a point of a clock that is ahead.
@@ -36,7 +48,7 @@ extension LocalStore {
     }
 
     /// The tree of the point that it was made from.
-    private func base(of point: RestorePoint) throws(StoreError) -> TreeRoot? {
+    func base(of point: RestorePoint) throws(StoreError) -> TreeRoot? {
         guard let parent = point.content.parent, ObjectName.isValid(parent, as: .point) else { return nil }
         do throws(StoreError) {
             let (_, size) = try open(.point, parent)
@@ -47,7 +59,7 @@ extension LocalStore {
         }
     }
 
-    private func problems(withChunks ids: [Digest]) throws(StoreError) -> [String?] {
+    private func problems(with ids: [Digest], isNode: Bool) throws(StoreError) -> [PointProblem?] {
         var isKnown = try known(ids)
         let missing = ids.indices.filter { !isKnown[$0] }
         if !missing.isEmpty {
@@ -61,7 +73,8 @@ extension LocalStore {
             for (place, found) in zip(missing, try known(left)) { isKnown[place] = found }
         }
         return zip(ids, isKnown).map { id, isKnown in
-            isKnown ? nil : "chunk \(id) is not in the store, or damaged there"
+            let what = isNode ? "node" : "chunk"
+            return isKnown ? nil : PointProblem("\(what) \(id) is not in the store, or damaged there")
         }
     }
 }

@@ -8,6 +8,7 @@ extension LocalStore {
         let check = PackFileCheck()
         for (id, place) in zip(ids, try locate(ids)) {
             guard let place else { continue }
+            forgetOpen(pack: place.pack.description)
             do throws(StoreError) {
                 let (file, size) = try open(.pack, place.pack.description)
                 if UInt64(place.frameOffset) + UInt64(place.storedBytes) <= size {
@@ -15,18 +16,17 @@ extension LocalStore {
                 }
             } catch {
                 guard error.code == .missing || error.code == .io else { throw error }
-                if error.code == .missing { state.withLock { $0.census = nil } }
             }
             damage[place.pack, default: PackDamage()].frames.insert(place.frameOffset)
         }
         if session != nil { try note(damage) }
-        // The user begins anew.
-        let aside = try asideNames()
-        let notes = try loadNotes()
+        // The user begins anew, so what others have found and taken out until now has to show in all answers.
+        let aside = try asideContent()
+        try reloadIndex()
+        forgetCensus()
         state.withLock { state in
-            (state.asideAtStart, state.notesAtStart) = (aside, notes)
+            state.asideAtStart = aside
             state.used = ([], [])
-            for segment in state.segments { segment.forgetUses() }
         }
     }
 }

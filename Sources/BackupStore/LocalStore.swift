@@ -63,9 +63,10 @@ public final class LocalStore: StoreBackend {
         var isFilledUp = false
         /// Index files that were found to be damaged, and are not used.
         var distrusted: Set<String> = []
-        /// What lay aside when the store was opened.
-        var asideAtStart: Set<String> = []
-        var notesAtStart: [Digest: PackDamage] = [:]
+        /// What lay aside when the store was opened: what its user was told of damage counts with it.
+        var asideAtOpening = AsideContent()
+        /// What lay aside when the first of the answers was given that count.
+        var asideAtStart = AsideContent()
         /// What answers to the user were taken from, besides the segments that tell so themselves.
         var used: (packs: Set<Digest>, indexes: Set<String>) = ([], [])
     }
@@ -147,9 +148,8 @@ public final class LocalStore: StoreBackend {
         // What is put in must not outlive the store that it is in: whoever made that may have been cut off before the
         // end.
         try storing { () throws(SystemError) in try fs.synchronizeFolder(address) }
-        let aside = try asideNames()
-        let notes = try loadNotes()
-        state.withLock { ($0.asideAtStart, $0.notesAtStart) = (aside, notes) }
+        let aside = try asideContent()
+        state.withLock { ($0.asideAtOpening, $0.asideAtStart) = (aside, aside) }
         try reloadIndex()
         for left in session.left {
             for path in left.files where !path.ends(with: "." + PartialPack.suffix) { try finishPartial(path) }
@@ -274,6 +274,9 @@ public final class LocalStore: StoreBackend {
         }
         precondition(position == memory.count, "pieces fill the memory")
     }
+
+    /// What has the name of a pack may be another file by now.
+    func forgetOpen(pack name: String) { state.withLock { state in state.open.removeAll { $0.name == name } } }
 
     func open(_ kind: ObjectKind, _ name: String) throws(StoreError) -> (any StorageFile, UInt64) {
         let found: (any StorageFile, UInt64)? = state.withLock { state in

@@ -33,10 +33,14 @@ extension LocalStore {
     ) throws(StoreError) {
         let target = try self.path(kind, name)
         let folder = folderPart(of: target)
-        let isThere = try storing { () throws(SystemError) in
+        var isThere = try storing { () throws(SystemError) in
             if kind == .pack { try makeDurable(folder: folder) }
             return try fs.exists(target)
         }
+        // A repair may be about to take out what is there.
+        let replacing = isThere && kind == .pack ? try lockReplacing() : nil
+        defer { withExtendedLifetime(replacing) {} }
+        if replacing != nil { isThere = try storing { () throws(SystemError) in try fs.exists(target) } }
         let isWhole = isThere ? try isSame(target, file, size) : false
         // The name of a point is short enough to be met on purpose: another one that is whole stays.
         if kind == .point, isThere, !isWhole, let bytes = try? fs.contents(of: target, limit: StoreLimits.pointMax),
@@ -54,7 +58,17 @@ extension LocalStore {
             try fs.synchronizeFolder(folder)
         }
         // What was known against it was of what it has replaced, or of a medium that reads it by now.
-        if isThere, kind == .pack, let pack = Digest(hex: name) { try forgetDamage(of: pack) }
+        if isThere, kind == .pack, let pack = Digest(hex: name) {
+            forgetOpen(pack: name)
+            try forgetDamage(of: pack)
+        }
+    }
+
+    /// Held by who puts a pack in the place of one that is there, and by who takes a damaged one out.
+    func lockReplacing() throws(StoreError) -> any HeldLock {
+        let lock = try storing { () throws(SystemError) in try fs.lock("\(address)/tmp/replacing", wait: true) }
+        guard let lock else { throw StoreError(.io, "cannot lock \(address)/tmp/replacing") }
+        return lock
     }
 
     /// Whether what is at `path` is, byte by byte, what `file` has.

@@ -1,11 +1,24 @@
 public import ChunkTree
 public import Codecs
 
+/// What is wrong with a tree, or a part of it.
+public struct PointProblem: Hashable, Sendable {
+    /// One sentence.
+    public var text: String
+    /// Something could not be read now: it may be right.
+    public var isUnreadable: Bool
+
+    public init(_ text: String, isUnreadable: Bool = false) {
+        self.text = text
+        self.isUnreadable = isUnreadable
+    }
+}
+
 /// Checks that all a tree needs is there and undamaged. Each node is looked at once, however many trees, or places of
 /// one tree, it is in: what has an identity and was found whole is whole.
 public struct PointWalker {
     /// What is wrong with chunks or nodes, for each of some identities; `nil`: nothing.
-    public typealias Check = (_ ids: [Digest], _ isNode: Bool) throws(StoreError) -> [String?]
+    public typealias Check = (_ ids: [Digest], _ isNode: Bool) throws(StoreError) -> [PointProblem?]
 
     private let store: any StoreBackend
     private let reader: TreeReader
@@ -17,12 +30,17 @@ public struct PointWalker {
     private var nodesLeft: Int
     /// Nodes that were found whole, with all below them, by identity; and those that were not.
     private var whole: Set<Digest> = []
-    private var broken: Set<Digest> = []
+    private var broken: [Digest: Finding] = [:]
     /// What one walk found.
-    private var problems: [String] = []
+    private var problems: [PointProblem] = []
+    /// Nodes that turned out to be damaged, or not to be there, when they were read: the first few of all walks.
+    public private(set) var damagedNodes: [Digest] = []
+    /// The node whose reading failed and ended a walk.
+    public private(set) var unreadableNode: Digest?
     private var goesOn: () -> Bool = { true }
 
     private static let problemsMax = 20
+    private static let damagedNodesMax = 4096
     /// Some 20 MB, enough for 4 TiB of content in chunks of 64 KiB; then it begins to forget.
     private static let memoMax = 1 << 18
     /// Nodes of level 1 whose chunks are looked up together.
@@ -52,9 +70,10 @@ public struct PointWalker {
     /// - Returns: what is wrong with the tree, the first few; `nil` when the walk was ended.
     public mutating func walk(
         _ root: TreeRoot, goesOn: @escaping () -> Bool = { true }
-    ) throws(StoreError) -> [String]? {
+    ) throws(StoreError) -> [PointProblem]? {
         guard root.shape.chunkBytes == store.info.chunkBytes else {
-            return ["it has chunks of \(root.shape.chunkBytes) bytes, the store of \(store.info.chunkBytes)"]
+            let sizes = "\(root.shape.chunkBytes) bytes, the store of \(store.info.chunkBytes)"
+            return [PointProblem("it has chunks of \(sizes)")]
         }
         guard !root.top.isZero else { return [] }
         problems = []
@@ -73,6 +92,18 @@ public struct PointWalker {
     private enum WalkEnd: Error {
         case stopped
         case failed(StoreError)
+    }
+
+    /// What is known of a node with all below it, the worst of it.
+    private enum Finding: Int, Comparable {
+        case whole
+        /// Not all of it could be read; nothing else is known against it.
+        case unreadable
+        case damaged
+
+        init(_ problem: PointProblem) { self = problem.isUnreadable ? .unreadable : .damaged }
+
+        static func < (left: Finding, right: Finding) -> Bool { left.rawValue < right.rawValue }
     }
 
     /// A node or chunk where it is in the tree, and what the base has there.
@@ -99,39 +130,47 @@ public struct PointWalker {
         }
     }
 
-    /// - Returns: whether each of some nodes of a level is whole with all below it.
-    private mutating func visit(_ places: [Place], level: Int) throws(WalkEnd) -> Bool {
-        var isWhole = true
+    /// - Returns: the worst of what is found of some nodes of a level.
+    private mutating func visit(_ places: [Place], level: Int) throws(WalkEnd) -> Finding {
+        var worst = Finding.whole
         var group: [(id: Digest, children: [Place])] = []
         var seen: Set<Digest> = []
         for place in places where !place.id.isZero && place.base != Base(id: place.id, level: level) {
             let id = place.id
             guard seen.insert(id).inserted, !whole.contains(id) else { continue }
-            if broken.contains(id) {
-                add("a part of it, below node \(id), is damaged, as of another point")
-                isWhole = false
+            if let before = broken[id] {
+                let what = before == .unreadable ? "can't be read" : "is damaged"
+                add(
+                    PointProblem(
+                        "a part of it, below node \(id), \(what), as of another point",
+                        isUnreadable: before == .unreadable))
+                worst = max(worst, before)
                 continue
             }
             guard goesOn() else { throw .stopped }
             guard nodesLeft > 0 else { continue }
             nodesLeft -= 1
-            guard let node = try read(id, level) else {
-                isWhole = false
+            let node: TreeNode
+            switch try read(id, level) {
+            case .node(let found): node = found
+            case .problem(let problem):
+                add(problem)
+                worst = max(worst, remember(id, Finding(problem)))
                 continue
             }
             let children = children(of: node, place.base, level: level)
             if level > 1 {
                 let below = try visit(children, level: level - 1)
-                isWhole = remember(id, below) && isWhole
+                worst = max(worst, remember(id, below))
                 continue
             }
             group.append((id, children))
             if group.count == Self.groupMax {
-                isWhole = try look(at: group) && isWhole
+                worst = max(worst, try look(at: group))
                 group = []
             }
         }
-        return try look(at: group) && isWhole
+        return max(worst, try look(at: group))
     }
 
     private func children(of node: TreeNode, _ base: Base?, level: Int) -> [Place] {
@@ -147,53 +186,56 @@ public struct PointWalker {
         return places
     }
 
-    private mutating func read(_ id: Digest, _ level: Int) throws(WalkEnd) -> TreeNode? {
+    private enum Read {
+        case node(TreeNode)
+        case problem(PointProblem)
+    }
+
+    private mutating func read(_ id: Digest, _ level: Int) throws(WalkEnd) -> Read {
         do throws(StoreError) {
-            if let problem = try check([id], true)[0] {
-                add(problem)
-            } else {
-                return try reader.read(id, level)
-            }
+            if let problem = try check([id], true)[0] { return .problem(problem) }
+            return .node(try reader.read(id, level))
         } catch {
-            guard [.corrupt, .missing, .io].contains(error.code), error.code != .io || !endsWhenUnreadable else {
+            guard [.corrupt, .missing, .io].contains(error.code) else { throw .failed(error) }
+            if error.code == .io, endsWhenUnreadable {
+                unreadableNode = id
                 throw .failed(error)
             }
-            add(error.message)
+            if error.code != .io, damagedNodes.count < Self.damagedNodesMax { damagedNodes.append(id) }
+            return .problem(PointProblem(error.message, isUnreadable: error.code == .io))
         }
-        _ = remember(id, false)
-        return nil
     }
 
     /// Looks the chunks of some nodes of level 1 up.
-    private mutating func look(at group: [(id: Digest, children: [Place])]) throws(WalkEnd) -> Bool {
-        guard !group.isEmpty else { return true }
+    private mutating func look(at group: [(id: Digest, children: [Place])]) throws(WalkEnd) -> Finding {
+        guard !group.isEmpty else { return .whole }
         let new = group.flatMap(\.children).filter { !$0.id.isZero && $0.base != Base(id: $0.id, level: 0) }
         let ids = Array(Set(new.map(\.id)))
-        var bad: Set<Digest> = []
+        var bad: [Digest: Finding] = [:]
         do throws(StoreError) {
             for (id, problem) in zip(ids, try check(ids, false)) {
                 guard let problem else { continue }
-                bad.insert(id)
+                bad[id] = Finding(problem)
                 add(problem)
             }
         } catch { throw .failed(error) }
-        var isWhole = true
+        var worst = Finding.whole
         for (id, children) in group {
-            isWhole = remember(id, !children.contains { bad.contains($0.id) }) && isWhole
+            worst = max(worst, remember(id, children.compactMap { bad[$0.id] }.max() ?? .whole))
         }
-        return isWhole
+        return worst
     }
 
-    private mutating func remember(_ id: Digest, _ isWhole: Bool) -> Bool {
+    private mutating func remember(_ id: Digest, _ finding: Finding) -> Finding {
         if whole.count + broken.count >= Self.memoMax {
             whole.removeAll(keepingCapacity: true)
             broken.removeAll()
         }
-        if isWhole { whole.insert(id) } else { broken.insert(id) }
-        return isWhole
+        if finding == .whole { whole.insert(id) } else { broken[id] = finding }
+        return finding
     }
 
-    private mutating func add(_ problem: String) {
+    private mutating func add(_ problem: PointProblem) {
         if problems.count < Self.problemsMax { problems.append(problem) }
     }
 }

@@ -7,8 +7,8 @@ internal import Synchronization
 //
 //     1. every pack is read in whole; new index files are made of the directories of what is whole
 //     2. what can be saved of damaged packs goes into new packs, and into the new index
-//     3. damaged packs are set aside; wrong index files are set aside, and the others, which the new ones replace,
-//        removed
+//     3. damaged packs are set aside, unless a writer has put them in anew; wrong index files are set aside, and the
+//        others, which the new ones replace, removed
 //
 // All that is made is durable before anything is taken away, and nothing is taken away that is not made again, so it
 // may be killed at any point and be begun anew.
@@ -65,11 +65,21 @@ private struct StoreRepairing {
     private var wrong: Set<String> = []
     private var fresh: [IndexSegment] = []
     private var entries: [(id: Digest, location: Location)] = []
-    private var bad: [(name: String, directory: PackDirectory?, damage: PackDamage)] = []
+    private var bad: [BadPack] = []
     private var whole: [Digest] = []
     /// Packs that the index named and that are not there.
     private var lost: Set<Digest> = []
     private static let entriesMax = 1 << 17
+
+    private struct BadPack {
+        var name: String
+        var directory: PackDirectory?
+        var damage: PackDamage
+        /// Objects of it that could not be saved.
+        var lost: UInt64 = 0
+        /// What is not saved of it is damaged, not only unreadable now.
+        var isReadable = true
+    }
 
     init(_ store: LocalStore) { self.store = store }
 
@@ -98,7 +108,7 @@ private struct StoreRepairing {
         report.bytesRead = done
         guard progress(done, total) else { return false }
         try flush()
-        for one in bad { try save(one, audit) }
+        for place in bad.indices { bad[place] = try saved(bad[place], audit) }
         try flush()
         try takeAway()
         return true
@@ -112,6 +122,7 @@ private struct StoreRepairing {
         guard let name = Digest(hex: pack.name) else { return }
         var damage = PackDamage()
         var directory: PackDirectory?
+        store.forgetOpen(pack: pack.name)
         do throws(StoreError) {
             let found = try store.packDirectory(pack.name, byteCount: pack.byteCount)
             directory = found
@@ -144,7 +155,11 @@ private struct StoreRepairing {
             // One of a later format is not ours to take out.
             if error.code == .io || error.code == .unsupported { report.unreadable.append("pack \(pack.name)") }
         }
-        if damage == PackDamage() { whole.append(name) } else { bad.append((pack.name, directory, damage)) }
+        if damage == PackDamage() {
+            whole.append(name)
+        } else {
+            bad.append(BadPack(name: pack.name, directory: directory, damage: damage))
+        }
         if entries.count >= Self.entriesMax { try flush() }
     }
 
@@ -167,10 +182,10 @@ private struct StoreRepairing {
     // MARK: Saving
 
     /// Puts the objects of a damaged pack that are whole, and are nowhere else, into a new pack.
-    private mutating func save(
-        _ one: (name: String, directory: PackDirectory?, damage: PackDamage), _ audit: IndexAudit
-    ) throws(StoreError) {
-        guard let name = Digest(hex: one.name) else { return }
+    /// - Returns: it, with what became of it.
+    private mutating func saved(_ one: BadPack, _ audit: IndexAudit) throws(StoreError) -> BadPack {
+        var one = one
+        guard let name = Digest(hex: one.name) else { return one }
         var places: [(id: Digest, place: Location)] = []
         if let directory = one.directory {
             directory.forEachLocation(pack: name) { places.append(($0, $1)) }
@@ -183,7 +198,6 @@ private struct StoreRepairing {
             directory.forEachLocation(pack: pack) { saved.append(($0, $1)) }
         }
         let check = PackFileCheck()
-        var isReadable = true
         do throws(StoreError) {
             let (file, size) = try store.open(.pack, one.name)
             for frame in frames {
@@ -192,10 +206,10 @@ private struct StoreRepairing {
                 if UInt64(place.frameOffset) + UInt64(place.storedBytes) <= size {
                     do throws(StoreError) { objects = try check.wholeObjects(frame, in: file) } catch {
                         guard error.code == .io else { throw error }
-                        isReadable = false
+                        one.isReadable = false
                     }
                 }
-                report.objectsLost += UInt64(frame.count - objects.count)
+                one.lost += UInt64(frame.count - objects.count)
                 try add(objects, isNodes: place.isNode, to: writer, butFrom: name)
             }
             try writer.finishPack()
@@ -206,8 +220,8 @@ private struct StoreRepairing {
         report.objectsSaved += UInt64(saved.count)
         entries += saved
         if entries.count >= Self.entriesMax { try flush() }
-        if one.damage.isWhole && report.unreadable.contains("pack \(one.name)") { isReadable = false }
-        if isReadable { report.packsSetAside.append(one.name) }
+        if one.damage.isWhole && report.unreadable.contains("pack \(one.name)") { one.isReadable = false }
+        return one
     }
 
     private func add(
@@ -245,27 +259,52 @@ private struct StoreRepairing {
 
     private mutating func takeAway() throws(StoreError) {
         try store.noteLost(lost)
-        let aside = Set(report.packsSetAside)
-        // What is left in its place though it can't be read is not to be built on.
-        var notes: [Digest: PackDamage] = [:]
-        for one in bad where !aside.contains(one.name) {
-            if let pack = Digest(hex: one.name) { notes[pack] = one.damage }
-        }
-        try store.note(notes)
-        for name in report.packsSetAside { try store.setAside(pack: name) }
+        for one in bad { try takeAway(one) }
+        try flush()
         let kept = Set(fresh.map(\.name))
         // Wrong entries are not told apart by file: then all files from before are set aside.
         let suspects = report.wrongEntries > 0 ? old : wrong
         for name in old.subtracting(kept).intersection(suspects).sorted() {
-            do throws(StoreError) { try store.setAside(index: name) } catch {
-                guard error.code == .missing else { throw error }
-                continue
-            }
-            report.indexesSetAside.append(name)
+            if try store.setAside(index: name) { report.indexesSetAside.append(name) }
         }
         try store.removeIndexes(old.subtracting(kept).subtracting(suspects))
         try store.removeNotes(whole + report.packsSetAside.compactMap { Digest(hex: $0) })
         store.forgetCensus()
         try store.reloadIndex()
+    }
+
+    private mutating func takeAway(_ one: BadPack) throws(StoreError) {
+        guard let pack = Digest(hex: one.name) else { return }
+        let lock = try store.lockReplacing()
+        defer { withExtendedLifetime(lock) {} }
+        // It was read long ago: a writer may have put it in anew since, and a point may need it.
+        if let directory = try directoryOfWhole(pack) {
+            directory.forEachLocation(pack: pack) { entries.append(($0, $1)) }
+            whole.append(pack)
+            return
+        }
+        report.objectsLost += one.lost
+        guard one.isReadable else {
+            // What is left in its place though it can't be read is not to be built on.
+            return try store.note([pack: one.damage])
+        }
+        if try store.setAside(pack: one.name) { report.packsSetAside.append(one.name) }
+    }
+
+    /// - Returns: `nil` when the pack is not whole now.
+    private func directoryOfWhole(_ pack: Digest) throws(StoreError) -> PackDirectory? {
+        guard try store.isThere(pack) else { return nil }
+        let name = pack.description
+        store.forgetOpen(pack: name)
+        do throws(StoreError) {
+            let (file, size) = try store.open(.pack, name)
+            let directory = try store.packDirectory(name, byteCount: size)
+            let check = PackFileCheck()
+            for frame in directory.frames where try check.problem(frame, in: file) != nil { return nil }
+            return directory
+        } catch {
+            guard [.corrupt, .unsupported, .io, .missing].contains(error.code) else { throw error }
+            return nil
+        }
     }
 }

@@ -39,7 +39,13 @@ public final class TreeReader: Sendable {
                 ids += state.siblings[(place + 1)...].prefix(ahead).filter { state.places[$0] != nil && $0 != id }
             }
         }
-        let nodes = try load(ids, level)
+        let nodes: [TreeNode]
+        do throws(StoreError) { nodes = try load(ids, level) } catch {
+            // What is wrong may be with one of the others, which nobody may ask for.
+            guard ids.count > 1, [.corrupt, .missing, .io].contains(error.code) else { throw error }
+            ids = [id]
+            nodes = try load(ids, level)
+        }
         guard let node = nodes.first else { throw wrong(id, "it is missing") }
         state.withLock { state in
             for (id, node) in zip(ids, nodes).dropFirst() { state.nodes[id] = node }

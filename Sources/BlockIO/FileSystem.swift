@@ -92,7 +92,7 @@ public protocol FileSystem: Sendable {
     /// removed from it. Neither ``lock(_:wait:)`` nor ``lease(_:_:)`` knows of it. Where a file system has nothing of
     /// the kind, everybody gets it.
     /// - Returns: `nil` when another has it.
-    func claim(_ folder: String) throws(SystemError) -> (any HeldLease)?
+    func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)?
     /// Which file the path leads to; `nil` when there is none.
     func identity(of path: String) throws(SystemError) -> FileIdentity?
     /// The absolute path with symbolic links resolved. Fails with EILSEQ when that is no UTF-8.

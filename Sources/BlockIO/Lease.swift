@@ -24,6 +24,12 @@ public protocol HeldLease: HeldLock {
     var file: FileIdentity { get }
 }
 
+/// A folder that is claimed, wherever it is by now.
+public protocol HeldClaim: HeldLease {
+    /// Whether there is something of that name in it.
+    func has(_ name: String) throws(SystemError) -> Bool
+}
+
 /// What became of the wish for a lease.
 public enum LeaseAnswer: Sendable {
     case held(any HeldLease)

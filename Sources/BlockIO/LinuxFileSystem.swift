@@ -209,7 +209,7 @@ public struct LinuxFileSystem: FileSystem {
         }
     }
 
-    public func claim(_ folder: String) throws(SystemError) -> (any HeldLease)? {
+    public func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)? {
         let descriptor = OwnedDescriptor(
             adopting: try check(unsafe shim_open_file(folder, SHIM_OPEN_FOLDER, 0), "open", folder))
         let result = shim_claim_folder(descriptor.number)
@@ -274,12 +274,22 @@ private final class LinuxLock: HeldLease {
 }
 
 /// A folder that is claimed, through an open file description.
-private final class FolderClaim: HeldLease {
+private final class FolderClaim: HeldClaim {
     private let descriptor: OwnedDescriptor
     let file: FileIdentity
     init(descriptor: consuming OwnedDescriptor, file: FileIdentity) {
         self.descriptor = descriptor
         self.file = file
+    }
+
+    func has(_ name: String) throws(SystemError) -> Bool {
+        var status = shim_stat()
+        let result = unsafe shim_stat_in(descriptor.number, name, &status)
+        if result == -Errno.noSuchFileOrDirectory.rawValue { return false }
+        guard result >= 0 else {
+            throw SystemError(errno: Errno(rawValue: -result), operation: "examine", subject: name)
+        }
+        return true
     }
 
     // As with a lock.

@@ -149,6 +149,13 @@ int32_t shim_stat(const char *path, struct shim_stat *result)
 	return fill_stat(stat(path, &st), &st, result);
 }
 
+int32_t shim_stat_in(int32_t folder, const char *name, struct shim_stat *result)
+{
+	struct stat st;
+
+	return fill_stat(fstatat(folder, name, &st, 0), &st, result);
+}
+
 int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor)
 {
 	struct statx st;

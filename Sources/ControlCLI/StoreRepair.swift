@@ -24,6 +24,12 @@ struct StoreRepair: ParsableCommand {
         display.finish()
         let report = RepairResult(store: opened.address, outcome)
         try Report(common).result(report, report.lines)
+        if let failure = outcome.setAsideFailure {
+            throw CommandFailure(
+                CommandFailure(failure).status,
+                "\(outcome.pointsSetAside.count) of \(outcome.damagedPoints.count) lost points of \(opened.address) "
+                    + "are set aside, then: \(failure.message)")
+        }
         guard outcome.damagedPoints.isEmpty else {
             throw CommandFailure(
                 .corrupt,

@@ -1,5 +1,4 @@
 internal import AgentAPI
-internal import BlockIO
 internal import DiskImage
 internal import Geometry
 
@@ -29,8 +28,9 @@ protocol ControlledDisk: AnyObject, Sendable {
     func letWritesGo()
     /// The disk's folder, or its image where it has none.
     var location: String { get }
-    /// - Throws: `.inUse` when ``location`` is not the disk that is served any more.
-    func proveInPlace() throws(DiskError)
+    /// Whether the record of a migration gives the disk to another host, wherever its folder is by now.
+    /// - Throws: when that can't be found out.
+    func isGivenAway() throws(DiskError) -> Bool
     /// While writes are held: no deadline lets them go on from here on.
     /// - Throws: `.busy` when they were no longer held, `.inUse` when the disk is not in its place; nothing has changed
     ///   then.
@@ -45,15 +45,6 @@ protocol ControlledDisk: AnyObject, Sendable {
     func prepareToClose(isForced: Bool) throws(DiskError)
     /// Closes the disk and drops its lock. Nothing may follow.
     func close() throws(DiskError)
-}
-
-extension ControlledDisk {
-    /// Whether the record of a migration gives the disk to another host. What can't be looked at counts as there: it is
-    /// better that nobody writes than that two do.
-    var isGivenAway: Bool {
-        guard (try? proveInPlace()) != nil else { return true }
-        return (try? LinuxFileSystem().exists("\(location)/\(DiskFolder.migratedMarkName)")) ?? true
-    }
 }
 
 /// A new top in waiting.

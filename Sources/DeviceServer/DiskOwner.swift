@@ -30,7 +30,7 @@ final class DiskOwner: Sendable {
             letGo: { disk.letWritesGo() },
             handover: WritePause.HandoverSteps(
                 begin: { () throws(DiskError) in try disk.beginRelease() }, finish: { disk.finishRelease() },
-                cancel: { disk.cancelRelease() }, isGivenAway: { disk.isGivenAway }))
+                cancel: { disk.cancelRelease() }, isGivenAway: { (try? disk.isGivenAway()) ?? true }))
     }
 
     /// Begins to listen. Takes the disk over: when this fails, it is closed.

@@ -80,7 +80,7 @@ final class EngineDisk: ControlledDisk {
     func holdWrites(milliseconds: UInt64) throws(DiskError) { try disk.pauseWrites() }
     func letWritesGo() { disk.resumeWrites() }
     var location: String { path }
-    func proveInPlace() throws(DiskError) { try disk.proveInPlace() }
+    func isGivenAway() throws(DiskError) -> Bool { try disk.isGivenAway() }
     // The engine holds writes until it is told otherwise: the deadline is the pause's.
     func beginRelease() throws(DiskError) { try disk.proveInPlace() }
     func finishRelease() { disk.release() }

@@ -83,7 +83,7 @@ extension KernelDisk {
     }
 
     var location: String { held.path }
-    func proveInPlace() throws(DiskError) { try held.proveInPlace() }
+    func isGivenAway() throws(DiskError) -> Bool { try held.isGivenAway() }
 
     /// First the writes are made to fail, and then those that were held go on: if the deadline was not earlier, none
     /// came in between. The driver holds nothing without a deadline, so what is held fails already here.

@@ -215,6 +215,15 @@ public final class Disk: Sendable {
     /// - Throws: `.inUse` when the disk's path does not lead to what was opened any more.
     public func proveInPlace() throws(DiskError) { try folder?.proveInPlace() }
 
+    /// Whether the record of a migration gives the disk to another host: looked for in the folder that was taken,
+    /// wherever that is by now.
+    /// - Throws: when that can't be found out.
+    public func isGivenAway() throws(DiskError) -> Bool {
+        guard folder != nil else { return false }
+        let held = locks.withLock { $0 }
+        return try held.hasMigratedMark(path, in: fs)
+    }
+
     /// The disk belongs to somebody else now: every later request fails, held ones too. Returns once nothing is under
     /// way.
     public func release() {

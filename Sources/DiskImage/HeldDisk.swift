@@ -74,6 +74,15 @@ public final class HeldDisk: Sendable {
     /// - Throws: `.inUse` when the disk's path does not lead to what was taken any more.
     public func proveInPlace() throws(DiskError) { try folder?.proveInPlace() }
 
+    /// Whether the record of a migration gives the disk to another host: looked for in the folder that was taken,
+    /// wherever that is by now.
+    /// - Throws: when that can't be found out.
+    public func isGivenAway() throws(DiskError) -> Bool {
+        guard folder != nil else { return false }
+        let held = locks.withLock { $0 }
+        return try held.hasMigratedMark(path, in: fs)
+    }
+
     /// The files that make up the disk, base first.
     /// - Throws: `.unsupported` for a disk that the driver does not take.
     public func stack() throws(DiskError) -> [StackImage] {

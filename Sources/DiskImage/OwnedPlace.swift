@@ -37,13 +37,31 @@ final class OwnedPlace: Sendable {
 /// The locks of a disk's owner, and where they were taken.
 final class OwnerLock: HeldLock {
     private let file: any HeldLock
-    private let claim: any HeldLease
+    private let claim: any HeldClaim
     let place: OwnedPlace
 
-    init(file: any HeldLock, claim: any HeldLease) {
+    init(file: any HeldLock, claim: any HeldClaim) {
         self.file = file
         self.claim = claim
         place = OwnedPlace(folder: claim.file, lock: (file as? any HeldLease)?.file)
+    }
+
+    /// Whether the record of a migration is in the folder that was taken, wherever that is by now.
+    fileprivate func hasMigratedMark() throws(SystemError) -> Bool {
+        try claim.has(DiskFolder.migratedMarkName)
+    }
+}
+
+extension [any HeldLock] {
+    /// Whether the disk that these are of was given to another host. A path may lead elsewhere by now, which says
+    /// nothing of that; but who only reads has nothing else to go by.
+    /// - Throws: when that can't be found out.
+    func hasMigratedMark(_ path: String, in fs: any FileSystem) throws(DiskError) -> Bool {
+        let owner = first { $0 is OwnerLock } as? OwnerLock
+        return try withPath(path) { () throws(SystemError) in
+            guard let owner else { return try fs.exists("\(path)/\(DiskFolder.migratedMarkName)") }
+            return try owner.hasMigratedMark()
+        }
     }
 }
 

@@ -77,7 +77,7 @@ extension MigrationController {
     // MARK: the target takes over
 
     func commit() throws(MigrationError) {
-        guard let link, let record = try place.migratedRecord(), let commit = record.commit else {
+        guard let link, let record = try place.provenRecord(), let commit = record.commit else {
             throw MigrationError(.link, "there is no connection")
         }
         let start = time.monotonic()
@@ -110,10 +110,11 @@ extension MigrationController {
     func recover(after failure: MigrationError?) throws(MigrationError) {
         endConversation()
         let failure = failure ?? MigrationError(.source, "the disk could not be given up")
+        guard hasBegunToGiveUp else { throw rolledBack(failure) }
         let start = time.monotonic()
         var isGivenUp = true
         do throws(MigrationError) {
-            if let record = try place.migratedRecord() {
+            if let record = try place.provenRecord() {
                 source.confirmRelease()
                 try note(try Handover(place: place, target: target, patience: patience).run(record), start)
             } else {

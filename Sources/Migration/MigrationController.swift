@@ -28,6 +28,8 @@ public final class MigrationController {
     /// On the monotonic clock.
     var stoppedAt: UInt64 = 0
     var wasStopped = false
+    /// Before, the disk is this host's whatever becomes of its path.
+    var hasBegunToGiveUp = false
     /// By then the target has to have proved its copy.
     var switchDeadline: UInt64?
     private var outgoing: OutgoingStream?
@@ -163,7 +165,7 @@ public final class MigrationController {
             try release()
             return .released
         case .record:
-            try place.giveUp()
+            try place.giveUp { hasBegunToGiveUp = true }
             source.confirmRelease()
             return .recorded
         case .commit:

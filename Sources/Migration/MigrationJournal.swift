@@ -110,6 +110,9 @@ struct IncomingRecord: Codable, Hashable, Sendable {
     var root: String?
     /// The folder that the copy lies in, as it was when the attempt began.
     var parent: FolderMark?
+    /// The source's command, for a start that is yet to be begun: durable before the disk is this host's, as nobody may
+    /// be there to tell it again.
+    var startCommand: String?
     var start: StartRecord?
 
     /// Whether this is what the source has given its disk up for.

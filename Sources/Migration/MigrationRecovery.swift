@@ -99,7 +99,7 @@ public struct MigrationRecovery {
     public func run() throws(MigrationError) -> MigrationOutcome {
         let lock = try place.lock()
         defer { withExtendedLifetime(lock) {} }
-        guard let record = try place.migratedRecord() else { return .ownedHere(try recoverHere()) }
+        guard let record = try place.provenRecord() else { return .ownedHere(try recoverHere()) }
         guard record.state == .released else { return .ownedThere(record, startFailure: nil, leftBehind: []) }
         let reply: MigrationReply
         do throws(MigrationError) {

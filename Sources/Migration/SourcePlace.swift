@@ -25,7 +25,7 @@ struct SourcePlace: Sendable {
     }
 
     /// - Throws: `.refused` when the path leads to another folder than at first.
-    private func proveSame() throws(MigrationError) {
+    func proveSame() throws(MigrationError) {
         guard try at(.source, { () throws(SystemError) in try fs.identity(of: folder) }) == identity else {
             throw MigrationError(
                 .refused,
@@ -106,7 +106,13 @@ struct SourcePlace: Sendable {
         return HashTreeFile(file, shape: TreeShape(byteCount: sizeBytes, chunkBytes: chunkBytes))
     }
 
-    func removeTree() { _ = try? fs.removeIfThere(path(MigrationFiles.tree)) }
+    func removeTree() { removeOurs(MigrationFiles.tree) }
+
+    /// In another folder it would be somebody else's; what stays is harmless.
+    private func removeOurs(_ name: String) {
+        guard (try? proveSame()) != nil else { return }
+        _ = try? fs.removeIfThere(path(name))
+    }
 
     // MARK: ownership
 
@@ -116,11 +122,13 @@ struct SourcePlace: Sendable {
         try at(.source) { () throws(SystemError) in try fs.store(record, at: path(MigrationFiles.migratedPending)) }
     }
 
-    func forgetGivingUp() { _ = try? fs.removeIfThere(path(MigrationFiles.migratedPending)) }
+    func forgetGivingUp() { removeOurs(MigrationFiles.migratedPending) }
 
     /// From here on the disk is the target's.
-    func giveUp() throws(MigrationError) {
+    /// - Parameter begun: called right before; if it is not, the disk has stayed ours.
+    func giveUp(begun: () -> Void = {}) throws(MigrationError) {
         try proveSame()
+        begun()
         try at(.source) { () throws(SystemError) in
             try fs.rename(path(MigrationFiles.migratedPending), to: path(MigrationFiles.migrated))
             try fs.synchronizeFolder(folder)
@@ -132,6 +140,14 @@ struct SourcePlace: Sendable {
         try at(.source) { () throws(SystemError) in
             try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated))
         }
+    }
+
+    /// The same, of the folder that the path led to at first: that there is no record in another one says nothing.
+    /// - Throws: `.refused` when the path leads elsewhere.
+    func provenRecord() throws(MigrationError) -> MigratedRecord? {
+        let record = try migratedRecord()
+        try proveSame()
+        return record
     }
 
     /// Makes the record durable whatever became of an earlier try: after a failed synchronisation only what is written

@@ -21,7 +21,7 @@ struct Takeover {
         defer { withExtendedLifetime(held) {} }
         guard held != nil else { throw Self.nothing(at: place) }
         let start = time.monotonic()
-        var record = try activate { record throws(MigrationError) in
+        var record = try activate(command: commit.startCommand) { record throws(MigrationError) in
             guard record.matches(commit) else { throw Self.other(record, than: commit, at: place) }
         }
         let failure = startOnce(&record, command: commit.startCommand)
@@ -47,7 +47,7 @@ struct Takeover {
         var isWaiting = false
         var record: IncomingRecord?
         do throws(MigrationError) {
-            record = try activate { record throws(MigrationError) in
+            record = try activate(command: nil) { record throws(MigrationError) in
                 // Only the source's word makes a copy the disk.
                 guard record.state == .active else {
                     isWaiting = true
@@ -58,15 +58,17 @@ struct Takeover {
             guard isWaiting else { throw error }
         }
         guard var record else { return nil }
-        return ArrivedDisk(startFailure: startOnce(&record, command: record.start?.command))
+        return ArrivedDisk(startFailure: startOnce(&record, command: record.start?.command ?? record.startCommand))
     }
 
     // MARK: the disk
 
     /// Puts the disk in place; goes on where an earlier call was interrupted.
-    /// - Parameter check: throws when this is not the copy that is meant.
+    /// - Parameters:
+    ///   - command: how the guest is to be started; of who says that the copy is the disk.
+    ///   - check: throws when this is not the copy that is meant.
     private func activate(
-        _ check: (IncomingRecord) throws(MigrationError) -> Void
+        command: String?, _ check: (IncomingRecord) throws(MigrationError) -> Void
     ) throws(MigrationError) -> IncomingRecord {
         let arrived = try at(.target) { () throws(SystemError) in
             try fs.record(IncomingRecord.self, at: place.arrived)
@@ -89,6 +91,7 @@ struct Takeover {
             try refuseOtherPlace(record)
             if record.state == .prepared {
                 record.state = .active
+                record.startCommand = command
                 try fs.store(record, at: place.incoming)
             }
             // The disk is ours from here on; all that follows can be done again.

@@ -251,6 +251,31 @@ private struct BackedHost {
         #expect(next.failures.map(\.disk) == ["/not-there"])
     }
 
+    @Test("a state that a failed freeze has left is told by the next backup") func leftState() throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        let disk = folder.file("disk")
+        try createDisk(
+            at: disk, options: CreateOptions(byteCount: BackedHost.byteCount, clusterSize: .smallest), in: fs)
+        try LocalStore.create(at: folder.file("store"), uuid: "uuid-1", chunkBytes: 4096, in: fs)
+        let service = BackupService(
+            attachments: DeviceAttachments(runFolder: folder.file("run")), fs: fs, time: FixedTime(realtime: Self.now))
+        var opening = LocalStore.Options()
+        opening.clock = FixedTime(realtime: Self.now)
+        let store = try LocalStore(opening: folder.file("store"), options: opening, in: fs)
+        defer { store.close() }
+        // With the owner's lock gone nothing of the disk's is changed, so what was taken can't be merged again.
+        let hooks = HookRunner(hooks: [.postThaw: Hook(command: "rm '\(disk)/godwit.lock'; exit 1")])
+        #expect { _ = try service.run([(disk, "name")], store: store, hooks: hooks) } throws: {
+            ($0 as? BackupFailure)?.message.contains("is left, delete it") == true
+        }
+        let own = try Disk.open(disk, in: fs)
+        let left = try #require(try own.snapshots().first { !$0.isTop }).guid
+        try own.close()
+        let report = try service.run([(disk, "name")], store: store, hooks: nil)
+        #expect(report.outcomes.first?.remarks.contains { $0.contains(left) } == true)
+    }
+
     private static let day: UInt64 = 86_400_000_000_000
     private static let now: UInt64 = 1_800_000_000_000_000_000
 

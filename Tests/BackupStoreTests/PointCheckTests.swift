@@ -2,6 +2,7 @@ import BlockIO
 import ChunkTree
 import Codecs
 import LinuxSystem
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -99,6 +100,100 @@ private struct FixedTime: TimeSource {
         }
         #expect(error?.code == .missing)
         store.close()
+    }
+
+    /// What becomes known while a writer is at work.
+    enum Found: CaseIterable { case noted, repaired, elsewhere, setAsideElsewhere }
+
+    @Test(
+        "damage that is found during a session counts also for what a point shares with its base",
+        arguments: Found.allCases)
+    func baseDamagedMeanwhile(found: Found) throws {
+        var filled = try FilledStore()
+        let old = Self.node(1, try filled.put([Self.bytes(1)], compressed: false))
+        let changed = Self.node(1, try filled.put([Self.bytes(2)]))
+        let foreign = try filled.put([Self.bytes(3)], compressed: false)
+        let first = Self.node(2, [old.id, .zero])
+        let second = Self.node(2, [old.id, changed.id])
+        _ = try filled.put(nodes: [old, changed, first, second])
+        let base = Self.point(first.id, chunks: 512)
+        try put(base, filled.store)
+        let isOfBase = found == .noted || found == .repaired
+        let place = try #require(try filled.store.locate([isOfBase ? old.children[0] : foreign[0]])[0])
+        filled.store.close()
+
+        // The writer is told of nothing, and looks at nothing of the base.
+        let writer = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        #expect(try writer.damage() == nil && writer.known([second.id]) == [true])
+        let other = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        switch found {
+        case .noted, .elsewhere: try other.note([place.pack: PackDamage(frames: [place.frameOffset])])
+        case .repaired, .setAsideElsewhere:
+            let name = place.pack.description
+            try filled.fs.open("/store/packs/\(name.prefix(2))/\(name)", .update).writeBytes([0xee], at: 20)
+            #expect(try other.repair { _, _ in true }?.packsSetAside == [name])
+        }
+        other.close()
+        let next = Self.point(second.id, chunks: 512, parent: base.id)
+        if isOfBase {
+            let error = #expect(throws: StoreError.self) { try put(next, writer) }
+            #expect(error?.code == .busy || error?.code == .missing)
+            #expect(try writer.list(.point).map(\.name) == [base.id])
+        } else {
+            try put(next, writer)
+        }
+        writer.close()
+    }
+
+    @Test(
+        "a node that nobody knew to be rotten, or unreadable, is refused, noted, and taken when it is put in again",
+        arguments: [false, true])
+    func rottenNode(isUnreadable: Bool) throws {
+        var filled = try FilledStore()
+        let chunks = try filled.put([Self.bytes(1), Self.bytes(2)])
+        let leaf = Self.node(1, chunks)
+        let top = Self.node(2, [leaf.id])
+        _ = try filled.put(nodes: [leaf])
+        _ = try filled.put(nodes: [top])
+        let place = try #require(try filled.store.locate([leaf.id])[0])
+        let name = place.pack.description
+        let path = "/store/packs/\(name.prefix(2))/\(name)"
+        if isUnreadable {
+            filled.fs.setObserver { $0 == .read && $1.contains(path) ? .fail(.ioError) : nil }
+        } else {
+            try filled.fs.open(path, .update).writeBytes([0xee], at: UInt64(place.frameOffset) + 7)
+        }
+        let store = filled.store
+        #expect(try store.known([leaf.id, top.id]) == [true, true])
+        let point = Self.point(top.id, chunks: 512)
+        let error = #expect(throws: StoreError.self) { try put(point, store) }
+        #expect(error?.code == (isUnreadable ? .io : .missing), "\(String(describing: error))")
+        // So the next run puts it in again, in this session or another one.
+        #expect(try store.known([leaf.id, top.id]) == [false, true])
+        let other = try LocalStore(opening: FilledStore.path, in: filled.fs)
+        #expect(try other.known([leaf.id, top.id]) == [false, true])
+        other.close()
+        filled.fs.setObserver(nil)
+        _ = try filled.put(nodes: [leaf])
+        try put(point, store)
+        store.close()
+    }
+
+    @Test("what is wrong with a node is not held against those that are read together with it")
+    func neighbours() throws {
+        var filled = try FilledStore()
+        let leaves = try (0..<4).map { number in Self.node(1, try filled.put([Self.bytes(number)], indexed: false)) }
+        let first = Self.node(2, leaves.map(\.id))
+        let second = Self.node(2, leaves.prefix(3).map(\.id))
+        for node in leaves { _ = try filled.put(nodes: [node]) }
+        _ = try filled.put(nodes: [first, second])
+        let name = try #require(try filled.store.locate([leaves[3].id])[0]).pack.description
+        try filled.fs.open("/store/packs/\(name.prefix(2))/\(name)", .update).writeBytes([0xee], at: 20)
+        var walker = PointWalker(store: filled.store) { ids, _ in ids.map { _ in nil } }
+        #expect(try walker.walk(Self.point(first.id, chunks: 1024).content.root)?.count == 1)
+        #expect(walker.damagedNodes == [leaves[3].id])
+        #expect(try walker.walk(Self.point(second.id, chunks: 1024).content.root) == [])
+        filled.store.close()
     }
 
     @Test("a walk ends after so many nodes, and takes the rest for whole") func bound() throws {

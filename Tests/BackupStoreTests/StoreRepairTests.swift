@@ -1,6 +1,7 @@
 import BlockIO
 import ChunkTree
 import Codecs
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -204,6 +205,67 @@ import Testing
         #expect(try next.known(Array(plain.keys) + more).allSatisfy { $0 })
         next.close()
         try Self.expectSound(fs)
+    }
+
+    @Test("a pack that a writer puts in again while a repair runs is not taken out") func healedMeanwhile() throws {
+        let (fs, plain) = try Self.prepared()
+        let path = try #require(try Self.packs(fs).first { try fs.fileSize($0) > 6 * 4096 })
+        let bytes = try fs.contents(of: path, limit: 1 << 20)
+        let file = try fs.open(path, .update)
+        try file.writeBytes([0xee], at: 16 + 4096 + 7)
+        let name = String(path.split(separator: "/").last ?? "")
+        let store = try LocalStore(opening: FilledStore.path, in: fs)
+        let writer = try LocalStore(opening: FilledStore.path, in: fs)
+        var isHealed = false
+        let report = try #require(
+            try store.repair { done, total in
+                if done == total, !isHealed {
+                    isHealed = true
+                    #expect(throws: Never.self) { try writer.put(.pack, name, bytes) }
+                }
+                return true
+            })
+        #expect(isHealed && report.packsSetAside.isEmpty && report.objectsLost == 0, "\(report)")
+        writer.close()
+        store.close()
+        let after = fs.afterPowerCut(.nothing)
+        #expect(try after.contents(of: path, limit: 1 << 20) == bytes)
+        #expect(try Self.whole(after, plain).count == 24)
+        try Self.expectSound(after)
+        let next = try LocalStore(opening: FilledStore.path, in: after)
+        #expect(try next.known(Array(plain.keys)).allSatisfy { $0 })
+        next.close()
+    }
+
+    @Test("a note of damage that can't be understood or read stands for the whole pack, also when more is noted")
+    func unclearNote() throws {
+        for isUnreadable in [false, true] {
+            let (fs, _) = try Self.prepared()
+            let store = try LocalStore(opening: FilledStore.path, in: fs)
+            let first = try #require(try store.list(.pack).first)
+            let pack = try #require(Digest(hex: first.name))
+            try store.note([pack: PackDamage(frames: [16])])
+            if isUnreadable {
+                fs.setPlan(FaultPlan(.fail(.ioError), at: 1, of: [.read]))
+            } else {
+                try fs.open("/store/aside/\(pack).damage", .update).writeBytes([0xff], at: 0)
+                #expect(try store.loadNotes() == [pack: PackDamage(isWhole: true)])
+            }
+            try store.note([pack: PackDamage(frames: [4112])])
+            #expect(try store.loadNotes()[pack]?.isWhole == true)
+            store.close()
+        }
+    }
+
+    @Test("what is not there any more can't be set aside, and that is no failure") func gone() throws {
+        let (fs, _) = try Self.prepared()
+        let store = try LocalStore(opening: FilledStore.path, in: fs)
+        let name = try #require(try store.list(.pack).first).name
+        #expect(try store.setAside(pack: name))
+        #expect(try !store.setAside(pack: name))
+        #expect(try !store.setAside(point: "20250101T000000Z-00000000"))
+        #expect(try !store.setAside(index: name))
+        store.close()
     }
 
     @Test("only one repair runs; one that is stopped takes nothing away") func stopped() throws {

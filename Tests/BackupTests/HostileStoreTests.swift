@@ -3,6 +3,8 @@ import BackupStore
 import BlockIO
 import ChunkTree
 import Codecs
+import Synchronization
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -264,6 +266,45 @@ import Testing
             }
         }
         #expect(healed > 0)
+    }
+
+    @Test("a pack that its medium does not give back does not block backups: its nodes are stored again")
+    func unreadablePack() throws {
+        let world = try prepared()
+        for (path, _) in try files("pack", in: world) {
+            var copy = world.duplicate()
+            let isReplaced = Atomic<Bool>(false)
+            copy.fs.setObserver { call, subject in
+                guard subject.contains(path) else { return nil }
+                if call == .rename { isReplaced.store(true, ordering: .relaxed) }
+                return call == .read && !isReplaced.load(ordering: .relaxed) ? .fail(.ioError) : nil
+            }
+            copy.disk.write([UInt8](repeating: 9, count: 5000), at: 4096 * 30)
+            var point: RestorePoint?
+            for _ in 0..<3 where point == nil { point = try? backup(&copy) }
+            let store = try copy.open()
+            let made = try #require(point, "\(path)")
+            #expect(try BaseCheck.isWhole(made, in: store, progress: { _, _ in true }), "\(path)")
+            store.close()
+        }
+    }
+
+    @Test("a read of the base that fails once fails the backup, and the next one goes on from that base")
+    func passingFailure() throws {
+        let world = try prepared()
+        var copy = world.duplicate()
+        copy.disk.write([UInt8](repeating: 9, count: 5000), at: 4096 * 30)
+        let store = try copy.open()
+        let top = try #require(copy.base).point.content.root.top
+        let pack = try #require(try store.locate([top])[0]).pack.description
+        store.close()
+        let reads = Atomic<Int>(0)
+        copy.fs.setObserver { call, subject in
+            guard call == .read, subject.contains(pack) else { return nil }
+            return reads.add(1, ordering: .relaxed).oldValue == 0 ? .fail(.noMemory) : nil
+        }
+        #expect { _ = try copy.backup() } throws: { ($0 as? BackupError)?.code == .store(.io) }
+        #expect(try copy.backup().content.parent != nil)
     }
 
     @Test("a repair after any damage leaves a sound store, in which the next backup is whole") func repairs() throws {

@@ -2,6 +2,7 @@ import BackupStore
 import BlockIO
 import ChunkTree
 import Codecs
+import SystemPackage
 import TestSupport
 import Testing
 
@@ -39,5 +40,66 @@ import Testing
         #expect(try VerifyJob().run(store: again).isSound)
         #expect(try again.points().map(\.id) == [world.kept[0].point.id])
         again.close()
+    }
+
+    /// With two points; what only the second one needs is lost.
+    private static func damaged() throws -> (world: StoreWorld, lost: String) {
+        let world = try StoreWorld(backups: 2)
+        let store = try world.open()
+        let top = world.kept[1].point.content.root.top
+        let pack = try #require(try store.locate([top])[0]).pack.description
+        store.close()
+        try world.fs.remove("\(StoreWorld.path)/packs/\(pack.prefix(2))/\(pack)")
+        return (world, world.kept[1].point.id)
+    }
+
+    private static func repair(_ world: StoreWorld) throws -> RepairJob.Outcome {
+        let store = try world.open()
+        defer { store.close() }
+        var job = RepairJob()
+        job.setsLostPointsAside = true
+        return try job.run(store: store)
+    }
+
+    @Test("a read that fails moves no point that is whole, wherever it comes", arguments: [Errno.ioError, .noMemory])
+    func unreadable(errno: Errno) throws {
+        let (state, lost) = try Self.damaged()
+        let clean = state.duplicate()
+        #expect(try Self.repair(clean).pointsSetAside == [lost])
+        let reads = clean.fs.counts[.read] ?? 0
+        #expect(reads > 20)
+        var kept = 0
+        for number in 1...reads {
+            let world = state.duplicate()
+            world.fs.setPlan(FaultPlan(.fail(errno), at: number, of: [.read]))
+            let outcome: RepairJob.Outcome
+            do { outcome = try Self.repair(world) } catch { continue }
+            #expect(outcome.pointsSetAside.isEmpty || outcome.pointsSetAside == [lost], "read \(number) of \(reads)")
+            #expect(outcome.damagedPoints.isEmpty || outcome.damagedPoints == [lost], "read \(number) of \(reads)")
+            if outcome.pointsSetAside.isEmpty { kept += 1 }
+        }
+        #expect(kept > 0)
+    }
+
+    @Test("a failure while points are set aside tells which ones are") func partial() throws {
+        var (world, lost) = try Self.damaged()
+        _ = try world.backup()
+        let more = world.kept[2].point.id
+        let store = try world.open()
+        let top = world.kept[2].point.content.root.top
+        let pack = try #require(try store.locate([top])[0]).pack.description
+        store.close()
+        try world.fs.remove("\(StoreWorld.path)/packs/\(pack.prefix(2))/\(pack)")
+        let clean = world.duplicate()
+        let renames = clean.fs.counts[.rename] ?? 0
+        #expect(Set(try Self.repair(clean).pointsSetAside) == [lost, more])
+        let failing = world.duplicate()
+        failing.fs.setPlan(
+            FaultPlan(.fail(.ioError), at: (clean.fs.counts[.rename] ?? 0) - renames, of: [.rename]))
+        let outcome = try Self.repair(failing)
+        #expect(outcome.pointsSetAside.count == 1 && outcome.setAsideFailure != nil)
+        let there = try failing.open()
+        #expect(try there.list(.point).count == 2)
+        there.close()
     }
 }

@@ -130,6 +130,41 @@ import Testing
         #expect(try disk.client().status().isReleased)
     }
 
+    @Test(arguments: ["moved", "unlocked"])
+    func aReleaseWithoutARecordLetsWritesGoOnWhateverBecameOfTheFolder(change: String) throws {
+        let disk = try ServedDisk()
+        let client = try disk.client()
+        try client.perform(.pause(deadlineMilliseconds: 60_000))
+        try client.perform(.release)
+        let writer = try Background { #expect(throws: Never.self) { try disk.write(1, at: 0, count: 4096) } }
+        if change == "moved" {
+            try LinuxFileSystem().rename(disk.path, to: disk.path + ".old")
+        } else {
+            try LinuxFileSystem().remove(disk.path + "/godwit.lock")
+        }
+        try client.perform(.resume)
+        #expect(try writer.ends(withinMilliseconds: 10_000))
+        writer.join()
+        #expect(try !client.status().isReleased)
+        #expect(try disk.read(at: 0, count: 512).allSatisfy { $0 == 1 })
+    }
+
+    @Test func aRecordInAFolderThatWasMovedCounts() throws {
+        let disk = try ServedDisk()
+        let client = try disk.client()
+        try client.perform(.pause(deadlineMilliseconds: 60_000))
+        try client.perform(.release)
+        let writer = try Background { #expect(throws: DeviceFault.self) { try disk.write(1, at: 0, count: 4096) } }
+        let moved = disk.path + ".old"
+        try LinuxFileSystem().rename(disk.path, to: moved)
+        _ = try LinuxFileSystem().open(
+            moved + "/godwit-migrated.json", OpenMode(writable: true, creation: .exclusive))
+        try client.perform(.resume)
+        #expect(try writer.ends(withinMilliseconds: 10_000))
+        writer.join()
+        #expect(try client.status().isReleased)
+    }
+
     @Test func aReleaseThatIsTakenBackLetsWritesGoOn() throws {
         let disk = try ServedDisk()
         let client = try disk.client()

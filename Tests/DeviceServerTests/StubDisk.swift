@@ -30,7 +30,7 @@ final class StubDisk: ControlledDisk {
     func holdWrites(milliseconds: UInt64) throws(DiskError) {}
     func letWritesGo() {}
     let location = "/stub"
-    func proveInPlace() throws(DiskError) {}
+    func isGivenAway() throws(DiskError) -> Bool { false }
     func beginRelease() throws(DiskError) {}
     func finishRelease() {}
     func cancelRelease() {}

@@ -68,7 +68,7 @@ private final class HoldingFileSystem: FileSystem {
     func space(at path: String) throws(SystemError) -> SpaceInfo { try below.space(at: path) }
     func lock(_ path: String, wait: Bool) throws(SystemError) -> (any HeldLock)? { try below.lock(path, wait: wait) }
     func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer { try below.lease(path, kind) }
-    func claim(_ folder: String) throws(SystemError) -> (any HeldLease)? { try below.claim(folder) }
+    func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)? { try below.claim(folder) }
     func identity(of path: String) throws(SystemError) -> FileIdentity? { try below.identity(of: path) }
     func resolve(_ path: String) throws(SystemError) -> String { try below.resolve(path) }
 }

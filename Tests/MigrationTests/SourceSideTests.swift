@@ -180,7 +180,9 @@ private final class StepClock: TimeSource {
         let place = SourcePlace(folder: world.here, fs: world.fs)
         try world.fs.rename(world.here, to: world.here + ".old")
         try world.fs.createFolder(world.here)
-        for name in ["DiskDescriptor.xml", "godwit-migrated.json.pending", "godwit-marks.json"] {
+        for name in [
+            "DiskDescriptor.xml", "godwit-migrated.json.pending", "godwit-marks.json", "godwit-migration.tree",
+        ] {
             try world.fs.open(world.here + "/" + name, OpenMode(writable: true, creation: .exclusive))
                 .writeBytes([60], at: 0)
         }
@@ -191,7 +193,44 @@ private final class StepClock: TimeSource {
                 ($0 as? MigrationError)?.code == .refused
             }
         }
+        place.forgetGivingUp()
+        place.removeTree()
+        #expect(throws: MigrationError.self) { try place.provenRecord() }
         #expect(try world.fs.list(world.here) == names)
+    }
+
+    @Test("a folder that is moved away once the disk is given up leaves its guest stopped: the record is in it")
+    func movedAfterGivingUp() throws {
+        let world = try World(sampleDisk(1 << 20))
+        let (fs, here, host) = (world.fs, world.here, world.host)
+        let target = MigrationTarget(name: "there:/disk", folder: host.folder) { () throws(TransportError) in
+            FilterPeer(try host.connect()) { payload, isRequest in
+                guard isRequest, payload.contains("\"commit\"") else { return true }
+                try? fs.rename(here, to: here + ".old")
+                return false
+            }
+        }
+        #expect { _ = try world.controller(to: target).run() } throws: {
+            ($0 as? MigrationError)?.code == .unconfirmed
+        }
+        host.settle()
+        #expect(try fs.exists(here + ".old/godwit-migrated.json"))
+        #expect(world.guest.state.withLock { !$0.isRunning })
+        // Back in its place it is gone on with.
+        try fs.rename(here + ".old", to: here)
+        guard case .ownedThere = try world.recovery.run() else { throw MigrationError(.source, "not there") }
+        host.settle()
+    }
+
+    @Test("a folder that is moved away before the disk is given up leaves the guest running here")
+    func movedBeforeGivingUp() throws {
+        let world = try World(sampleDisk(1 << 20))
+        let (fs, here) = (world.fs, world.here)
+        world.source.onRelease.withLock { $0 = { try? fs.rename(here, to: here + ".old") } }
+        #expect { _ = try world.controller().run() } throws: { ($0 as? MigrationError)?.code == .refused }
+        world.host.settle()
+        #expect(world.source.guestWrites([1], at: 0) && world.guest.state.withLock { $0.isRunning })
+        #expect(try !fs.exists(here + ".old/godwit-migrated.json"))
     }
 
     @Test("what a target may run is asked before anything moves")

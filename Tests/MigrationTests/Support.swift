@@ -193,6 +193,7 @@ final class CountingGuest: GuestControl, TargetGuest {
         var failsToRestart = false
         var hasHook = false
         var attempts: [Int] = []
+        var commands: [String?] = []
         var refusesCommands = false
     }
     let state = Mutex(State())
@@ -221,6 +222,7 @@ final class CountingGuest: GuestControl, TargetGuest {
         state.withLock {
             $0.starts += 1
             $0.attempts.append(attempt)
+            $0.commands.append(command)
         }
         onStart.withLock { $0 }?()
         try state.withLock { state throws(MigrationError) in

@@ -303,6 +303,23 @@ private struct RawSource {
         #expect(starts == 1)
     }
 
+    @Test("the source's command is known to a target that was interrupted before it began to start the guest")
+    func commandOutlivesTheSource() throws {
+        try source.prepared(attempt: "one")
+        var commit = try source.commit(attempt: "one")
+        commit.startCommand = "run it"
+        _ = try source.ask(commit)
+        host.settle()
+        // As it was right after the rename.
+        let path = host.folder + "/godwit-arrived.json"
+        var record = try #require(try fs.record(IncomingRecord.self, at: path))
+        record.start = nil
+        try fs.store(record, at: path)
+        #expect(try host.receiver.resume(folder: host.folder) == ArrivedDisk(startFailure: nil))
+        #expect(host.guest.state.withLock { $0.commands } == ["run it", "run it"])
+        host.settle()
+    }
+
     @Test("a copy is not put in place in another folder than it was made in")
     func otherParent() throws {
         try source.prepared(attempt: "one")

@@ -238,18 +238,19 @@ public final class SimulatedFileSystem: FileSystem {
     private static let lockWaitNanoseconds: UInt64 = 5_000_000_000
 
     public func lease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> LeaseAnswer {
-        let node = try perform(.look, path) { world throws(SystemError) in
-            let node = try world.require(path, "lease")
-            return world.takeLease(of: node, kind) ? node : nil
-        }
-        if let node { return .held(SimulatedLease(self, node: node, kind)) }
+        if let lease = try takeLease(path, kind) { return .held(lease) }
         return .refused([NamedProcess(process: 1, name: "simulated")])
     }
 
     /// A folder's node has no other lease.
-    public func claim(_ folder: String) throws(SystemError) -> (any HeldLease)? {
-        guard case .held(let lease) = try lease(folder, .exclusive) else { return nil }
-        return lease
+    public func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)? { try takeLease(folder, .exclusive) }
+
+    private func takeLease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> SimulatedLease? {
+        let node = try perform(.look, path) { world throws(SystemError) in
+            let node = try world.require(path, "lease")
+            return world.takeLease(of: node, kind) ? node : nil
+        }
+        return node.map { SimulatedLease(self, node: $0, kind) }
     }
 
     public func identity(of path: String) throws(SystemError) -> FileIdentity? {
@@ -264,7 +265,7 @@ public final class SimulatedFileSystem: FileSystem {
     }
 }
 
-private final class SimulatedLease: HeldLease {
+private final class SimulatedLease: HeldClaim {
     private let owner: SimulatedFileSystem
     private let node: Int
     private let kind: LeaseKind
@@ -273,6 +274,12 @@ private final class SimulatedLease: HeldLease {
         self.owner = owner
         self.node = node
         self.kind = kind
+    }
+    func has(_ name: String) throws(SystemError) -> Bool {
+        try owner.world.withLock { world throws(SystemError) in
+            try world.requirePower("examine", name)
+            return world.folder(node)?.live[name] != nil
+        }
     }
     deinit { owner.world.withLock { world in world.endLease(of: node, kind) } }
 }

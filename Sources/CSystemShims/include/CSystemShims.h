@@ -58,6 +58,8 @@ int32_t shim_fstat(int32_t fd, struct shim_stat *result);
 // Gives the open file owner, group and permissions of what is at path, as far as this process may; nothing there: 0.
 int32_t shim_take_attributes(int32_t fd, const char *path);
 int32_t shim_stat(const char *path, struct shim_stat *result);
+// Of what has that name in an open folder.
+int32_t shim_stat_in(int32_t folder, const char *name, struct shim_stat *result);
 // The number of a block device: 1; 0 = the path leads to something else. Asks no server of a network file system.
 int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor);
 // Of a link itself.
