@@ -44,8 +44,8 @@ public protocol StorageFile: AnyObject, Sendable {
 
     /// Makes all writes that have returned, and the size, durable (fdatasync).
     func synchronize() throws(SystemError)
-    /// Has reads come from the medium again where nothing waits to be written: after a ``synchronize()`` that failed the
-    /// host takes for clean what it could not store, and would give it out. A hint: it may do nothing.
+    /// Has reads come from the medium again where nothing waits to be written: after a ``synchronize()`` that failed
+    /// the host takes for clean what it could not store, and would give it out. A hint: it may do nothing.
     func dropCache()
 
     func truncate(to size: UInt64) throws(SystemError)

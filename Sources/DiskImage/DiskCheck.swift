@@ -101,8 +101,8 @@ private func checkRaw(
 }
 
 private func sizeMessage(_ descriptor: DiskDescriptor, _ top: ImageCheckReport) -> String {
-    "the descriptor says \(descriptor.sectorCount) sectors, the top image \(top.byteCount / sectorBytes), which counts; "
-        + "the descriptor is put right when the disk is attached"
+    "the descriptor says \(descriptor.sectorCount) sectors, the top image \(top.byteCount / sectorBytes), which "
+        + "counts; the descriptor is put right when the disk is attached"
 }
 
 /// The rules between the images of a disk.

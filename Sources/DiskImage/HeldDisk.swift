@@ -66,7 +66,8 @@ public final class HeldDisk: Sendable {
         do throws(DiskError) {
             if let bytes = unrecorded.withLock({ $0 }) { try setByteCount(bytes) }
         } catch { failure = error }
-        do throws(DiskError) { try folder?.leave() } catch { failure = failure?.and(error) ?? error }
+        // What is wrong with the descriptor this tells better.
+        do throws(DiskError) { try folder?.leave() } catch { failure = error }
         if let failure { throw failure }
     }
 

@@ -14,6 +14,7 @@ final class OwnedPlace: Sendable {
         var image: DiskDescriptor.Image
         /// `nil`: there was none.
         var file: FileIdentity?
+        var isMissing: Bool { file == nil }
     }
     struct Known: Sendable {
         /// What a descriptor may name: one chain, or two of which a failed change has left either.
@@ -78,7 +79,7 @@ extension DiskFolder {
         do throws(DiskError) { chain = try members(of: descriptor, in: owned) } catch {
             throw CommitFailure(error: error, isUndecided: false)
         }
-        if let missing = chain.first(where: { $0.file == nil }) {
+        if let missing = chain.first(where: \.isMissing) {
             let path = path(of: missing.image)
             throw CommitFailure(
                 error: DiskError(.notFound, "\(path) was removed before it was part of the disk", path: path),
@@ -253,8 +254,8 @@ extension DiskFolder {
     }
 
     private var servedHint: String {
-        "\(servedDescriptorPath) names what was served last; move it over \(DiskDescriptor.fileName) to go on with that, "
-            + "or remove it to go on with what \(DiskDescriptor.fileName) names, for good"
+        "\(servedDescriptorPath) names what was served last; move it over \(DiskDescriptor.fileName) to go on with "
+            + "that, or remove it to go on with what \(DiskDescriptor.fileName) names, for good"
     }
 
     /// What is wrong while the folder has a descriptor of what was served last that names another chain than this one:
