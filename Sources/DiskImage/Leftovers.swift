@@ -2,6 +2,7 @@ internal import BlockIO
 internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
+internal import Synchronization
 
 /// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
 /// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing. The list may be
@@ -47,6 +48,8 @@ extension DiskFolder {
     /// Runs what has the descriptor let go of a file, which is on the list from before that until it is removed. While
     /// the descriptor names it, it is not.
     func lettingGo<R>(of file: String, _ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        owned?.known.withLock { $0.leaving.append(file) }
+        defer { owned?.known.withLock { known in known.leaving.removeAll { $0.isSame(as: file) } } }
         try noteLeftover(file)
         do throws(DiskError) { return try body() } catch {
             if let now = try? load(), now.images.map(\.file).hasSame(as: file) { try? keepLeftovers([file]) }

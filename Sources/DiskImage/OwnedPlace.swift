@@ -24,6 +24,8 @@ final class OwnedPlace: Sendable {
         /// Whether a chain of these paths is the one that is served, where somebody else can tell: the driver, whose
         /// stack its own tools may change as well.
         var confirms: (@Sendable ([String]) -> Bool)?
+        /// Files that the descriptor is about to let go of.
+        var leaving: [String] = []
     }
     let folder: FileIdentity
     let lock: FileIdentity?
@@ -100,11 +102,13 @@ extension DiskFolder {
         }
     }
 
-    /// The files of what is served, whichever of the descriptors that there may be is in place.
+    /// The files of what is served, whichever of the descriptors that there may be is in place, but for those that are
+    /// about to go.
     var servedFiles: [String] {
-        guard let chains = owned?.known.withLock({ $0.chains }), let first = chains.first else { return [] }
+        guard let known = owned?.known.withLock({ $0 }), let first = known.chains.first else { return [] }
         return first.map(\.image.file).filter { file in
-            chains.allSatisfy { $0.contains { $0.image.file.isSame(as: file) } }
+            !known.leaving.hasSame(as: file)
+                && known.chains.allSatisfy { $0.contains { $0.image.file.isSame(as: file) } }
         }
     }
 
