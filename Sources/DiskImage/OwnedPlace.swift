@@ -257,6 +257,11 @@ extension DiskFolder {
         return DiskError(.corrupt, "\(path): the descriptor \(what): \(servedHint)", path: path)
     }
 
+    private func hasServed() throws(DiskError) -> Bool {
+        let place = servedDescriptorPath
+        return try withPath(place) { () throws(SystemError) in try fs.isTaken(place) }
+    }
+
     private var servedHint: String {
         "\(servedDescriptorPath) names what was served last; move it over \(DiskDescriptor.fileName) to go on with "
             + "that, or remove it to go on with what \(DiskDescriptor.fileName) names, for good"
@@ -265,9 +270,8 @@ extension DiskFolder {
     /// What is wrong while the folder has a descriptor of what was served last that names another chain than this one:
     /// a write into one of them is damage in the other.
     func otherServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
+        guard try hasServed() else { return nil }
         let place = servedDescriptorPath
-        let isThere = try withPath(place) { () throws(SystemError) in try fs.isTaken(place) }
-        guard isThere else { return nil }
         if let bytes = try? fs.contents(of: place, limit: DiskDescriptor.byteCountMax),
             let served = try? DiskDescriptor(parsing: bytes), let chain = try? served.chain(to: served.top),
             let own = try? descriptor.chain(to: descriptor.top), chain == own
@@ -280,10 +284,9 @@ extension DiskFolder {
     /// For the owner, before it opens the disk. One that names the same chain is of no use any more, and goes.
     /// - Throws: ``otherServed(than:)``.
     func settleServed(_ descriptor: DiskDescriptor) throws(DiskError) {
+        guard try hasServed() else { return }
         if let failure = try otherServed(than: descriptor) { throw failure }
-        do throws(SystemError) { try fs.remove(servedDescriptorPath) } catch {
-            guard error.kind != .notFound else { return }
-            throw DiskError(error, path: servedDescriptorPath)
-        }
+        let place = servedDescriptorPath
+        try withPath(place) { () throws(SystemError) in try fs.remove(place) }
     }
 }

@@ -315,7 +315,8 @@ import Testing
 
     enum Replacement: CaseIterable { case old, none, garbage, outside }
 
-    @Test("whatever is in the descriptor's place, the right one is kept, also without the lock",
+    @Test(
+        "whatever is in the descriptor's place, the right one is kept, also without the lock",
         arguments: Replacement.allCases, [true, false])
     func left(replacement: Replacement, removesLock: Bool) throws {
         let fs = try newDisk()
