@@ -97,7 +97,7 @@ public struct DeviceAttachments: Sendable {
             throw AgentError(.protocolViolation, "the disk's owner names no device")
         }
         if leftBehind == nil { attached.repairedOnOpen = status.repairedOnOpen }
-        if attached.device?.path != device {
+        if attached.device?.path.isSame(as: device) != true {
             attached.device = BlockDevice(way: .ploop, path: device, partitionPath: nil, fuse: nil)
             attached.mountpoint = nil
         }

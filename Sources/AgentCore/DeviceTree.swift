@@ -69,7 +69,7 @@ enum DeviceTree {
                 continue
             }
             numbers.insert(number)
-            names += loops.filter { $0.file == "/dev/\(name)" }.map(\.name)
+            names += loops.filter { $0.file.isSame(as: "/dev/\(name)") }.map(\.name)
             names += try partitions(of: name)
             names += try withAgentError { () throws(SystemError) in
                 let files = LinuxFileSystem()

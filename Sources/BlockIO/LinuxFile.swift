@@ -83,6 +83,8 @@ public final class LinuxFile: StorageFile {
         _ = try check(shim_fdatasync(descriptor.number), "synchronize", path)
     }
 
+    public func dropCache() { _ = shim_drop_cache(descriptor.number) }
+
     // Without them it is as private as it was made.
     public func takeAttributes(of path: String) { _ = unsafe shim_take_attributes(descriptor.number, path) }
 

@@ -212,12 +212,19 @@ public struct LinuxFileSystem: FileSystem {
     public func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)? {
         let descriptor = OwnedDescriptor(
             adopting: try check(unsafe shim_open_file(folder, SHIM_OPEN_FOLDER, 0), "open", folder))
-        let result = shim_claim_folder(descriptor.number)
+        var result = shim_claim_folder(descriptor.number)
+        // Two who come at once see each other, and neither has it. So each looks again, at a moment of its own.
+        for _ in 0..<Self.claimLooks where result == -Errno.wouldBlock.rawValue {
+            pauseThread(nanoseconds: UInt64.random(in: 1...6) * 1_000_000)
+            result = shim_claim_folder(descriptor.number)
+        }
         if result == -Errno.wouldBlock.rawValue { return nil }
         _ = try check(result, "claim", folder)
         let file = try Self.identity(of: descriptor, folder)
         return FolderClaim(descriptor: descriptor, file: file)
     }
+
+    private static let claimLooks = 5
 
     /// An exclusive lock over NFS needs a file that is open for writing; elsewhere one for reading does.
     private func openForLease(_ path: String, _ kind: LeaseKind) throws(SystemError) -> OwnedDescriptor {

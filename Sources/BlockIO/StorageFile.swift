@@ -44,6 +44,9 @@ public protocol StorageFile: AnyObject, Sendable {
 
     /// Makes all writes that have returned, and the size, durable (fdatasync).
     func synchronize() throws(SystemError)
+    /// Has reads come from the medium again where nothing waits to be written: after a ``synchronize()`` that failed
+    /// the host takes for clean what it could not store, and would give it out. A hint: it may do nothing.
+    func dropCache()
 
     func truncate(to size: UInt64) throws(SystemError)
     /// Takes over owner, group and permissions of what is at `path`, as far as that is allowed: for a file that is to
@@ -69,6 +72,7 @@ public protocol StorageFile: AnyObject, Sendable {
 }
 
 extension StorageFile {
+    public func dropCache() {}
     public func takeAttributes(of path: String) {}
 
     /// Fills `memory`; bytes beyond the end of the file read as zeros.

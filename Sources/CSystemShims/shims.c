@@ -204,6 +204,11 @@ int32_t shim_unflock(int32_t fd)
 	RESULT(flock(fd, LOCK_UN));
 }
 
+int32_t shim_drop_cache(int32_t fd)
+{
+	return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 /*
  * flock(2) on a folder is what scripts and systemd-tmpfiles do, so this is a record lock of the open file. A folder is
  * never open for writing, which an exclusive one needs: everybody takes a shared one, and then looks for another.

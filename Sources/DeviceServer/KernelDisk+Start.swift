@@ -32,7 +32,7 @@ extension KernelDisk {
         let stacks: [AttachedStack]
         do throws(SystemError) { stacks = try AttachedStack.all() } catch { throw DiskError(error, path: held.path) }
         do throws(DriverError) {
-            for stack in stacks where stack.files.first == base {
+            for stack in stacks where stack.files.first?.isSame(as: base) == true {
                 let isReadOnly = try Driver().status(of: stack.device).isReadOnly
                 if isReadOnly == options.readOnly, !isReadOnly || stack.cookie == cookie { return stack }
             }

@@ -1,6 +1,7 @@
 internal import AgentAPI
 internal import DeviceControl
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import Synchronization
 
@@ -37,7 +38,7 @@ final class KernelDisk: ControlledDisk {
         self.held = held
         self.isReadOnly = isReadOnly
         self.isRepaired = isRepaired
-        held.confirmBy { files in (try? AttachedStack.of(device))?.files == files }
+        held.confirmBy { files in (try? AttachedStack.of(device))?.files.isSame(as: files) == true }
     }
 
     /// Marks devices that are Godwit's.
@@ -78,6 +79,7 @@ final class KernelDisk: ControlledDisk {
         guard isFirst else { return }
         do throws(DiskError) {
             try awaitQuiet()
+            held.deviceWillGo()
             try asking { () throws(DriverError) in try driver.detach(device, force: true) }
         } catch {
             // A device whose writes fail can't close its images, and tells so when it has let go of them.

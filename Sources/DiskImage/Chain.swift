@@ -29,8 +29,8 @@ final class Chain: Sendable {
     /// The chain without the delta at `path`, and with `merged` for the one of its name.
     func without(_ path: String, putting merged: DeltaFile) -> Chain {
         let left = deltas.compactMap { delta -> DeltaFile? in
-            if delta.path == path { return nil }
-            return delta.path == merged.path ? merged : delta
+            if delta.path.isSame(as: path) { return nil }
+            return delta.path.isSame(as: merged.path) ? merged : delta
         }
         return Chain(deltas: left, writable: writable)
     }

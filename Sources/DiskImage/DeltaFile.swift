@@ -62,6 +62,13 @@ final class DeltaFile: Sendable {
             rawAt: path, file: file, byteCount: size / sectorBytes * sectorBytes, clusterSize: clusterSize)
     }
 
+    /// The same file as the medium has it. Whoever had it open may have died after the host had lost what was written,
+    /// which the host's cache would still show, and take for stored.
+    func readAnew() throws(DiskError) -> DeltaFile {
+        file.dropCache()
+        return DeltaFile(path: path, file: file, header: try Self.readHeader(of: file, path: path))
+    }
+
     private static func openFile(
         _ path: String, in fs: any FileSystem, writable: Bool, direct: Bool
     ) throws(DiskError) -> any StorageFile {

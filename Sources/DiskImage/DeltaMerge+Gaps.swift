@@ -11,7 +11,7 @@ extension DeltaMerge {
     ///   - lease: of the parent.
     ///   - bytesMax: what is more to move stays.
     func closeGaps(_ lease: borrowing ExclusiveLease, bytesMax: UInt64) throws(DiskError) {
-        precondition(lease.path == parent.delta.path, "the right to change another file")
+        precondition(lease.path.isSame(as: parent.delta.path), "the right to change another file")
         guard let allocator = parent.allocator, let scanner = BatScanner(parent.delta) else { return }
         let movesMax = min(allocator.freeCount, bytesMax / parent.delta.clusterSize.bytes)
         guard movesMax > 0 else { return }

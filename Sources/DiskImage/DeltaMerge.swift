@@ -26,7 +26,7 @@ struct DeltaMerge {
     func run(
         _ lease: borrowing ExclusiveLease, willWait: () -> Void = {}, _ progress: (UInt64, UInt64) -> Bool
     ) throws(DiskError) -> End {
-        precondition(lease.path == parent.delta.path, "the right to change another file")
+        precondition(lease.path.isSame(as: parent.delta.path), "the right to change another file")
         guard let scanner = BatScanner(child) else {
             throw DiskError(
                 .unsupported, "\(child.path) is raw, and a raw image has nothing below it", path: child.path)
@@ -78,7 +78,7 @@ struct DeltaMerge {
     /// clusters in the child's file are left alone: who looks them up in a map from before still finds them.
     /// - Parameter lease: of the child, which is open for writing.
     func letGo(beforePage end: UInt64, _ lease: borrowing ExclusiveLease) throws(DiskError) {
-        precondition(lease.path == child.path, "the right to change another file")
+        precondition(lease.path.isSame(as: child.path), "the right to change another file")
         // A bitmap of other software would be out of date: its image stays as it is.
         guard let scanner = BatScanner(child), child.header?.extensionSector == 0 else { return }
         let buffer = AlignedBuffer(byteCount: DeltaFile.pageBytes)

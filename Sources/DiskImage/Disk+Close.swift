@@ -21,12 +21,18 @@ extension Disk {
         gate.end(DiskError(.invalid, "\(path) was closed", path: path))
         guard let top = gate.chain.writable else { return }
         var failure: DiskError?
+        // Each of them whatever became of those before it.
         do throws(DiskError) { try finishFrozen() } catch { failure = error }
-        do throws(DiskError) {
-            try finishTop(top)
-            try recordSize()
-            try folder?.leave()
-        } catch { failure = error }
+        do throws(DiskError) { try finishTop(top) } catch { failure = failure?.and(error) ?? error }
+        var left: DiskError?
+        do throws(DiskError) { try recordSizeIfPossible() } catch { left = error }
+        // What is wrong with the descriptor this tells better.
+        do throws(DiskError) { try folder?.leave() } catch { left = error }
+        if let left { failure = failure?.and(left) ?? left }
+        // What the host could not store must not be what the next one reads.
+        if failure != nil || maintenance.withLock({ !$0.doubtful.isEmpty }) {
+            for delta in gate.chain.deltas { delta.file.dropCache() }
+        }
         guard let failure else { return }
         maintenance.change { $0.closeFailure = failure }
         throw failure

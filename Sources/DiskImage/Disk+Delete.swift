@@ -97,18 +97,24 @@ extension Disk {
     private func imagePath(
         of name: GUID, _ descriptor: DiskDescriptor, _ folder: DiskFolder
     ) throws(DiskError) -> String {
+        folder.path(ofFile: try imageFile(of: name, descriptor))
+    }
+
+    private func imageFile(of name: GUID, _ descriptor: DiskDescriptor) throws(DiskError) -> String {
         guard let image = descriptor.image(name) else {
             throw DiskError(.corrupt, "\(path): the descriptor names no image of snapshot \(name)", path: path)
         }
-        return folder.path(of: image)
+        return image.file
     }
 
     /// The descriptor first, then the file.
     private func removeLeaf(_ name: GUID, _ folder: DiskFolder) throws(DiskError) {
         let descriptor = try folder.load()
         let lease = try leaseBelow(try imagePath(of: name, descriptor, folder))
-        if let file = descriptor.image(name)?.file { try folder.noteLeftover(file) }
-        let file = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
+        let file = try imageFile(of: name, descriptor)
+        try folder.lettingGo(of: file) { () throws(DiskError) in
+            _ = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
+        }
         forget(lease)
         folder.removeFile(file)
     }
@@ -116,7 +122,7 @@ extension Disk {
     /// The file of a lease is finished by somebody else, or goes: the finisher need not.
     private func forget(_ lease: borrowing ExclusiveLease) {
         let path = lease.path
-        maintenance.change { $0.unfinished.removeAll { $0.delta.path == path } }
+        maintenance.change { $0.unfinished.removeAll { $0.delta.path.isSame(as: path) } }
     }
 
     // MARK: A child that is frozen
@@ -189,28 +195,29 @@ extension Disk {
         let reopened = try ChainOpener(fs: fs, options: options).open(
             ChainOpener.Place(path: merged.path, rawClusterSize: merged.isRaw ? merged.clusterSize : nil),
             writable: false)
-        if let file = try folder.load().image(child)?.file { try folder.noteLeftover(file) }
-        return try folder.withDescriptorLock { () throws(DiskError) in
-            var descriptor = try folder.load()
-            let file = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(child) }
-            try folder.stage(descriptor)
-            guard gate.chain.deltas.contains(where: { $0.path == pair.child.path }) else {
-                try commitStaged(descriptor, folder)
-                return file
-            }
-            try during(.swap) { () throws(DiskError) in
-                try gate.pauseWrites()
-                defer { gate.resumeWrites() }
-                // From here on the map has nothing that the file has not.
-                try flush()
-                try commitStaged(descriptor, folder)
-                gate.exclusively { chain in
-                    map.invalidate()
-                    return chain.without(pair.child.path, putting: reopened)
+        let file = try imageFile(of: child, try folder.load())
+        try folder.lettingGo(of: file) { () throws(DiskError) in
+            try folder.withDescriptorLock { () throws(DiskError) in
+                var descriptor = try folder.load()
+                _ = try parsing(path) { () throws(ImageError) in try descriptor.mergeIntoParent(child) }
+                try folder.stage(descriptor)
+                guard gate.chain.deltas.contains(where: { $0.path.isSame(as: pair.child.path) }) else {
+                    return try commitStaged(descriptor, folder)
+                }
+                try during(.swap) { () throws(DiskError) in
+                    try gate.pauseWrites()
+                    defer { gate.resumeWrites() }
+                    // From here on the map has nothing that the file has not.
+                    try flush()
+                    try commitStaged(descriptor, folder)
+                    gate.exclusively { chain in
+                        map.invalidate()
+                        return chain.without(pair.child.path, putting: reopened)
+                    }
                 }
             }
-            return file
         }
+        return file
     }
 
     /// From the merge's first write on, the state is no longer what was frozen; only those above it are whole. Whoever
@@ -341,7 +348,6 @@ extension Disk {
             forget(lease)
             let parent = try beginMerge(pair, lease)
             let merge = DeltaMerge(child: pair.child, parent: parent, below: pair.below, pool: pool, bytesPerSecond: 0)
-            if let file = descriptor.image(descriptor.top)?.file { try folder.noteLeftover(file) }
             do throws(DiskError) {
                 let outcome = try swapTop(merge, lease, folder, progress)
                 forget(topLease)
@@ -387,7 +393,8 @@ extension Disk {
             }
         }
         guard try merge.run(lease, progress) == .all else { return .stopped }
-        try commitStaged(descriptor, folder)
+        // Not before: until here the top alone has what was written to it.
+        try folder.lettingGo(of: file) { () throws(DiskError) in try commitStaged(descriptor, folder) }
         isDone = true
         let parent = merge.parent
         gate.exclusively { chain in

@@ -48,6 +48,11 @@ extension Disk {
     func recordMissedSize(_ descriptor: DiskDescriptor) throws(DiskError) {
         guard descriptor.sectorCount != byteCount / sectorBytes else { return }
         maintenance.change { $0.isSizeUnrecorded = true }
+        try recordSizeIfPossible()
+    }
+
+    /// The image says it as well: on a full host the next opening does this.
+    func recordSizeIfPossible() throws(DiskError) {
         do throws(DiskError) { try recordSize() } catch {
             guard error.code == .outOfSpace else { throw error }
         }
@@ -130,7 +135,7 @@ extension Disk {
     func growBelow(
         _ delta: WritableDelta, toSectors sectors: UInt64, _ lease: borrowing ExclusiveLease
     ) throws(DiskError) -> WritableDelta {
-        precondition(lease.path == delta.delta.path, "the right to change another file")
+        precondition(lease.path.isSame(as: delta.delta.path), "the right to change another file")
         var grown = delta
         try during(.swap) { () throws(DiskError) in
             try flush()
@@ -141,7 +146,7 @@ extension Disk {
                 try BatGrowth.moveData(of: delta, toSectors: sectors, pool)
                 grown = try BatGrowth.writeHeader(of: delta, toSectors: sectors)
                 // The chain's own view of the file has the old header, which says where data begins.
-                let deltas = chain.deltas.map { $0.path == delta.delta.path ? grown.delta : $0 }
+                let deltas = chain.deltas.map { $0.path.isSame(as: delta.delta.path) ? grown.delta : $0 }
                 return Chain(deltas: deltas, writable: chain.writable)
             }
         }

@@ -20,6 +20,7 @@ extension Disk {
             let lock = try folder.lockOwner()
             let folder = folder.owned(by: lock)
             let descriptor = try folder.load()
+            try folder.settleServed(descriptor)
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open(
                 try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)
@@ -83,7 +84,8 @@ struct ChainOpener {
     func open(_ places: [Place], path: String) throws(DiskError) -> (chain: Chain, isRepaired: Bool) {
         var deltas: [DeltaFile] = []
         for (index, place) in places.enumerated() {
-            deltas.append(try open(place, writable: !options.readOnly && index == places.count - 1))
+            let delta = try open(place, writable: !options.readOnly && index == places.count - 1)
+            deltas.append(options.readOnly || delta.header?.inUse.isClean != false ? delta : try delta.readAnew())
         }
         try Chain.check(deltas, path: path)
         guard !options.readOnly, let top = deltas.last else {

@@ -122,7 +122,7 @@ extension Disk {
             try folder.synchronizeNames(besides: [name])
             return try DeltaFile.open(path, in: fs, writable: true, direct: options.direct)
         } catch {
-            try? fs.remove(path)
+            folder.removeFile(name)
             throw error
         }
     }
@@ -151,6 +151,8 @@ extension Disk {
                 try folder.stage(descriptor)
                 return try during(.swap) { () throws(DiskError) in try switchTop(prepared, folder, descriptor) }
             }
+            // It holds data from now on. What can't be stored is tried again with the next change of the list.
+            try? folder.keepLeftovers([prepared.file])
             end(.commit)
             return committed
         } catch {
@@ -202,8 +204,7 @@ extension Disk {
             return true
         }
         guard isMine else { return }
-        // What can't be removed now is removed when the disk is opened next.
-        try? fs.remove(prepared.delta.delta.path)
+        folder?.removeFile(prepared.file)
         end(.prepared)
     }
 

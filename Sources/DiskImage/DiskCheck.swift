@@ -21,6 +21,7 @@ public func checkDisk(at path: String, repair: Bool = false, in fs: any FileSyst
     case .folder(let folder):
         let lock = repair ? try folder.lockOwner() : try folder.lockForReading()
         defer { withExtendedLifetime(lock) {} }
+        if repair { try folder.settleServed(try folder.load()) }
         return try checkFolder(folder, repair: repair)
     }
 }
@@ -29,6 +30,8 @@ private func checkImage(
     _ path: String, name: String, guid: String, repair: Bool, report: inout CheckReport, in fs: any FileSystem
 ) throws(DiskError) -> ImageCheckReport {
     let file = try withPath(path) { () throws(SystemError) in try fs.open(path, repair ? .update : .read) }
+    // As the medium has it: what is repaired is made durable.
+    if repair { file.dropCache() }
     let sparse = Sparseness.matters(at: path, in: fs)
     var check = try ImageCheck(path, file: file, guid: guid, name: name, checksSparseness: sparse)
     try check.run()
@@ -67,6 +70,9 @@ private func checkFolder(_ folder: DiskFolder, repair: Bool) throws(DiskError) -
         }
     }
     compare(descriptor, &report)
+    if let failure = try folder.otherServed(than: descriptor) {
+        report.findings.append(CheckFinding(.mismatch, failure.message))
+    }
     if repair, let top = report.images.first(where: { $0.guid == descriptor.top.description }), top.version != 0,
         descriptor.sectorCount * sectorBytes != top.byteCount
     {
@@ -95,7 +101,8 @@ private func checkRaw(
 }
 
 private func sizeMessage(_ descriptor: DiskDescriptor, _ top: ImageCheckReport) -> String {
-    "the descriptor says \(descriptor.sectorCount) sectors, the top image \(top.byteCount / sectorBytes)"
+    "the descriptor says \(descriptor.sectorCount) sectors, the top image \(top.byteCount / sectorBytes), which "
+        + "counts; the descriptor is put right when the disk is attached"
 }
 
 /// The rules between the images of a disk.
@@ -116,8 +123,8 @@ private func compare(_ descriptor: DiskDescriptor, _ report: inout CheckReport) 
     }
     if let top = byGUID[descriptor.top.description], top.byteCount != descriptor.sectorCount * sectorBytes {
         var finding = CheckFinding(.mismatch, sizeMessage(descriptor, top))
-        // The image is what counts; a crash while growing leaves this.
-        finding.severity = .warning
+        // A crash while growing, or a full host, leaves a descriptor that lags behind.
+        finding.severity = descriptor.sectorCount * sectorBytes < top.byteCount ? .note : .warning
         report.findings.append(finding)
     }
 }

@@ -77,6 +77,14 @@ public struct DiskError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 
     public var description: String { message }
+
+    /// This happened first, and that as well.
+    func and(_ other: DiskError) -> DiskError {
+        guard other.message != message else { return self }
+        var both = self
+        both.message += "; " + other.message
+        return both
+    }
 }
 
 /// Runs `body` and gives its failure the path it is about.

@@ -120,16 +120,25 @@ public struct DiskFolder: Sendable {
     /// The caller holds the descriptor's lock.
     public func store(_ descriptor: DiskDescriptor) throws(DiskError) {
         let bytes = descriptor.encode()
-        try replacing(by: descriptor) { () throws(DiskError) in
-            try withPath(descriptorPath) { () throws(SystemError) in
-                try fs.replaceContents(of: descriptorPath, with: bytes)
+        do throws(CommitFailure) {
+            try replacing(by: descriptor) { () throws(CommitFailure) in
+                do throws(SystemError) { try fs.replaceContents(of: descriptorPath, with: bytes) } catch {
+                    throw CommitFailure(error: DiskError(error, path: descriptorPath), isUndecided: true)
+                }
             }
+        } catch {
+            throw error.error
         }
     }
 
     /// Makes created and removed names durable: those in the folder, and those beside `files` elsewhere.
     public func synchronizeNames(besides files: [String] = []) throws(DiskError) {
-        for folder in Set(files.map { folderPart(of: path(ofFile: $0)) }).union([path]).sorted() {
+        var folders: [String] = [path]
+        for file in files {
+            let folder = folderPart(of: path(ofFile: file))
+            if !folders.hasSame(as: folder) { folders.append(folder) }
+        }
+        for folder in folders {
             try withPath(folder) { () throws(SystemError) in try fs.synchronizeFolder(folder) }
         }
     }
@@ -166,8 +175,9 @@ public struct DiskFolder: Sendable {
         try refuseIfMigrated()
         let name = "\(path)/\(Self.ownerLockName)"
         let file = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
-        // The lock's file may have been removed under its holder; the folder is the same then.
-        let claim = try withPath(path) { () throws(SystemError) in try fs.claim(path) }
+        // The lock's file may have been removed under its holder; the folder is the same then. Who has not got the lock
+        // does not try: for a moment it would stand in the way of who has.
+        let claim = try withPath(path) { () throws(SystemError) in file == nil ? nil : try fs.claim(path) }
         guard let file, let claim else {
             throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
         }
@@ -242,9 +252,10 @@ func lockForWriting(
 func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
     let folder = DiskFolder(resolvedPath: folderPart(of: disk), fs: fs)
     let hasDescriptor = try withPath(disk) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
-    guard hasDescriptor, try folder.load().images.contains(where: { folder.path(of: $0).isSame(as: disk) }) else {
-        return
-    }
+    guard hasDescriptor else { return }
+    let descriptor = try folder.load()
+    if let failure = try folder.otherServed(than: descriptor) { throw failure }
+    guard descriptor.images.contains(where: { folder.path(of: $0).isSame(as: disk) }) else { return }
     throw DiskError(
         .invalid, "\(disk) is one image of the disk \(folder.path): use that, or open the image with --read-only",
         path: disk)

@@ -62,14 +62,22 @@ public final class HeldDisk: Sendable {
     /// - Throws: `.corrupt` when the descriptor is not the one of what was served.
     public func close() throws(DiskError) {
         defer { release() }
-        if let bytes = unrecorded.withLock({ $0 }) { try setByteCount(bytes) }
-        try folder?.leave()
+        var failure: DiskError?
+        do throws(DiskError) {
+            if let bytes = unrecorded.withLock({ $0 }) { try setByteCount(bytes) }
+        } catch { failure = error }
+        // What is wrong with the descriptor this tells better.
+        do throws(DiskError) { try folder?.leave() } catch { failure = error }
+        if let failure { throw failure }
     }
 
     /// The disk has a device now. - Parameter isServed: whether that has exactly these files, base first.
     public func confirmBy(_ isServed: @escaping @Sendable ([String]) -> Bool) {
         folder?.owned?.known.withLock { $0.confirms = isServed }
     }
+
+    /// To be called before the device goes, which alone can tell that what another tool has changed is what it serves.
+    public func deviceWillGo() { folder?.noteConfirmed() }
 
     /// - Throws: `.inUse` when the disk's path does not lead to what was taken any more.
     public func proveInPlace() throws(DiskError) { try folder?.proveInPlace() }
@@ -115,6 +123,8 @@ public final class HeldDisk: Sendable {
             guard files.count == 1, files.hasSame(as: path) else { throw foreign(files) }
             return
         }
+        // Whatever the descriptor says: this holds data. The owner may have died before it had told the list.
+        try? folder.keepLeftovers(files.compactMap { $0.rest(after: folder.path + "/").map(String.init) })
         let wanted = try stack().map(\.path)
         let missing = wanted.filter { !files.hasSame(as: $0) }
         guard wanted.filter({ files.hasSame(as: $0) }).elementsEqual(files, by: { $0.isSame(as: $1) }) else {
@@ -173,7 +183,7 @@ public final class HeldDisk: Sendable {
             }
             try folder.synchronizeNames(besides: [file])
         } catch {
-            try? fs.remove(top.path)
+            folder.removeFile(file)
             throw error
         }
         return top
@@ -199,22 +209,27 @@ public final class HeldDisk: Sendable {
                 if error.isUndecided { try folder.store(before) }
                 throw error.error
             }
+            var failure: DiskError?
             do throws(DiskError) { try switchDevice() } catch {
                 switch try? isSwitched() {
                 // The snapshot is there all the same.
-                case true?: return
-                case false?: try folder.store(before)
-                case nil: break
+                case true?: break
+                case false?:
+                    try folder.store(before)
+                    throw error
+                case nil: failure = error
                 }
-                throw error
             }
+            // It holds data from now on, or may. What can't be stored is tried again with the next change of the list.
+            try? folder.keepLeftovers([top.file])
+            if let failure { throw failure }
         }
     }
 
     public func abandonTop(_ top: NewTop) {
         // After a failure it may still be named.
         guard let folder, let descriptor = try? folder.load(),
-            !descriptor.images.contains(where: { $0.file == top.file })
+            !descriptor.images.map(\.file).hasSame(as: top.file)
         else { return }
         folder.removeFile(top.file)
     }
@@ -266,9 +281,10 @@ public final class HeldDisk: Sendable {
         let ownTop = descriptor.image(descriptor.top).map { folder.path(of: $0) }
         if children.isEmpty {
             let lease = try ExclusiveLease.take(folder.path(of: image), in: fs, ownTop: ownTop)
-            try folder.noteLeftover(image.file)
-            folder.removeFile(
-                try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) })
+            try folder.lettingGo(of: image.file) { () throws(DiskError) in
+                _ = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.removeLeaf(name) }
+            }
+            folder.removeFile(image.file)
             _ = consume lease
             return .done(next: temporary(shot.parent, try folder.load()))
         }
@@ -299,9 +315,13 @@ public final class HeldDisk: Sendable {
     }
 
     private func finishMerge(of child: GUID, _ folder: DiskFolder) throws(DiskError) {
-        if let file = try folder.load().image(child)?.file { try folder.noteLeftover(file) }
-        folder.removeFile(
-            try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.mergeIntoParent(child) })
+        guard let file = try folder.load().image(child)?.file else {
+            throw DiskError(.notFound, "\(path): there is no snapshot \(child)", path: path)
+        }
+        try folder.lettingGo(of: file) { () throws(DiskError) in
+            _ = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.mergeIntoParent(child) }
+        }
+        folder.removeFile(file)
     }
 
     private func temporary(_ name: GUID, _ descriptor: DiskDescriptor) -> String? {

@@ -34,7 +34,7 @@ struct ImageRepair {
 
     /// - Returns: what was done, in words.
     mutating func run(_ lease: borrowing ExclusiveLease) throws(DiskError) -> [String] {
-        precondition(lease.path == path, "the right to change another file")
+        precondition(lease.path.isSame(as: path), "the right to change another file")
         guard !checked.extensionForbidsChanges else {
             throw DiskError(
                 .unsupported,

@@ -59,7 +59,12 @@ public struct ExclusiveLease: ~Copyable, Sendable {
     private static func refuseIfRead(_ path: String, by ownTop: String?, in fs: any FileSystem) throws(DiskError) {
         guard fs is LinuxFileSystem else { return }
         let stacks = try withPath(path) { () throws(SystemError) in try AttachedStack.all() }
-        let other = stacks.first { $0.files.hasSame(as: path) && (ownTop == nil || $0.files.last != ownTop) }
+        let other = stacks.first { stack in
+            guard let top = stack.files.last, let ownTop, top.isSame(as: ownTop) else {
+                return stack.files.hasSame(as: path)
+            }
+            return false
+        }
         if let other { throw isRead(path, other.device.path) }
     }
 

@@ -2,41 +2,65 @@ internal import BlockIO
 internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
+internal import Synchronization
 
 /// Files that a crash could leave behind: named in a list before they are made, or before the descriptor lets go of
 /// them. What the list names and the descriptor doesn't is removed when the disk is opened for writing. The list may be
 /// somebody else's: only files of the folder that are named as ours are go.
+///
+/// A descriptor that does not name a file may also be an old one that somebody has put back. So nothing that holds data
+/// of its own is on the list: a new top is taken off it once the descriptor that names it is durable, and what goes is
+/// put on it when all that it holds is elsewhere, or unwanted.
 extension DiskFolder {
     private static let listName = "godwit.leftovers"
     private static let listBytesMax = 1 << 20
 
-    /// Puts a file of the disk on the list, durably.
+    /// Puts a file of the disk on the list, durably. What is served by now comes off it.
     func noteLeftover(_ file: String) throws(DiskError) {
         // Another name is not taken from a list; what is left of it then is only in the way.
         guard DiskDescriptor.isDeltaName(file) else { return }
         try proveInPlace()
+        let served = servedFiles
         try listLock.withLock { _ throws(DiskError) in
             var names = try leftovers()
             guard !names.hasSame(as: file) else { return }
+            names.removeAll { served.hasSame(as: $0) }
             names.append(file)
-            let list = "\(path)/\(Self.listName)"
-            let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
-            try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
+            try storeList(names)
         }
     }
 
-    /// Takes files off the list.
+    /// Takes files off the list, durably.
     func keepLeftovers(_ kept: [String]) throws(DiskError) {
+        guard isInPlace else { return }
         try listLock.withLock { _ throws(DiskError) in
             let names = try leftovers()
-            let left = names.filter { !kept.contains($0) }
-            guard left != names else { return }
+            let left = names.filter { !kept.hasSame(as: $0) }
+            guard left.count != names.count else { return }
+            guard left.isEmpty else { return try storeList(left) }
+            // This needs no space.
             let list = "\(path)/\(Self.listName)"
-            let bytes = [UInt8](left.map { $0 + "\n" }.joined().utf8)
-            try withPath(list) { () throws(SystemError) in
-                if left.isEmpty { try fs.remove(list) } else { try fs.replaceContents(of: list, with: bytes) }
-            }
+            try withPath(list) { () throws(SystemError) in try fs.remove(list) }
+            try synchronizeNames()
         }
+    }
+
+    /// Runs what has the descriptor let go of a file, which is on the list from before that until it is removed. While
+    /// the descriptor names it, it is not.
+    func lettingGo<R>(of file: String, _ body: () throws(DiskError) -> R) throws(DiskError) -> R {
+        owned?.known.withLock { $0.leaving.append(file) }
+        defer { owned?.known.withLock { known in known.leaving.removeAll { $0.isSame(as: file) } } }
+        try noteLeftover(file)
+        do throws(DiskError) { return try body() } catch {
+            if let now = try? load(), now.images.map(\.file).hasSame(as: file) { try? keepLeftovers([file]) }
+            throw error
+        }
+    }
+
+    private func storeList(_ names: [String]) throws(DiskError) {
+        let list = "\(path)/\(Self.listName)"
+        let bytes = [UInt8](names.map { $0 + "\n" }.joined().utf8)
+        try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
     }
 
     private func leftovers() throws(DiskError) -> [String] {
@@ -80,9 +104,18 @@ extension DiskFolder {
         try withPath(list) { () throws(SystemError) in try fs.remove(list) }
     }
 
-    /// Removes a file that the descriptor no longer names. What can't be removed now is when the disk is opened next.
+    /// Removes a file that the descriptor does not name. What can't be removed now is when the disk is opened next.
     func removeFile(_ file: String) {
-        try? fs.remove(path(ofFile: file))
-        try? synchronizeNames(besides: [file])
+        guard isInPlace else { return }
+        let path = path(ofFile: file)
+        do throws(DiskError) {
+            do throws(SystemError) { try fs.remove(path) } catch {
+                guard error.kind == .notFound else { throw DiskError(error, path: path) }
+            }
+            try synchronizeNames(besides: [file])
+            try keepLeftovers([file])
+        } catch {
+            // It is on the list.
+        }
     }
 }

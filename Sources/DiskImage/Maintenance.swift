@@ -1,3 +1,4 @@
+internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 
@@ -52,7 +53,7 @@ extension Disk {
     /// the top that ends all changes; a file below it is left alone, and the guest goes on.
     func noteLoss(_ error: DiskError) {
         guard error.isFinal else { return }
-        if gate.chain.top?.path == error.path { return gate.fail(error) }
+        if gate.chain.top?.path.isSame(as: error.path) == true { return gate.fail(error) }
         maintenance.change { if $0.doubtful[error.path] == nil { $0.doubtful[error.path] = error } }
     }
 

@@ -106,7 +106,9 @@ private func fillExisting(_ path: String, in fs: any FileSystem, _ fill: NewDisk
 }
 
 private func refuseTaken(in disk: DiskFolder) throws(DiskError) {
-    for name in [disk.descriptorPath, disk.path(ofFile: baseImageName)] {
+    // What was served last may be all that is left of a disk's descriptor.
+    let served = disk.path(ofFile: DiskFolder.servedDescriptorName)
+    for name in [disk.descriptorPath, served, disk.path(ofFile: baseImageName)] {
         let isTaken = try withPath(name) { () throws(SystemError) in try disk.fs.isTaken(name) }
         guard !isTaken else {
             throw DiskError(.exists, "\(name) exists already; choose another folder or remove it", path: name)

@@ -14,6 +14,7 @@ final class OwnedPlace: Sendable {
         var image: DiskDescriptor.Image
         /// `nil`: there was none.
         var file: FileIdentity?
+        var isMissing: Bool { file == nil }
     }
     struct Known: Sendable {
         /// What a descriptor may name: one chain, or two of which a failed change has left either.
@@ -23,6 +24,8 @@ final class OwnedPlace: Sendable {
         /// Whether a chain of these paths is the one that is served, where somebody else can tell: the driver, whose
         /// stack its own tools may change as well.
         var confirms: (@Sendable ([String]) -> Bool)?
+        /// Files that the descriptor is about to let go of.
+        var leaving: [String] = []
     }
     let folder: FileIdentity
     let lock: FileIdentity?
@@ -66,8 +69,7 @@ extension [any HeldLock] {
 }
 
 extension DiskFolder {
-    /// In the folder of a disk that was closed while its descriptor was not the one that was served: the right one.
-    static let servedDescriptorName = DiskDescriptor.fileName + ".served"
+    static let servedDescriptorName = DiskDescriptor.servedName
 
     /// The same folder, with its owner's proof. - Parameter lock: from ``lockOwner(mayBeAttached:)``.
     func owned(by lock: any HeldLock) -> DiskFolder {
@@ -87,16 +89,44 @@ extension DiskFolder {
         }
     }
 
-    /// Runs what puts the descriptor in place. Where that fails there may be the old one, or this one.
-    func replacing<E: Error>(
-        by descriptor: DiskDescriptor, _ body: () throws(E) -> Void
-    ) throws(E) {
-        guard let owned, let chain = try? members(of: descriptor, in: owned) else { return try body() }
+    /// Runs what puts the descriptor in place. Where nobody knows whether it did there may be the old one, or this one.
+    /// - Throws: before anything is done, when a file that the descriptor names can't be looked at.
+    func replacing(
+        by descriptor: DiskDescriptor, _ body: () throws(CommitFailure) -> Void
+    ) throws(CommitFailure) {
+        guard let owned else { return try body() }
+        let chain: [OwnedPlace.Member]
+        do throws(DiskError) { chain = try members(of: descriptor, in: owned) } catch {
+            throw CommitFailure(error: error, isUndecided: false)
+        }
+        if let missing = chain.first(where: \.isMissing) {
+            let path = path(of: missing.image)
+            throw CommitFailure(
+                error: DiskError(.notFound, "\(path) was removed before it was part of the disk", path: path),
+                isUndecided: false)
+        }
         owned.known.withLock { $0.chains.append(chain) }
-        try body()
+        do throws(CommitFailure) { try body() } catch {
+            guard !error.isUndecided else { throw error }
+            owned.known.withLock { known in
+                guard known.chains.count > 1, let last = known.chains.lastIndex(of: chain) else { return }
+                known.chains.remove(at: last)
+            }
+            throw error
+        }
         owned.known.withLock { known in
             known.chains = [chain]
             known.descriptor = descriptor
+        }
+    }
+
+    /// The files of what is served, whichever of the descriptors that there may be is in place, but for those that are
+    /// about to go.
+    var servedFiles: [String] {
+        guard let known = owned?.known.withLock({ $0 }), let first = known.chains.first else { return [] }
+        return first.map(\.image.file).filter { file in
+            !known.leaving.hasSame(as: file)
+                && known.chains.allSatisfy { $0.contains { $0.image.file.isSame(as: file) } }
         }
     }
 
@@ -123,7 +153,7 @@ extension DiskFolder {
     /// - Throws: `.inUse` when the path leads to another folder than the owner's, or its lock is not there.
     func proveInPlace() throws(DiskError) {
         guard let owned else { return }
-        guard try identity(ofFile: path) == owned.folder else {
+        guard try isOwnFolder(owned) else {
             throw DiskError(
                 .inUse,
                 "\(path): the folder was renamed or replaced while the disk was in use, so nothing is changed there: "
@@ -138,32 +168,52 @@ extension DiskFolder {
         }
     }
 
+    private func isOwnFolder(_ owned: OwnedPlace) throws(DiskError) -> Bool {
+        try identity(ofFile: path) == owned.folder
+    }
+
+    /// Whether the path leads to the folder that was taken; `true` where none was.
+    var isInPlace: Bool {
+        guard let owned else { return true }
+        return (try? isOwnFolder(owned)) == true
+    }
+
     /// What the owner has to know before it changes a name, or what a name leads to: the folder, the lock and the
     /// images are those that it took. States elsewhere in the tree may be others, as ploop's tools may change them.
     /// - Throws: `.inUse` for the folder or the lock; `.corrupt` when the descriptor names something else.
     func proveOwned() throws(DiskError) {
         guard let owned else { return }
         try proveInPlace()
-        // Another thread of the owner may put a descriptor in place meanwhile; each look is done in no time.
+        try looking(owned) { () throws(DiskError) in
+            if let chain = try servedChain(owned) { try proveImages(chain) }
+        }
+    }
+
+    /// Another thread of the owner may put a descriptor in place meanwhile; each look is done in no time.
+    private func looking(_ owned: OwnedPlace, _ look: () throws(DiskError) -> Void) throws(DiskError) {
         for _ in 0..<Self.looksMax {
             let before = owned.known.withLock { $0.chains }
-            do throws(DiskError) { return try proveChain(owned) } catch {
+            do throws(DiskError) { return try look() } catch {
                 guard owned.known.withLock({ $0.chains }) != before else { throw error }
             }
         }
-        try proveChain(owned)
+        try look()
     }
     private static let looksMax = 16
 
-    private func proveChain(_ owned: OwnedPlace) throws(DiskError) {
+    /// What the descriptor names, which is what is served; `nil` when nothing is yet.
+    private func servedChain(_ owned: OwnedPlace) throws(DiskError) -> [OwnedPlace.Member]? {
         let (chains, confirms) = owned.known.withLock { ($0.chains, $0.confirms) }
-        guard !chains.isEmpty else { return }
+        guard !chains.isEmpty else { return nil }
         let descriptor = try load()
         let images = try parsing(path) { () throws(ImageError) in try descriptor.chain(to: descriptor.top) }
-        guard let chain = chains.last(where: { $0.map(\.image) == images }) else {
-            guard let confirms, confirms(images.map { path(of: $0) }) else { throw foreign(chains.last ?? []) }
-            return try noteServed(descriptor)
-        }
+        if let chain = chains.last(where: { $0.map(\.image) == images }) { return chain }
+        guard let confirms, confirms(images.map { path(of: $0) }) else { throw foreign(chains.last ?? []) }
+        try noteServed(descriptor)
+        return owned.known.withLock { $0.chains.last }
+    }
+
+    private func proveImages(_ chain: [OwnedPlace.Member]) throws(DiskError) {
         for member in chain {
             let path = path(of: member.image)
             guard try identity(ofFile: path) == member.file else {
@@ -184,24 +234,77 @@ extension DiskFolder {
                 + "detach the disk, which stores it as \(Self.servedDescriptorName)", path: path)
     }
 
-    /// The last thing that an owner does. What it served is nobody's leftover, whatever descriptor is there by then.
-    /// - Throws: `.corrupt` when that is another one; the right one lies beside it then.
-    func leave() throws(DiskError) {
+    // MARK: the end
+
+    /// Asks once more what is served, while whoever can tell is there: for ``leave()``, when it is gone.
+    func noteConfirmed() {
         guard let owned else { return }
+        // What is wrong is told at the end.
+        try? looking(owned) { () throws(DiskError) in _ = try servedChain(owned) }
+    }
+
+    /// The last thing that an owner does. What it served is nobody's leftover, whatever descriptor is there by then.
+    /// - Throws: `.corrupt` when that is another one, or can't be read; the right one lies beside it then.
+    func leave() throws(DiskError) {
         // Elsewhere nothing is the owner's to change.
-        guard (try? identity(ofFile: path)) == owned.folder else { return }
-        let known = owned.known.withLock { $0 }
+        guard let owned, isInPlace else { return }
         // The list is for those who die: what can't be written now is looked at again by the next owner.
-        try? keepLeftovers(known.chains.joined().map(\.image.file))
-        do throws(DiskError) { try proveOwned() } catch {
-            guard error.code == .corrupt || error.code == .notFound else { return }
-            if let descriptor = known.descriptor {
-                let bytes = descriptor.encode()
-                try withPath(path) { () throws(SystemError) in
-                    try fs.replaceContents(of: "\(path)/\(Self.servedDescriptorName)", with: bytes)
-                }
-            }
-            throw error
+        try? keepLeftovers(servedFiles)
+        let served = owned.known.withLock { $0.descriptor }
+        // Also without the lock: what took that away may have replaced the descriptor, too.
+        do throws(DiskError) {
+            try looking(owned) { () throws(DiskError) in _ = try servedChain(owned) }
+        } catch {
+            guard let served else { throw error }
+            throw keepServed(served, error)
         }
+        try looking(owned) { () throws(DiskError) in
+            if let chain = try servedChain(owned) { try proveImages(chain) }
+        }
+    }
+
+    private var servedDescriptorPath: String { "\(path)/\(Self.servedDescriptorName)" }
+
+    /// Stores the descriptor of what was served beside the one that is there. - Returns: what to tell of it.
+    private func keepServed(_ served: DiskDescriptor, _ reason: DiskError) -> DiskError {
+        let bytes = served.encode()
+        do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
+            return reason.and(DiskError(error, path: servedDescriptorPath))
+        }
+        let what = reason.code == .corrupt ? "was replaced while the disk was in use" : "can't be read"
+        return DiskError(.corrupt, "\(path): the descriptor \(what): \(servedHint)", path: path)
+    }
+
+    private func hasServed() throws(DiskError) -> Bool {
+        let place = servedDescriptorPath
+        return try withPath(place) { () throws(SystemError) in try fs.isTaken(place) }
+    }
+
+    private var servedHint: String {
+        "\(servedDescriptorPath) names what was served last; move it over \(DiskDescriptor.fileName) to go on with "
+            + "that, or remove it to go on with what \(DiskDescriptor.fileName) names, for good"
+    }
+
+    /// What is wrong while the folder has a descriptor of what was served last that names another chain than this one:
+    /// a write into one of them is damage in the other.
+    func otherServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
+        guard try hasServed() else { return nil }
+        let place = servedDescriptorPath
+        if let bytes = try? fs.contents(of: place, limit: DiskDescriptor.byteCountMax),
+            let served = try? DiskDescriptor(parsing: bytes), let chain = try? served.chain(to: served.top),
+            let own = try? descriptor.chain(to: descriptor.top), chain == own
+        {
+            return nil
+        }
+        return DiskError(.corrupt, "\(path): the disk is not opened for writing: \(servedHint)", path: path)
+    }
+
+    /// For the owner, before it opens the disk. One that names the same chain is of no use any more, and goes.
+    /// - Throws: ``otherServed(than:)``.
+    func settleServed(_ descriptor: DiskDescriptor) throws(DiskError) {
+        guard try hasServed() else { return }
+        if let failure = try otherServed(than: descriptor) { throw failure }
+        let place = servedDescriptorPath
+        try withPath(place) { () throws(SystemError) in try fs.remove(place) }
     }
 }

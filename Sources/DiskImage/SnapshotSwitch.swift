@@ -19,6 +19,7 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
     defer { withExtendedLifetime(lock) {} }
     try folder.withDescriptorLock { () throws(DiskError) in
         var descriptor = try folder.load()
+        try folder.settleServed(descriptor)
         guard let image = descriptor.image(target), let unique = GUID(random: randomBytes(16)) else {
             throw DiskError(.notFound, "\(path): the disk has no snapshot \(target)", path: path)
         }
@@ -41,7 +42,7 @@ public func switchSnapshot(of path: String, to guid: String, in fs: any FileSyst
             try folder.store(descriptor)
         } catch {
             // The new descriptor may be in place all the same: then its file must stay.
-            if let now = try? folder.load(), now.image(now.top)?.file != newFile { try? fs.remove(newPath) }
+            if let now = try? folder.load(), !now.images.map(\.file).hasSame(as: newFile) { try? fs.remove(newPath) }
             throw error
         }
         // What is left over now does no harm: a check tells of it.

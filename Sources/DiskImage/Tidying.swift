@@ -15,7 +15,7 @@ enum Tidying {
     static func run(
         _ delta: DeltaFile, usedEnd: UInt64, _ pool: BufferPool, _ lease: inout ExclusiveLease, yields: Bool = false
     ) throws(DiskError) -> Bool {
-        precondition(lease.path == delta.path, "the right to change another file")
+        precondition(lease.path.isSame(as: delta.path), "the right to change another file")
         do throws(SystemError) {
             let end = delta.clusterSize.offset(of: usedEnd)
             if try delta.file.size() != end { try delta.file.truncate(to: end) }

@@ -83,6 +83,17 @@ extension StringProtocol where SubSequence == Substring {
 }
 
 extension Sequence where Element: StringProtocol {
+    /// Whether both have the same elements in the same order, byte for byte.
+    public func isSame<Other: Sequence>(as other: Other) -> Bool where Other.Element: StringProtocol {
+        elementsEqual(other) { $0.isSame(as: $1) }
+    }
+
     /// Whether one of them has the same bytes.
     public func hasSame(as other: some StringProtocol) -> Bool { contains { $0.isSame(as: other) } }
+}
+
+/// A path or a name as an element of a set, or a key: by its bytes.
+public struct PathKey: Hashable, Sendable {
+    private let bytes: [UInt8]
+    public init(_ path: some StringProtocol) { bytes = [UInt8](path.utf8) }
 }

@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// Changes to the tree of states. They touch the value only; the caller stores it, and the files named here are its to
 /// create and remove, in the order that keeps every crash point safe.
 extension DiskDescriptor {
@@ -90,14 +92,14 @@ extension DiskDescriptor {
     }
 
     private func refuseTaken(_ file: String) throws(ImageError) {
-        guard !images.contains(where: { $0.file == file }) else {
+        guard !images.map(\.file).hasSame(as: file) else {
             throw ImageError(.invalid, "the disk has a file of that name already")
         }
     }
 
     /// Puts another file under a state.
     public mutating func setFile(_ file: String, of guid: GUID) throws(ImageError) {
-        if image(guid)?.file != file { try refuseTaken(file) }
+        if image(guid)?.file.isSame(as: file) != true { try refuseTaken(file) }
         guard let index = images.firstIndex(where: { $0.guid == guid }) else {
             throw ImageError(.invalid, "the disk has no snapshot \(guid)")
         }

@@ -2,15 +2,23 @@ internal import Geometry
 
 /// Names of files in a disk's folder. What a descriptor or a list says is somebody's text until it has passed here.
 extension DiskDescriptor {
+    /// In the folder of a disk that was closed while its descriptor was not the one that was served: the right one.
+    public static let servedName = fileName + ".served"
+
     /// What a folder has for other things than images.
-    private static let reserved: Set<String> = [
-        fileName, fileName + ".lck", fileName + ".tmp", "godwit.lock", "godwit.leftovers", "godwit-marks.json",
-        "godwit-migrated.json",
-    ]
+    private static let reserved: [String] = {
+        let names =
+            [fileName, servedName, fileName + ".lck", fileName + ".migrated", fileName + ".partial"] + [
+                "godwit.lock", "godwit.leftovers", "godwit-marks.json", "godwit-backup.lock", "godwit-migrated.json",
+                "godwit-migrated.json.pending", "godwit-migration.json", "godwit-migration.lock",
+                "godwit-migration.tree", "godwit-migration.probe", "godwit-incoming.json", "godwit-arrived.json",
+            ]
+        return names + names.map { $0 + ".tmp" }
+    }()
 
     /// Whether `name` stays in the folder and can be an image's.
     public static func isPlainName(_ name: String) -> Bool {
-        !name.isEmpty && name != "." && name != ".." && name.utf8.count <= 255 && !reserved.contains(name)
+        !name.isEmpty && name != "." && name != ".." && name.utf8.count <= 255 && !reserved.hasSame(as: name)
             && !name.utf8.contains { $0 == UInt8(ascii: "/") || isControl($0) }
     }
 
@@ -23,12 +31,12 @@ extension DiskDescriptor {
 
     /// Each image has a file of its own, and its name is one line.
     func checkNames(at offset: Int) throws(ImageError) {
-        var seen: Set<String> = []
+        var seen: Set<PathKey> = []
         for image in images {
             guard !image.file.utf8.contains(where: Self.isControl) else {
                 throw ImageError(.corrupt, "the file name of image \(image.guid) has control characters", at: offset)
             }
-            guard seen.insert(image.file).inserted else {
+            guard seen.insert(PathKey(image.file)).inserted else {
                 throw ImageError(
                     .corrupt, "two images are kept in one file, \"\(Self.quoted(image.file))\"", at: offset)
             }

@@ -1,3 +1,5 @@
+internal import Geometry
+
 /// The descriptor of a disk, `DiskDescriptor.xml`: its files and the tree of its frozen states.
 ///
 /// A state is named by a GUID; the image of that GUID holds what changed since the parent state. What other software
@@ -21,6 +23,16 @@ public struct DiskDescriptor: Hashable, Sendable {
         public internal(set) var kind: ImageKind
         /// Relative to the descriptor's folder, or absolute.
         public internal(set) var file: String
+
+        /// The file's name by its bytes.
+        public static func == (a: Image, b: Image) -> Bool {
+            a.guid == b.guid && a.kind == b.kind && a.file.isSame(as: b.file)
+        }
+        public func hash(into hasher: inout Hasher) {
+            hasher.combine(guid)
+            hasher.combine(kind)
+            hasher.combine(PathKey(file))
+        }
     }
 
     public struct Shot: Hashable, Sendable {

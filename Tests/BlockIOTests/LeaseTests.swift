@@ -1,5 +1,6 @@
 import BlockIO
 import LinuxSystem
+import Synchronization
 import TestSupport
 import Testing
 
@@ -69,5 +70,19 @@ import Testing
         // Its child lets go a moment later.
         _ = try bench.fileSystem.lock(path, wait: true)
         #expect(try lease(bench.fileSystem, path, .exclusive) != nil)
+    }
+
+    @Test("of several who claim a folder at once one has it") func claims() throws {
+        let folder = try TemporaryFolder()
+        for round in 0..<40 {
+            let held = Mutex<[any HeldLease]>([])
+            let threads = try (0..<2).map { _ in
+                try OwnThread(name: "claim") {
+                    if let claim = try? LinuxFileSystem().claim(folder.path) { held.withLock { $0.append(claim) } }
+                }
+            }
+            for thread in threads { thread.join() }
+            #expect(held.withLock { $0.count } == 1, "round \(round)")
+        }
     }
 }

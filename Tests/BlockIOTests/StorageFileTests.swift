@@ -25,6 +25,21 @@ import Testing
         try file.synchronize()
     }
 
+    @Test("dropping the cache loses nothing, whether it is stored or waits to be", arguments: Backend.allCases)
+    func cache(_ backend: Backend) throws {
+        let bench = try Bench(backend)
+        let file = try bench.file()
+        try file.put([UInt8](repeating: 1, count: 2 * Self.unit), at: 0)
+        try file.synchronize()
+        try file.put([UInt8](repeating: 2, count: Self.unit), at: UInt64(Self.unit))
+        try file.truncate(to: UInt64(3 * Self.unit))
+        file.dropCache()
+        let zeros = [UInt8](repeating: 0, count: Self.unit)
+        let (one, two) = ([UInt8](repeating: 1, count: Self.unit), [UInt8](repeating: 2, count: Self.unit))
+        #expect(try file.size() == UInt64(3 * Self.unit))
+        #expect(try file.take(at: 0, count: 3 * Self.unit) == one + two + zeros)
+    }
+
     @Test("a size between blocks reads as zeros up to the end of the block", arguments: Backend.allCases)
     func oddSize(_ backend: Backend) throws {
         let bench = try Bench(backend)

@@ -103,6 +103,22 @@ import Testing
         }
     }
 
+    /// Two names that only look the same are two files.
+    @Test func pathsAreComparedByBytes() throws {
+        let forbidden = ["file", "path", "files", "files.first", "files.last", "files.first?", "files.last?"].flatMap {
+            [".\($0) == ", ".\($0) != "]
+        }
+        for file in try swiftFiles(shipped) {
+            let target = file.path.split(separator: "/")[1]
+            let hasNames = ["ImageFormat", "DiskImage", "DeviceServer", "DeviceControl", "Migration"].contains(target)
+            for (index, line) in file.lines.enumerated() {
+                for word in forbidden + (hasNames ? ["Set<String>"] : []) where line.contains(word) {
+                    Issue.record("\(file.path):\(index + 1) contains \(word): use isSame, hasSame or PathKey")
+                }
+            }
+        }
+    }
+
     @Test func testsDoNotSleep() throws {
         for file in try swiftFiles(["Tests"]) {
             for (index, line) in file.lines.enumerated() where line.contains("sle" + "ep(") {

@@ -40,6 +40,33 @@ import Testing
         #expect(throws: DiskError.self) { try disk.close() }
     }
 
+    @Test("what the host lost is not read from its cache by who opens the disk next", arguments: [true, false])
+    func cache(isKilled: Bool) throws {
+        let fs = try lostDisk(isKilled: isKilled)
+        #expect(fs.cacheDrops["/disk/" + baseImageName, default: 0] == (isKilled ? 0 : 1))
+        let again = try Disk.open("/disk", in: fs)
+        #expect(fs.cacheDrops["/disk/" + baseImageName, default: 0] == (isKilled ? 1 : 2))
+        #expect(try again.bytes(at: 0, count: 1) == [1])
+        // What it flushes is durable, with all that it has shown.
+        try write(again, 3, at: 1 << 20)
+        try again.flush()
+        let after = try Disk.open("/disk", in: fs.afterPowerCut(.nothing))
+        #expect(try after.bytes(at: 0, count: 1) == [1] && after.bytes(at: 1 << 20, count: 1) == [3])
+        try after.close()
+    }
+
+    /// A disk whose owner has met a flush that failed, with what waited for it lost, and has ended.
+    private func lostDisk(isKilled: Bool) throws -> SimulatedFileSystem {
+        let (fs, disk) = try newDisk()
+        try write(disk, 1)
+        try disk.flush()
+        try write(disk, 2)
+        fs.setPlan(FaultPlan(.failDropping(.ioError), at: 1, of: [.synchronize]))
+        #expect(throws: DiskError.self) { if isKilled { try disk.flush() } else { try disk.close() } }
+        fs.setPlan(nil)
+        return fs
+    }
+
     @Test("the in-use mark is durable before the first change", arguments: 0..<20 as Range<UInt64>)
     func markFirst(seed: UInt64) throws {
         let (fs, disk) = try newDisk()

@@ -2,6 +2,7 @@ import BlockIO
 import Geometry
 import ImageFormat
 import LinuxSystem
+import Synchronization
 import TestSupport
 import Testing
 
@@ -102,7 +103,9 @@ import Testing
         try write(disk, 3)
         #expect(code { try disk.close() } == .corrupt)
         #expect(try readFile("\(path)/DiskDescriptor.xml.served") == right)
-        // Whoever opens the old one removes nothing that it does not name.
+        // Whoever opens the old one has to say so, and removes nothing that it does not name.
+        #expect(code { _ = try Disk.open(path, in: fs) } == .corrupt)
+        try fs.remove("\(path)/DiskDescriptor.xml.served")
         try Disk.open(path, in: fs).close()
         try fs.replaceContents(of: "\(path)/DiskDescriptor.xml", with: right)
         let again = try Disk.open(path, in: fs)
@@ -159,6 +162,21 @@ import Testing
         try Disk.open(path, in: fs).close()
     }
 
+    @Test("who does not get the lock does not claim the folder, not even for a moment") func noClaim() throws {
+        let fs = SimulatedFileSystem()
+        try createDisk(at: "/disk", options: CreateOptions(byteCount: Self.size), in: fs)
+        let folder = DiskFolder(resolvedPath: "/disk", fs: fs)
+        let lock = try #require(try fs.lock("/disk/\(DiskFolder.ownerLockName)", wait: false))
+        let claims = Mutex(0)
+        fs.setObserver { _, subject in
+            if subject == "/disk" { claims.withLock { $0 += 1 } }
+            return nil
+        }
+        #expect(code { _ = try folder.lockOwner() } == .inUse)
+        #expect(claims.withLock { $0 } == 0)
+        withExtendedLifetime(lock) {}
+    }
+
     @Test("a grow on a full host happens in whole or not at all") func growFull() throws {
         var number = 1
         while true {
@@ -192,8 +210,14 @@ import Testing
         fs.setPlan(.outOfSpace(at: 1))
         let again = try Disk.open("/disk", in: fs)
         #expect(again.byteCount == 2 * Self.size)
-        fs.setPlan(nil)
+        // Nor from being closed well.
         try again.close()
+        let held = try HeldDisk.take("/disk", in: fs, readOnly: false)
+        try held.setByteCount(2 * Self.size)
+        try held.close()
+        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+        fs.setPlan(nil)
+        try Disk.open("/disk", in: fs).close()
         let folder = DiskFolder(resolvedPath: "/disk", fs: fs)
         #expect(try folder.load().sectorCount == 2 * Self.size / sectorBytes)
     }

@@ -1,4 +1,5 @@
 // modules: Geometry Codecs ImageFormat
+import Geometry
 import ImageFormat
 
 /// The descriptor, and each change to a tree that was accepted.
@@ -10,7 +11,8 @@ func fuzz(_ bytes: [UInt8]) {
     if DiskDescriptor.isDeltaName(name), !DiskDescriptor.isPlainName(name) { finding("a delta's name that is none") }
     guard let descriptor = try? DiskDescriptor(parsing: bytes) else { return }
     check(descriptor)
-    if Set(descriptor.images.map(\.file)).count != descriptor.images.count { finding("two images in one file") }
+    let files = Set(descriptor.images.map { PathKey($0.file) })
+    if files.count != descriptor.images.count { finding("two images in one file") }
     if descriptor.images.contains(where: { $0.file.utf8.contains { $0 < 32 } }) { finding("a name of two lines") }
     let fresh = GUID("{33333333-1111-1111-1111-111111111111}") ?? .backup
     for state in descriptor.shots.prefix(8).map(\.guid) {

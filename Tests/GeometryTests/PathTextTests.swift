@@ -31,6 +31,8 @@ import Testing
     @Test func whatOnlyLooksTheSameIsNot() {
         #expect(Self.one == Self.other)
         #expect(!Self.one.isSame(as: Self.other) && ![Self.one].hasSame(as: Self.other))
+        #expect(![Self.one].isSame(as: [Self.other]) && [Self.one].isSame(as: [Self.one]))
+        #expect(!["a"].isSame(as: ["a", "b"]) && Set([PathKey(Self.one), PathKey(Self.other)]).count == 2)
         #expect(!"\(Self.one)/x".begins(with: Self.other) && !"x/\(Self.one)".ends(with: Self.other))
         #expect("cafe".begins(with: "cafe") && Self.other.begins(with: "cafe") && !"x".ends(with: "xx"))
     }

@@ -255,6 +255,24 @@ let exampleDescriptor = """
         }
     }
 
+    @Test("file names are compared by their bytes, and what a folder has for other things is no image's name")
+    func names() throws {
+        let (one, other) = ("caf\u{e9}.hds", "cafe\u{301}.hds")
+        #expect(one == other)
+        var descriptor = DiskDescriptor(
+            sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: one)
+        let alike = DiskDescriptor(sectorCount: 40960, cylinders: 80, heads: 16, clusterSectors: 2048, file: other)
+        #expect(descriptor.images != alike.images && Set(descriptor.images + alike.images).count == 2)
+        let guid = try #require(GUID("{11111111-1111-1111-1111-111111111111}"))
+        try descriptor.addSnapshot(guid, newTopFile: other)
+        #expect(try DiskDescriptor(parsing: descriptor.encode()).images.count == 2)
+        let next = try #require(GUID("{22222222-1111-1111-1111-111111111111}"))
+        #expect(throws: ImageError.self) { try descriptor.addSnapshot(next, newTopFile: other) }
+        for name in ["DiskDescriptor.xml", "DiskDescriptor.xml.served", "godwit.leftovers.tmp"] {
+            #expect(!DiskDescriptor.isPlainName(name))
+        }
+    }
+
     @Test("GUIDs compare without case and are written in lower case") func guids() {
         #expect(GUID("{5FBAABE3-6958-40FF-92A7-860E329AAB41}") == .top)
         #expect(GUID(typed: "5fbaabe3-6958-40ff-92a7-860e329aab41") == .top)

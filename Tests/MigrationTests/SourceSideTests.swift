@@ -1,4 +1,5 @@
 import BlockIO
+import ImageFormat
 import LinuxSystem
 @testable import Migration
 import Synchronization
@@ -172,6 +173,16 @@ private final class StepClock: TimeSource {
                 "godwit-migrated.json", "godwit-migration.lock", "hooks", "notes.txt",
             ])
         #expect(!world.isOwnedHere && world.isInPlaceThere)
+    }
+
+    @Test("no image of a disk is called like a file of a migration") func names() {
+        for name in [
+            MigrationFiles.outgoing, MigrationFiles.migrated, MigrationFiles.migratedPending, MigrationFiles.incoming,
+            MigrationFiles.arrived, MigrationFiles.descriptor, MigrationFiles.descriptorPartial,
+            MigrationFiles.descriptorMigrated, MigrationFiles.tree, MigrationFiles.probe, MigrationFiles.lock,
+        ] {
+            #expect(!DiskDescriptor.isPlainName(name) && !DiskDescriptor.isPlainName(name + ".tmp"), "\(name)")
+        }
     }
 
     @Test("another folder in the place of the source's is neither given up nor removed")

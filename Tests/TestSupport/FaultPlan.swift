@@ -22,8 +22,8 @@ public struct FaultPlan: Sendable {
         case fail(Errno)
         /// A write throws that and has written any sectors of its bytes.
         case tear(Errno, seed: UInt64)
-        /// A synchronization throws that, and what waited for it never becomes durable, though reads still see it: the
-        /// host has marked it clean. A second one has nothing to complain of.
+        /// A synchronization throws that, and what waited for it never becomes durable, though reads still see it until
+        /// the cache is dropped: the host has marked it clean. A second one has nothing to complain of.
         case failDropping(Errno)
     }
 

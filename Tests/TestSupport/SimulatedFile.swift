@@ -132,6 +132,14 @@ final class SimulatedFile: StorageFile {
         }
     }
 
+    func dropCache() {
+        owner.world.withLock { world in
+            guard !world.isStopped else { return }
+            world.cacheDrops[path, default: 0] += 1
+            world.dropCache(node)
+        }
+    }
+
     func truncate(to size: UInt64) throws(SystemError) { try change(.truncate, .truncate(size), takes: nil) }
 
     func reserve(offset: UInt64, count: UInt64) throws(SystemError) -> Bool {

@@ -78,6 +78,9 @@ public final class SimulatedFileSystem: FileSystem {
     public var changeCount: Int { counts.filter { FaultPlan.Call.changes.contains($0.key) }.values.reduce(0, +) }
     public var usedBytes: UInt64 { world.withLock { UInt64($0.usedPages * SimulatedContent.pageBytes) } }
 
+    /// How often the cache of a file was dropped, by the path that it was opened by.
+    public var cacheDrops: [String: Int] { world.withLock { $0.cacheDrops } }
+
     /// From now on keeps a line for each call, for the report of a failed test.
     public func trace() { world.withLock { $0.isTraced = true } }
     public var history: [String] { world.withLock { $0.history } }

@@ -61,6 +61,8 @@ struct SimulatedWorld: Sendable {
     /// What the observer wants of the call under way.
     var asked: FaultPlan.Effect?
     var counts: [FaultPlan.Call: Int] = [:]
+    /// How often the cache of a file was dropped, by the path that it was opened by.
+    var cacheDrops: [String: Int] = [:]
     var isStopped = false
     var capacityPages: Int?
     var usedPages = 0
@@ -157,6 +159,16 @@ struct SimulatedWorld: Sendable {
         guard let capacityPages else { return }
         guard usedPages + file(node).live.pagesMissing(in: range) <= capacityPages else {
             throw SystemError(errno: .noSpace, operation: operation, subject: subject)
+        }
+    }
+
+    /// Pages that do not wait to be written are those of the medium again; what is known of the file stays.
+    mutating func dropCache(_ node: Int) {
+        withFile(node) { file in
+            var content = file.durable
+            for change in file.pending { content.take(change.kind.pages, from: file.live) }
+            content.take(0..<0, from: file.live)
+            file.live = content
         }
     }
 

@@ -67,6 +67,8 @@ int32_t shim_lstat(const char *path, struct shim_stat *result);
 int32_t shim_rename(const char *from, const char *to);
 int32_t shim_rename_exclusive(const char *from, const char *to);
 int32_t shim_unlink(const char *path);
+// Has the page cache forget what it has of the file and need not write.
+int32_t shim_drop_cache(int32_t fd);
 int32_t shim_rmdir(const char *path);
 int32_t shim_mkdir(const char *path, uint32_t mode);
 int32_t shim_flock(int32_t fd, int32_t exclusive, int32_t wait);
