@@ -109,6 +109,8 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var clients: [ClientStatus]?
     /// Writes wait for space on the host.
     public var isOutOfSpace: Bool?
+    /// What requests wait for that the host lacks, space included. Of the engine only.
+    public var waitsFor: String?
     /// Writes fail, after an error of the host. Of the driver only.
     public var isAborted: Bool?
     public init(folder: String, pid: Int32, sizeBytes: UInt64, clusterBytes: UInt64, deltas: Int) {

@@ -39,10 +39,17 @@ public struct AgentError: Error, Hashable, Sendable, CustomStringConvertible {
     /// A frozen state may be left in a disk, or still come: it could not be dropped, or whether it was taken is not
     /// known.
     public var mayLeaveState = false
+    /// A tool was left to itself, as the disk's server gives no sign, or waits for its host.
+    var isStall = false
 
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message
+    }
+
+    init(stalled code: Code, _ message: String) {
+        self.init(code, message)
+        isStall = true
     }
 
     public var description: String { message }

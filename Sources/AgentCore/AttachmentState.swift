@@ -15,6 +15,8 @@ public struct AttachmentState: Sendable {
         case released
         /// Writes wait for space on the host.
         case full
+        /// Requests wait for the host: it has no memory, or a server of it does not answer.
+        case waiting
         /// Writes fail, after an error of the host; or all requests to the block device, whose nbdfuse has ended.
         case failed
         /// Its server gives no sign.
@@ -84,6 +86,7 @@ extension DeviceAttachments {
         if status.isReleased { return .released }
         if status.isAborted == true { return .failed }
         if status.isOutOfSpace == true { return .full }
+        if status.waitsFor != nil { return .waiting }
         return status.isPaused ? .paused : .serving
     }
 }

@@ -202,8 +202,10 @@ struct BlockDeviceMaker {
         let fuse = try device.fuse?.handle()
         let isFuseMounted = try isFuseMounted()
         let isDead = serverIsDead || (device.way == .fuseLoop && fuse == nil && (device.fuse != nil || !isFuseMounted))
-        // Requests to a dead server fail at once only when its client is gone, too.
-        if isDead { try withAgentError { () throws(SystemError) in try fuse?.send(Signal.kill) } }
+        // Requests to a dead server, or to one that waits itself, fail at once only when its client is gone, too.
+        if isDead || (isForced && fuse != nil && server.stall() != nil) {
+            try withAgentError { () throws(SystemError) in try fuse?.send(Signal.kill) }
+        }
         guard try isOurs(device) else {
             // A loop device that a command which was killed had made in its stead.
             try removeLoops(besides: "", fuse: device.fuse, serverIsDead: serverIsDead, isForced: isForced)
@@ -220,10 +222,15 @@ struct BlockDeviceMaker {
         if !force { try refuseUsers(of: device, exceptFollowers: true) }
         try unmountAll(device, force: force)
         if !force { try refuseUsers(of: device, exceptFollowers: false) }
-        if device.way == .fuseLoop {
-            try runCommand("losetup", ["--detach", device.path], server: server)
-        } else {
-            try runCommand("nbd-client", ["-d", device.path], server: server)
+        do throws(AgentError) {
+            if device.way == .fuseLoop {
+                try runCommand("losetup", ["--detach", device.path], server: server)
+            } else {
+                try runCommand("nbd-client", ["-d", device.path], server: server)
+            }
+        } catch {
+            // Left to itself, it ends when the server has.
+            guard force, error.isStall else { throw error }
         }
         // The kernel keeps a loop device that was opened meanwhile until it is closed.
         if !force, device.way == .fuseLoop, try isOurs(device) { throw Self.isInUse(device, "open") }
@@ -305,8 +312,11 @@ struct BlockDeviceMaker {
         do throws(AgentError) {
             try umount([], mountPoint)
         } catch {
-            // One that waits for space on the host goes on, or fails, when the device is gone.
-            if force, error.code == .outOfSpace { return try umount(["-l"], mountPoint) }
+            // One that waits for the host goes on, or fails, when the device is gone.
+            if force, error.isStall {
+                if try isMounted(mountPoint) { try umount(["-l"], mountPoint) }
+                return
+            }
             guard error.code == .commandFailed, try isMounted(mountPoint) else {
                 // It was unmounted meanwhile.
                 if error.code == .commandFailed { return }

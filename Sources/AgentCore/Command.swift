@@ -34,7 +34,7 @@ func runCommand(
     }
     if result.isTimedOut, let stall {
         throw AgentError(
-            stall.code,
+            stalled: stall.code,
             "'\(words)' waits for the disk's server, and is left to itself: \(stall). It goes on when the "
                 + "server does; 'godwit disk detach --force' ends the server: what is not flushed is lost then")
     }
@@ -71,8 +71,12 @@ struct ServerSign: Sendable {
     /// - Returns: why what waits for its disk may wait for long; `nil`: it may not.
     func stall() -> AgentError? {
         do throws(ControlError) {
-            guard try status().isOutOfSpace == true else { return nil }
-            return AgentError(.outOfSpace, "writes to the disk wait for space on the host, where its images are")
+            let status = try status()
+            if status.isOutOfSpace == true {
+                return AgentError(.outOfSpace, "writes to the disk wait for space on the host, where its images are")
+            }
+            guard let reason = status.waitsFor else { return nil }
+            return AgentError(.timeout, "requests to the disk wait for its host (\(reason))")
         } catch {
             return error.code == ControlError.timeout ? AgentError(error) : nil
         }

@@ -100,8 +100,19 @@ public enum FreezeGuard {
         return 1
     }
 
+    /// For one of them; one that hangs, behind a freeze that hangs, must not keep the others frozen.
+    private static let thawNanoseconds: UInt64 = 1_000_000_000
+
     private static func thaw(_ mountpoints: [String]) {
-        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
+        for mountpoint in mountpoints.reversed() {
+            let isOver = Monitor(false)
+            let thread = try? OwnThread(name: "thaw") {
+                _ = try? FreezeHandle.thaw(mountpoint)
+                isOver.change { $0 = true }
+            }
+            if thread == nil { _ = try? FreezeHandle.thaw(mountpoint) }
+            _ = isOver.wait(until: SystemTime().monotonic() + thawNanoseconds) { $0 ? true : nil }
+        }
     }
 
     /// Waits for any reason to thaw. - Returns: whether it was the deadline.

@@ -59,8 +59,14 @@ public struct PackDamage: Hashable, Sendable {
 
 /// What lies aside at one moment.
 struct AsideContent: Sendable {
-    var names: Set<String> = []
+    /// Notes are told apart by what they say; a second thing of one name by which file it is.
+    var files: [String: FileIdentity] = [:]
     var notes: [Digest: PackDamage] = [:]
+
+    /// What is there that was not before.
+    func names(since before: AsideContent) -> [String] {
+        files.filter { before.files[$0.key] != $0.value }.map(\.key)
+    }
 }
 
 extension LocalStore {
@@ -99,6 +105,7 @@ extension LocalStore {
             case .nothing: break
             case .damage(let damage): notes[pack] = damage
             case .unclear: notes[pack] = PackDamage(isWhole: true)
+            case .unread(let error): throw StoreError(error)
             }
         }
         return notes
@@ -109,6 +116,8 @@ extension LocalStore {
         case damage(PackDamage)
         /// There is a note that can't be read or understood.
         case unclear
+        /// It can't be read for now.
+        case unread(SystemError)
     }
 
     private func noted(of pack: Digest) -> Note {
@@ -117,19 +126,28 @@ extension LocalStore {
             guard let damage = try? PackDamage(parsing: bytes) else { return .unclear }
             return .damage(damage)
         } catch {
-            return error.errno == .noSuchFileOrDirectory || error.errno == .notDirectory ? .nothing : .unclear
+            switch error.errno {
+            case .noSuchFileOrDirectory, .notDirectory: return .nothing
+            case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory: return .unread(error)
+            default: return .unclear
+            }
         }
     }
 
     func asideContent() throws(StoreError) -> AsideContent {
-        AsideContent(names: try asideNames(), notes: try loadNotes())
+        var content = AsideContent(notes: try loadNotes())
+        for name in try asideNames() where name.rest(before: Self.noteSuffix) == nil {
+            content.files[name] = try storing { () throws(SystemError) in try fs.identity(of: "\(asideFolder)/\(name)")
+            }
+        }
+        return content
     }
 
     /// Whether something was noted, or taken out, since the store was opened.
     func isMoreAside() throws(StoreError) -> Bool {
         let now = try asideContent()
         let before = state.withLock { $0.asideAtOpening }
-        return !now.names.isSubset(of: before.names) || now.notes.contains { $0.value != before.notes[$0.key] }
+        return !now.names(since: before).isEmpty || now.notes.contains { $0.value != before.notes[$0.key] }
     }
 
     /// Notes, durably, that parts of packs are damaged: nothing is deduplicated against them from now on.
@@ -146,6 +164,7 @@ extension LocalStore {
                     all.formUnion(old)
                 // It stands for the whole pack, which less must not take the place of.
                 case .unclear: all.isWhole = true
+                case .unread(let error): throw error
                 }
                 try fs.replaceContents(of: notePath(pack.description), with: all.encoded())
             }
@@ -161,11 +180,10 @@ extension LocalStore {
         guard !packs.isEmpty else { return }
         try storing { () throws(SystemError) in
             try makeAside()
+            // Anew, also where one was lost before: whoever looks knows it by that.
             for pack in packs.sorted() {
-                let path = "\(asideFolder)/\(pack)\(Self.lostSuffix)"
-                if try !fs.exists(path) { _ = try fs.open(path, OpenMode(writable: true, creation: .ifMissing)) }
+                try fs.replaceContents(of: "\(asideFolder)/\(pack)\(Self.lostSuffix)", with: [])
             }
-            try fs.synchronizeFolder(asideFolder)
         }
     }
 
@@ -240,7 +258,7 @@ extension LocalStore {
         var indexes: Set<String> = []
         // To a note that was there already something may have been added.
         for (pack, damage) in now.notes where damage != before.notes[pack] { packs.insert(pack) }
-        for name in now.names.subtracting(before.names) {
+        for name in now.names(since: before) {
             for suffix in [Self.lostSuffix, Self.packSuffix] {
                 if let pack = name.rest(before: suffix).flatMap({ Digest(hex: $0) }) { packs.insert(pack) }
             }

@@ -58,7 +58,7 @@ extension LocalStore {
             try fs.synchronizeFolder(folder)
         }
         // What was known against it was of what it has replaced, or of a medium that reads it by now.
-        if isThere, kind == .pack, let pack = Digest(hex: name) {
+        if isThere || replacing != nil, kind == .pack, let pack = Digest(hex: name) {
             forgetOpen(pack: name)
             try forgetDamage(of: pack)
         }

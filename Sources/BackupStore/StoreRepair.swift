@@ -67,6 +67,7 @@ private struct StoreRepairing {
     private var entries: [(id: Digest, location: Location)] = []
     private var bad: [BadPack] = []
     private var whole: [Digest] = []
+    private var notesAtStart: [Digest: PackDamage] = [:]
     /// Packs that the index named and that are not there.
     private var lost: Set<Digest> = []
     private static let entriesMax = 1 << 17
@@ -84,6 +85,7 @@ private struct StoreRepairing {
     init(_ store: LocalStore) { self.store = store }
 
     mutating func run(_ progress: (UInt64, UInt64) -> Bool) throws(StoreError) -> Bool {
+        notesAtStart = try store.loadNotes()
         let packs = try store.list(.pack)
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }
         old = Set(try store.list(.index).map(\.name))
@@ -268,7 +270,10 @@ private struct StoreRepairing {
             if try store.setAside(index: name) { report.indexesSetAside.append(name) }
         }
         try store.removeIndexes(old.subtracting(kept).subtracting(suspects))
-        try store.removeNotes(whole + report.packsSetAside.compactMap { Digest(hex: $0) })
+        // What was noted since the pack was read is newer than that.
+        let notes = try store.loadNotes()
+        let still = whole.filter { notes[$0] == notesAtStart[$0] }
+        try store.removeNotes(still + report.packsSetAside.compactMap { Digest(hex: $0) })
         store.forgetCensus()
         try store.reloadIndex()
     }

@@ -62,7 +62,10 @@ private struct StatusReport: Encodable {
             case .starting: "its server opens it, and repairs it where it was not closed"
             case .released: "it belongs to another host, and every request fails: see 'godwit migrate --recover'"
             case .full: "writes wait for space on the host"
-            case .failed: "writes fail after an error of the host; detach and attach the disk"
+            case .waiting: "requests wait for the host: \(server?.waitsFor ?? "it says not for what")"
+            case .failed where server?.isAborted == true:
+                "writes fail after an error of the host; detach and attach the disk"
+            case .failed: "its nbdfuse has ended, and every request to its device fails; unmount the disk"
             case .silent: "its server gives no sign: it or its storage hangs; 'godwit disk detach --force' ends it"
             case .dead: "its server has ended; 'godwit disk detach' clears up, 'godwit disk attach' serves it again"
             }

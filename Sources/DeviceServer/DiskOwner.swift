@@ -101,7 +101,10 @@ final class DiskOwner: Sendable {
         guard var status = answer else { throw WritePause.closed }
         status.isPaused = pause.isPaused
         status.isReleased = pause.isReleased
-        if hostWait.isOutOfSpace { status.isOutOfSpace = true }
+        if let reason = hostWait.reason {
+            status.waitsFor = reason.message
+            if reason.code == .outOfSpace { status.isOutOfSpace = true }
+        }
         return status
     }
 }

@@ -9,8 +9,8 @@ final class HostWait: Sendable {
     private struct State {
         /// Requests that have failed so, and have neither got through nor ended.
         var waiting = 0
-        /// Those of them that lack space.
-        var lackingSpace = 0
+        /// The last failure of one of them.
+        var reason: DiskError?
         /// Goes up when those that wait are to look again at once.
         var round: UInt64 = 0
         /// Nobody waits any more.
@@ -24,8 +24,8 @@ final class HostWait: Sendable {
     /// - Parameter path: the disk's, for the operator.
     init(path: String) { self.path = path }
 
-    /// Whether a request waits for space.
-    var isOutOfSpace: Bool { state.withLock { $0.lackingSpace > 0 } }
+    /// What requests wait for; `nil`: none does.
+    var reason: DiskError? { state.withLock { $0.waiting > 0 ? $0.reason : nil } }
 
     /// The disk closes: those that wait try a last time, and fail.
     func end() { state.change { $0.isEnded = true } }
@@ -46,10 +46,9 @@ final class HostWait: Sendable {
     private func wait<R>(
         after first: DiskError, _ round: UInt64, _ body: () throws(DiskError) -> R
     ) throws(DiskError) -> R {
-        let lacksSpace = first.code == .outOfSpace
-        begin(first, lacksSpace)
+        begin(first)
         var isThrough = false
-        defer { leave(lacksSpace, isThrough) }
+        defer { leave(isThrough) }
         var round = round
         while true {
             let isEnded = HeldWrites.waiting { awaitRound(after: &round) }
@@ -60,6 +59,7 @@ final class HostWait: Sendable {
                 return result
             } catch {
                 guard error.mayPass, !isEnded else { throw error }
+                state.withLock { $0.reason = error }
             }
         }
     }
@@ -75,19 +75,18 @@ final class HostWait: Sendable {
         return answer?.isEnded == true
     }
 
-    private func begin(_ error: DiskError, _ lacksSpace: Bool) {
+    private func begin(_ error: DiskError) {
         let isFirst = state.withLock { state in
             state.waiting += 1
-            if lacksSpace { state.lackingSpace += 1 }
+            state.reason = error
             return state.waiting == 1
         }
         if isFirst { log.say("\(path): \(error.message): requests wait until that has passed") }
     }
 
-    private func leave(_ lacksSpace: Bool, _ isThrough: Bool) {
+    private func leave(_ isThrough: Bool) {
         let isOver = state.change { state in
             state.waiting -= 1
-            if lacksSpace { state.lackingSpace -= 1 }
             if isThrough { state.round += 1 }
             return state.waiting == 0 && isThrough && !state.isEnded
         }

@@ -102,14 +102,18 @@ extension KernelDisk {
 
     func cancelRelease() {
         state.change { $0.isReleased = false }
-        do throws(DiskError) { try liftAbort() } catch {
-            FaultLog().say("\(held.path): writes fail until the device is detached: \(error)")
+        guard (try? liftAbort()) == nil else { return }
+        // Whoever waits for this holds the pause's lock, which the owner's status needs.
+        _ = try? OwnThread(name: "lift-abort") { [self] in
+            for _ in 0..<Self.liftRoundsMax where (try? liftAbort()) != nil { return }
+            FaultLog().say("\(held.path): writes fail until the device is detached: the driver is busy")
         }
     }
 
     /// A device that nobody took over must not stay without writes. The driver refuses while a job runs, which ends
     /// soon on an aborted device.
-    private static let liftTriesMax = 600
+    private static let liftTriesMax = 20
+    private static let liftRoundsMax = 600
     private func liftAbort() throws(DiskError) {
         var tries = 1
         while true {

@@ -29,7 +29,15 @@ public enum DiskLocation: Sendable {
             let hasDescriptor = try withPath(path) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
             guard hasDescriptor else {
                 try folder.refuseIfMigrated()
-                throw DiskError(.notADisk, "\(path): no disk, the folder has no \(DiskDescriptor.fileName)", path: path)
+                let served = "\(folder.path)/\(DiskFolder.servedDescriptorName)"
+                let hasServed = (try? fs.exists(served)) == true
+                throw DiskError(
+                    .notADisk,
+                    "\(path): no disk, the folder has no \(DiskDescriptor.fileName)"
+                        + (hasServed
+                            ? "; \(DiskFolder.servedDescriptorName) is what it was served by last: put that in its place"
+                            : ""),
+                    path: path)
             }
             return .folder(folder)
         }
@@ -252,7 +260,15 @@ func lockForWriting(
 func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
     let folder = DiskFolder(resolvedPath: folderPart(of: disk), fs: fs)
     let hasDescriptor = try withPath(disk) { () throws(SystemError) in try fs.exists(folder.descriptorPath) }
-    guard hasDescriptor else { return }
+    guard hasDescriptor else {
+        // Which images are a disk's may be told by what its last owner served.
+        let served = "\(folder.path)/\(DiskFolder.servedDescriptorName)"
+        guard try withPath(disk, { () throws(SystemError) in try fs.exists(served) }) else { return }
+        throw DiskError(
+            .corrupt,
+            "\(folder.path): \(DiskDescriptor.fileName) is gone, and \(DiskFolder.servedDescriptorName) is what the "
+                + "disk was served by last: put that in its place, or remove it to use an image by itself", path: disk)
+    }
     let descriptor = try folder.load()
     if let failure = try folder.otherServed(than: descriptor) { throw failure }
     guard descriptor.images.contains(where: { folder.path(of: $0).isSame(as: disk) }) else { return }

@@ -20,8 +20,9 @@ extension DiskFolder {
         // Another name is not taken from a list; what is left of it then is only in the way.
         guard DiskDescriptor.isDeltaName(file) else { return }
         try proveInPlace()
-        let served = servedFiles
         try listLock.withLock { _ throws(DiskError) in
+            // Within the lock: what another change is letting go of by now has to stay.
+            let served = servedFiles
             var names = try leftovers()
             guard !names.hasSame(as: file) else { return }
             names.removeAll { served.hasSame(as: $0) }

@@ -124,7 +124,13 @@ final class RequestGate: Sendable {
     }
 
     /// From now on every change fails with `error`; the first one counts.
-    func fail(_ error: DiskError) { state.change { if $0.failed == nil { $0.failed = error } } }
+    func fail(_ error: DiskError) {
+        var error = error
+        // Whatever it was for: nobody is to wait for its end.
+        error.isFinal = true
+        error.mayPass = false
+        state.change { if $0.failed == nil { $0.failed = error } }
+    }
 
     /// From now on every request fails with `error`; returns when nobody is inside.
     func end(_ error: DiskError) {

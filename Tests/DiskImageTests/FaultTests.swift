@@ -115,6 +115,29 @@ import Testing
         }
     }
 
+    @Test(
+        "a switch that nobody knows the end of is final, whatever it failed for", arguments: [Errno.noSpace, .ioError])
+    func undecidedSwitch(errno: Errno) throws {
+        var undecided = 0
+        for number in 1...20 {
+            let model = try DiskModel(byteCount: 2 << 20)
+            try model.open()
+            let disk = try model.current()
+            let prepared = try disk.prepareSnapshot()
+            model.fs.setPlan(FaultPlan(.fail(errno), at: number, of: [.synchronizeFolder]))
+            let isDone = (try? disk.commitSnapshot(prepared)) != nil
+            model.fs.setPlan(nil)
+            if let failure = disk.gate.failure {
+                undecided += 1
+                #expect(failure.isFinal && !failure.mayPass)
+                let later = #expect(throws: DiskError.self) { try disk.flush() }
+                #expect(later?.mayPass == false)
+            }
+            if isDone { break }
+        }
+        #expect(undecided > 0)
+    }
+
     @Test("a page of the table whose write failed is written by the next flush, with nothing else to say so")
     func failedPage() throws {
         let fs = SimulatedFileSystem()

@@ -311,6 +311,10 @@ import Testing
         _ = try detached(fs)
         try fs.remove(Self.descriptor)
         #expect(code { try createDisk(at: "/disk", options: CreateOptions(byteCount: 1 << 20), in: fs) } == .exists)
+        // Nor is any of its images by itself; and the folder says where the descriptor is.
+        #expect(code { _ = try Disk.open("/disk/base.hds", in: fs) } == .corrupt)
+        let error = #expect(throws: DiskError.self) { _ = try open(fs) }
+        #expect(error?.code == .notADisk && error?.message.contains("DiskDescriptor.xml.served") == true)
     }
 
     enum Replacement: CaseIterable { case old, none, garbage, outside }

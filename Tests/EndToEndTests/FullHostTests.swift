@@ -67,6 +67,15 @@ struct FullHostTests {
         #expect(try expectTool("debugfs", "-R", "stat file", device).contains("Size: 16777216"))
     }
 
+    /// The kernel has unmounted it by the time that it waits.
+    @Test func `a forced detachment of what only the page cache has ends, too`() throws {
+        let bench = try Scene(isWriting: false).bench
+        let detached = try bench.run(["disk", "detach", bench.disk, "--force"])
+        #expect(detached.exitCode == 0, "\(detached.errorText)")
+        try LinuxFileSystem().remove("\(bench.fileSystem)/filler")
+        try bench.godwit("disk", "check", bench.disk)
+    }
+
     @Test func `a forced detachment ends the waiting`() throws {
         let scene = try Scene()
         let bench = scene.bench
