@@ -35,7 +35,7 @@ public enum DiskLocation: Sendable {
                     .notADisk,
                     "\(path): no disk, the folder has no \(DiskDescriptor.fileName)"
                         + (hasServed
-                            ? "; \(DiskFolder.servedDescriptorName) is what it was served by last: put that in its place"
+                            ? "; put \(DiskFolder.servedDescriptorName) in its place, by which it was served last"
                             : ""),
                     path: path)
             }

@@ -61,7 +61,7 @@ extension TortureWorld {
         let isKilled = try disturb(command, within: 600)
         let result = try command.end(within: 120_000)
         makeSpace()
-        let found = try checkNewPoints(since: start)
+        let found = try checkNewPoints(since: start, isKilled: isKilled)
         if result.status == 0 && found != 1 { throw TortureFailure("\(result.text): \(found) new points") }
         if isKilled { try compare(isExact: false) }
         try live()

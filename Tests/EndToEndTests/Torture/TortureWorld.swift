@@ -129,9 +129,10 @@ final class TortureWorld {
     }
 
     /// Restores the points that are new and compares them with the guest's life since `start`.
+    /// - Parameter isKilled: the disk's server was, meanwhile: a point may hold the disk as that has left it.
     /// - Returns: how many were new.
     @discardableResult
-    func checkNewPoints(since start: TortureModel.Span) throws -> Int {
+    func checkNewPoints(since start: TortureModel.Span, isKilled: Bool = false) throws -> Int {
         let listed = try run(["points", "--store", store]).expectSuccess().decode(Points.self).points.map(\.id)
         let spans = spans(since: start)
         let new = listed.filter { points[$0] == nil }
@@ -140,8 +141,12 @@ final class TortureWorld {
             _ = try run(["restore", point, "--store", store, "--raw", raw]).expectSuccess()
             let found = try contents(ofFile: raw)
             try LinuxFileSystem().remove(raw)
-            guard (guest?.snapshot() ?? model).isInstant(found, of: spans) else {
-                throw TortureFailure("point \(point) is the disk at no instant of its backup")
+            let now = guest?.snapshot() ?? model
+            if !now.isInstant(found, of: spans) {
+                let wrong = isKilled ? now.firstWrong(found, isExact: false) : "it is none"
+                if let wrong {
+                    throw TortureFailure("point \(point) is the disk at no instant of its backup: \(wrong)")
+                }
             }
             points[point] = found
         }
