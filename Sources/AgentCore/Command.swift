@@ -68,17 +68,39 @@ struct ServerSign: Sendable {
         return nil
     }
 
+    /// What waits is tried again each second: so long it may say that it waits for what is there already.
+    private static let stallNanoseconds: UInt64 = 2_500_000_000
+    private static let stallStepMilliseconds = 100
+
     /// - Returns: why what waits for its disk may wait for long; `nil`: it may not.
     func stall() -> AgentError? {
+        let deadline = SystemTime().monotonic() + Self.stallNanoseconds
+        while true {
+            guard let stall = stallNow() else { return nil }
+            guard stall.isPassing, SystemTime().monotonic() < deadline else { return stall.error }
+            var none: [PollEntry] = []
+            _ = try? pollDescriptors(&none, deadlineMilliseconds: Self.stallStepMilliseconds)
+        }
+    }
+
+    private struct Stall {
+        var error: AgentError
+        /// It may be over the next time; a server that gives no sign has been waited for.
+        var isPassing = true
+    }
+
+    private func stallNow() -> Stall? {
         do throws(ControlError) {
             let status = try status()
             if status.isOutOfSpace == true {
-                return AgentError(.outOfSpace, "writes to the disk wait for space on the host, where its images are")
+                return Stall(
+                    error: AgentError(
+                        .outOfSpace, "writes to the disk wait for space on the host, where its images are"))
             }
             guard let reason = status.waitsFor else { return nil }
-            return AgentError(.timeout, "requests to the disk wait for its host (\(reason))")
+            return Stall(error: AgentError(.timeout, "requests to the disk wait for its host (\(reason))"))
         } catch {
-            return error.code == ControlError.timeout ? AgentError(error) : nil
+            return error.code == ControlError.timeout ? Stall(error: AgentError(error), isPassing: false) : nil
         }
     }
 

@@ -28,16 +28,7 @@ final class AttachedOwner: SnapshotOwner {
     }
 
     func prepare() throws(AgentError) {
-        let status: DeviceStatus
-        do throws(ControlError) {
-            status = try control.status()
-            try control.perform(.prepareSnapshot)
-        } catch { throw AgentError(error) }
-        // A freeze writes what is not written yet, and would wait, too.
-        guard status.isOutOfSpace != true else {
-            throw AgentError(
-                .outOfSpace, "\(status.folder): writes wait for space on the host: free some there, and retry")
-        }
+        do throws(ControlError) { try control.perform(.prepareSnapshot) } catch { throw AgentError(error) }
     }
 
     // The driver holds the writes of all its devices of a group with one call: see `FreezeList`.
