@@ -22,7 +22,7 @@ extension Disk {
         guard bytes >= byteCount else {
             throw DiskError(.invalid, "\(path): a disk can't be made smaller", path: path)
         }
-        try folder?.proveOwned()
+        try proveOwned()
         try finishFrozen()
         if let header = top.header { try growTop(top, header, bytes) } else { try growRawTop(top, bytes) }
         try recordSize()

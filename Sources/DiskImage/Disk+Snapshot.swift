@@ -59,8 +59,16 @@ extension Disk {
                 path: path)
         }
         guard !options.readOnly else { throw DiskError(.readOnly, "\(path) is open for reading only", path: path) }
-        try folder.proveOwned()
+        try proveOwned()
         return folder
+    }
+
+    /// - Throws: `.busy` when the disk was closed meanwhile: what its place holds then is the next owner's.
+    func proveOwned() throws(DiskError) {
+        do throws(DiskError) { try folder?.proveOwned() } catch {
+            guard maintenance.withLock({ $0.activities.isUnderWay(.close) }) else { throw error }
+            throw DiskError.busy(.close, path: path)
+        }
     }
 
     private func snapshotName(_ guid: String?) throws(DiskError) -> GUID {

@@ -14,6 +14,8 @@ import Testing
         (38278, "17,18s,20,24,33s,68"),
         // An owner's proof met a descriptor that another of its threads had just put in place.
         (634, "1s,2,5,6,7s,9,10,11s,13s,18s,22s"),
+        // A delete that came too late for a disk took what its next owner had put in place for a foreign descriptor.
+        (22391, "35,41s,42,43s,44s,45s,46,48s,53,56s,61s"),
         // A record of a migration that could not be read was taken for none: two targets had the disk.
         (28119, "0,2"),
         // Another writer merged an index file away between its rename and its first use.
