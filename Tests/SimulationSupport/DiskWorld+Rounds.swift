@@ -229,6 +229,8 @@ extension DiskWorld {
             disk.abandonSnapshot(try disk.prepareSnapshot())
             try disk.grow(to: byteCount)
         } catch {
+            // The fault of a step may come only now, to what goes on in the background since.
+            guard !isFaulty else { return }
             throw Finding("at the end, with nothing under way: \(error.code): \(error.message)")
         }
     }
