@@ -44,7 +44,7 @@ private let canFreeze = canMountLoop && hasTool("mkfs.ext4") && (try? LinuxFileS
 
 @Suite(
     .enabled(if: canFreeze, "needs root, a loop device, ext4, and the program beside the tests"), .serialized,
-    .timeLimit(.minutes(1)))
+    .timeLimit(.minutes(5)))
 struct FreezeGuardTests {
     private func freeze(_ mounts: [String], _ milliseconds: UInt64 = 60_000) throws -> Freeze {
         try Freeze(mountpoints: mounts, deadlineMilliseconds: milliseconds, executable: program)

@@ -6,7 +6,7 @@ import Testing
 @testable import DeviceServer
 
 /// What the host lacks for now is waited for, told, and never for longer than somebody is there.
-@Suite(.timeLimit(.minutes(1))) struct HostWaitTests {
+@Suite(.timeLimit(.minutes(5))) struct HostWaitTests {
     private final class Client: HeldWriteObserver {
         let hasGone = Monitor(false)
         var isGone: Bool { hasGone.withLock { $0 } }

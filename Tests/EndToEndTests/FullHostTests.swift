@@ -8,7 +8,7 @@ import Testing
     .enabled(
         if: Product.isBuilt && canMountLoop && hasTool("mkfs.ext4") && hasTool("nbdfuse"),
         "needs root, loop devices, nbdfuse, ext4, and the program beside the tests"), .serialized,
-    .timeLimit(.minutes(3)))
+    .timeLimit(.minutes(10)))
 struct FullHostTests {
     private static let noSpace: CInt = 14
 

@@ -7,7 +7,7 @@ import TestSupport
 import Testing
 
 /// A host without space is never final: what needs some waits, everything else goes on.
-@Suite(.enabled(if: isRoot, "mounting needs root"), .serialized, .timeLimit(.minutes(2)))
+@Suite(.enabled(if: isRoot, "mounting needs root"), .serialized, .timeLimit(.minutes(5)))
 struct FullHostTests {
     private static let writes = 120
     /// Where nothing is allocated yet.
