@@ -178,7 +178,8 @@ import Testing
         fs.setPlan(nil)
         #expect(disk.byteCount == 32 * cluster)
         try disk.close()
-        #expect(try checkDisk(at: "/disk", in: fs).isSound)
+        // Not even a note: one that lags behind is that.
+        #expect(try checkDisk(at: "/disk", in: fs).findings.isEmpty)
     }
 
     @Test("what a stopped merge has left is what is merged then, also by another process")

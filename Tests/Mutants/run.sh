@@ -30,6 +30,11 @@ done
 within=(unshare -m --propagation private bash -c 'mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"' _)
 inCopy() { "${within[@]}" "$scratch/copy$1" "$root" "${@:2}"; }
 
+# The programs, which some tests run, and the tests.
+build() {
+    inCopy "$1" "$swift" build ${MUTANT_SWIFT_FLAGS:-} && inCopy "$1" "$swift" build --build-tests ${MUTANT_SWIFT_FLAGS:-}
+}
+
 copy() {
     mkdir -p "$scratch/copy$1"
     tar -C "$root" --exclude=./.build/release --exclude='./.build/*/release' --exclude=./.build/stage \
@@ -64,6 +69,10 @@ examine() {
             untilItFails "$worker" "$filter" > "$log" 2>&1
         fi
         status=$?
+        if grep -q 'Test run with 0 tests' "$log"; then
+            echo "mutants: no test matches $filter" >&2
+            continue
+        fi
         if [ "$status" -ne 0 ]; then
             if [ "${filter#simulate:}" != "$filter" ] && ! grep -q '^FAILED\|ended by signal' "$log"; then
                 echo "mutants: the simulation did not run: $(tail -n 1 "$log")" >&2
@@ -74,7 +83,6 @@ examine() {
             echo "$filter: ${first:-ended with $status}"
             return 0
         fi
-        grep -q 'Test run with 0 tests' "$log" && echo "mutants: no test matches $filter" >&2
     done
     return 1
 }
@@ -90,7 +98,7 @@ try() {
         echo "error  $name: $(tail -n 1 "$log")"
         return
     fi
-    if ! inCopy "$worker" "$swift" build --build-tests ${MUTANT_SWIFT_FLAGS:-} > "$log" 2>&1; then
+    if ! build "$worker" > "$log" 2>&1; then
         echo "error  $name: does not build: $(grep -m 1 'error:' "$log")"
     elif noticed=$(FALLBACK=${fallback#0} examine "$worker" "$tests" "$log"); then
         echo "caught $name by $noticed ($((SECONDS - started)) s)"
@@ -103,7 +111,7 @@ try() {
 work() {
     local worker=$1 index=$1
     copy "$worker"
-    if ! inCopy "$worker" "$swift" build --build-tests ${MUTANT_SWIFT_FLAGS:-} > "$scratch/build$worker.log" 2>&1; then
+    if ! build "$worker" > "$scratch/build$worker.log" 2>&1; then
         echo "error  the tree itself does not build: $(grep -m 1 'error:' "$scratch/build$worker.log")"
         return
     fi
