@@ -182,10 +182,14 @@ import Testing
         try disk.write(1, at: 0, count: 4096)
         try client.perform(.pause(deadlineMilliseconds: 60_000))
         try client.perform(.release)
-        let writer = try Background { #expect(throws: DeviceFault.self) { try disk.write(2, at: 0, count: 4096) } }
+        let hasFailed = Monitor(false)
+        let writer = try Background {
+            do { try disk.write(2, at: 0, count: 4096) } catch { hasFailed.change { $0 = true } }
+        }
         try disk.server.stop()
         #expect(try writer.ends(withinMilliseconds: 10_000))
         writer.join()
+        #expect(hasFailed.withLock { $0 })
     }
 
     @Test func stoppingEndsAPause() throws {
