@@ -184,6 +184,8 @@ extension DiskWorld {
 
     /// Nobody does anything any more: all must be in order, in the living disk, in the closed one, and after a cut.
     private func conclude() throws {
+        // Nor to what a step has left in the background.
+        hasFaults = false
         take(owner)
         try disk.map(lookWhileItLives)
         if isFaulty {
@@ -229,8 +231,6 @@ extension DiskWorld {
             disk.abandonSnapshot(try disk.prepareSnapshot())
             try disk.grow(to: byteCount)
         } catch {
-            // The fault of a step may come only now, to what goes on in the background since.
-            guard !isFaulty else { return }
             throw Finding("at the end, with nothing under way: \(error.code): \(error.message)")
         }
     }

@@ -82,6 +82,8 @@ final class DiskWorld: @unchecked Sendable {
     var end: End?
     /// A fault has come in this round: errors need no other reason.
     var isFaulty = false
+    /// Steps meet their faults.
+    var hasFaults = true
     /// A failed sync has dropped something: only a new start of the host shows what is left.
     var hasDropped = false
     var isClosing = false
@@ -140,7 +142,7 @@ final class DiskWorld: @unchecked Sendable {
         guard let work = Scheduler.actor?.role as? Work else { return nil }
         if isTracing { log.append("      \(work.step?.number ?? -1) \(work.process.name) \(call) \(subject)") }
         if work.process.isDead { return .fail(SimulatedFileSystem.powerCut) }
-        guard let fault = work.step?.fault, fault.calls.contains(call), end == nil else { return nil }
+        guard hasFaults, let fault = work.step?.fault, fault.calls.contains(call), end == nil else { return nil }
         work.calls += 1
         guard (fault.number..<fault.number + fault.count).contains(work.calls) else { return nil }
         log.append("    \(work.step?.number ?? -1): \(fault) is \(call) \(subject)")
