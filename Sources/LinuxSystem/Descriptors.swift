@@ -40,6 +40,28 @@ public enum UnixSocket {
         OwnedDescriptor(adopting: try check(shim_unix_accept(listener), "accept", "a connection"))
     }
 
+    /// Accepts connections until the socket is ended (``end(_:)``), or fails.
+    /// - Parameters:
+    ///   - listener: lent.
+    ///   - isStopping: asked before each wait.
+    ///   - serve: takes over a connection; does not block.
+    public static func acceptAll(
+        from listener: CInt, until isStopping: () -> Bool, _ serve: (consuming OwnedDescriptor) -> Void
+    ) {
+        while !isStopping() {
+            do throws(SystemError) { serve(try accept(from: listener)) } catch {
+                switch error.errno {
+                case .connectionAbort, .interrupted: continue
+                case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory:
+                    // A pause for others to close theirs; the listener's end wakes it.
+                    var entries = [PollEntry(listener, [])]
+                    _ = try? pollDescriptors(&entries, deadlineMilliseconds: 100)
+                default: return
+                }
+            }
+        }
+    }
+
     /// The user at the other end of a connection, as the kernel knows him.
     public static func peerUser(of connection: CInt) throws(SystemError) -> UInt32 {
         var user: UInt32 = 0

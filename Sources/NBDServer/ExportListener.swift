@@ -80,20 +80,7 @@ final class ExportListener: Sendable {
     }
 
     private func acceptAll() {
-        while !state.withLock({ $0.isStopping }) {
-            do throws(SystemError) {
-                serve(ClientSocket(try UnixSocket.accept(from: socket.number)))
-            } catch {
-                switch error.errno {
-                case .connectionAbort, .interrupted: continue
-                case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory:
-                    // A pause for others to close theirs; the listener's end wakes it.
-                    var entries = [PollEntry(socket.number, [])]
-                    _ = try? pollDescriptors(&entries, deadlineMilliseconds: 100)
-                default: return
-                }
-            }
-        }
+        UnixSocket.acceptAll(from: socket.number, until: { state.withLock { $0.isStopping } }) { serve(ClientSocket($0)) }
     }
 
     private func serve(_ client: ClientSocket) {
