@@ -37,7 +37,7 @@ public enum KernelOwner {
             withExtendedLifetime(ended) {}
             return 0
         } catch {
-            FaultLog().say("\(error)")
+            log.say("\(error)")
             return 1
         }
     }
@@ -67,19 +67,21 @@ public enum KernelOwner {
             if !entries[0].ready.isEmpty { return }
             guard !entries[1].ready.isEmpty else { continue }
             _ = try signals.next()
-            do throws(DiskError) { try owner.stop() } catch { FaultLog().say("\(error)") }
+            do throws(DiskError) { try owner.stop() } catch { log.say("\(error)") }
             return
         }
     }
 
+    private static let log = FaultLog()
+
     private static func tell(_ event: DriverEvent, _ disk: KernelDisk) {
         switch event.kind {
         case .outOfSpace(let isLimit):
-            FaultLog().say(
+            log.say(
                 "\(disk.held.path): " + (isLimit ? "the limit of the top's file is reached" : "the host is full")
                     + "; writes wait for space")
-        case .hasSpace: FaultLog().say("\(disk.held.path): there is space again, writes go on")
-        case .aborted(let errno): FaultLog().say("\(disk.held.path): writes fail from now on: \(errno.description)")
+        case .hasSpace: log.say("\(disk.held.path): there is space again, writes go on")
+        case .aborted(let errno): log.say("\(disk.held.path): writes fail from now on: \(errno.description)")
         default: break
         }
     }

@@ -80,7 +80,9 @@ final class ExportListener: Sendable {
     }
 
     private func acceptAll() {
-        UnixSocket.acceptAll(from: socket.number, until: { state.withLock { $0.isStopping } }) { serve(ClientSocket($0)) }
+        UnixSocket.acceptAll(from: socket.number, until: { state.withLock { $0.isStopping } }) {
+            serve(ClientSocket($0))
+        }
     }
 
     private func serve(_ client: ClientSocket) {
