@@ -24,7 +24,7 @@
  *	epoch.c			what is under way; waiting for it; cluster locks
  *	waiting.c, space.c	writes that wait for long; the host is full
  *	delta.c, file.c		levels and their files
- *	state.c			start, stop, and changes of the stack
+ *	state.c, stack.c	start and stop; changes of the stack
  *	ioctl.c, sysfs.c, pdelta.c	the old interface
  *	control*.c		the new one
  *	freeze.c, snapshot.c	freezing file systems, holding writes, switching to a new top

@@ -190,17 +190,22 @@ int ploop_device_lowest(void);
 int ploop_devices_init(void);
 void ploop_devices_exit(void);
 
-/* state.c */
+/* stack.c */
+void ploop_stack_changed(struct ploop_device *dev);
 void ploop_stack_push(struct ploop_device *dev, struct ploop_delta *delta);
 struct ploop_delta *ploop_stack_remove(struct ploop_device *dev, u32 level);
 int ploop_add_delta(struct ploop_device *dev, const struct ploop_delta_args *args);
+int ploop_del_delta(struct ploop_device *dev, u32 level);
+int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_args *args);
+int ploop_reload(struct ploop_device *dev, u32 level);
+
+/* state.c */
+bool ploop_disk_is_used(struct ploop_device *dev, u32 openers_max);
+int ploop_open_mutex_get(struct gendisk *disk);
 int ploop_start(struct ploop_device *dev);
 void ploop_users_sync(struct ploop_device *dev);
 int ploop_stop(struct ploop_device *dev, u32 openers_max);
 int ploop_clear(struct ploop_device *dev);
-int ploop_del_delta(struct ploop_device *dev, u32 level);
-int ploop_replace_delta(struct ploop_device *dev, u32 level, struct ploop_delta_args *args);
-int ploop_reload(struct ploop_device *dev, u32 level);
 void ploop_shutdown(struct ploop_device *dev);
 
 /* ioctl.c */
