@@ -284,17 +284,24 @@ struct BlockDeviceMaker {
         while true {
             let users = try withAgentError { () throws(SystemError) in try blockUsers(of: numbers, besides: groups) }
                 .filter { $0.process != client && $0.name != "nbd-client" }
-            guard let first = users.first else { break }
-            // udev and its like open a device for a moment only, and so does mount(8).
-            guard SystemTime().monotonic() < deadline else { throw Self.isInUse(device, "\(first)") }
+            let use: String
+            if let first = users.first {
+                use = "\(first)"
+            } else if !exceptFollowers,
+                try withAgentError({ () throws(SystemError) in try isClaimed(device.path) })
+            {
+                use = "mounted, or held by another block device"
+            } else {
+                return
+            }
+            // udev and its like open a device for a moment only, and so does mount(8); an unmounted file system lets
+            // go of it a moment later.
+            guard SystemTime().monotonic() < deadline else { throw Self.isInUse(device, use) }
             var none: [PollEntry] = []
             try withAgentError { () throws(SystemError) in
                 _ = try pollDescriptors(&none, deadlineMilliseconds: Self.glanceStepMilliseconds)
             }
         }
-        guard !exceptFollowers else { return }
-        let isHeld = try withAgentError { () throws(SystemError) in try isClaimed(device.path) }
-        if isHeld { throw Self.isInUse(device, "mounted, or held by another block device") }
     }
 
     private static func isInUse(_ device: BlockDevice, _ how: String) -> AgentError {

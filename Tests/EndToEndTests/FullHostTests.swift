@@ -106,15 +106,17 @@ extension DeviceBench {
         }
     }
 
-    /// Other tests make mount namespaces meanwhile, in which our mount is, too.
+    /// Other tests make mount namespaces meanwhile, in which our mount is, too; and an unmounting that was left to
+    /// itself is not over when the disk serves again.
     fileprivate func runWhenUnused(_ arguments: [String]) throws -> ProgramResult {
         let deadline = SystemTime().monotonic() + 60_000_000_000
         var none: [PollEntry] = []
         while true {
             let result = try run(arguments)
-            guard result.errorText.contains("mount namespace"), SystemTime().monotonic() < deadline else {
-                return result
-            }
+            let isHeldElsewhere =
+                result.errorText.contains("mount namespace")
+                || result.errorText.contains("held by another block device")
+            guard isHeldElsewhere, SystemTime().monotonic() < deadline else { return result }
             try pollDescriptors(&none, deadlineMilliseconds: 100)
         }
     }
