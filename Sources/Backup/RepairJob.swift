@@ -50,6 +50,10 @@ public struct RepairJob: Sendable {
         }
         for name in outcome.damagedPoints {
             do throws(StoreError) {
+                // A backup may have put in what it lacks since it was looked at.
+                let problems = try PointCheck.problems(of: name, in: local)
+                if problems.isEmpty { outcome.damagedPoints.removeAll { $0 == name } }
+                guard !problems.isEmpty, !problems.contains(where: \.isUnreadable) else { continue }
                 if try local.setAside(point: name) { outcome.pointsSetAside.append(name) }
             } catch {
                 // Which were moved is told in any case.

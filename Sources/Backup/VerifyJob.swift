@@ -154,6 +154,25 @@ struct PointCheck {
     var problems: [PointProblem] = []
     var bytesRead: UInt64 = 0
 
+    /// What is wrong with a point now; nothing with one that is not there any more.
+    static func problems(of name: String, in store: LocalStore) throws(StoreError) -> [PointProblem] {
+        // Whoever was told before looks again.
+        try store.recheck([])
+        let point: RestorePoint?
+        do throws(StoreError) { point = try store.point(name) } catch {
+            guard [.corrupt, .unsupported, .missing, .io].contains(error.code) else { throw error }
+            if error.code == .missing { return [] }
+            return [PointProblem(error.message, isUnreadable: error.code != .corrupt)]
+        }
+        guard let point else { return [] }
+        let places = PlaceCheck(
+            store: store, listed: try store.list(.pack), damage: try store.knownDamage(), suspects: [])
+        var walker = PointWalker(store: store) { (ids, isNode) throws(StoreError) in
+            try places.problems(ids, isNode: isNode)
+        }
+        return try walker.walk(point.content.root) ?? []
+    }
+
     /// - Returns: `nil` when it was ended by `goesOn`.
     static func run(
         _ store: any StoreBackend, _ places: PlaceCheck, goesOn: () -> Bool

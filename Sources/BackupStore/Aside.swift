@@ -89,6 +89,14 @@ extension LocalStore {
         }
     }
 
+    /// Held by who changes what lies aside, each time for a moment, and by who makes a point visible: so that the point
+    /// comes either before the change or after a look at it. Taken after the lock of ``lockReplacing()``.
+    func lockAside() throws(StoreError) -> any HeldLock {
+        let lock = try storing { () throws(SystemError) in try fs.lock("\(address)/tmp/aside", wait: true) }
+        guard let lock else { throw StoreError(.io, "cannot lock \(address)/tmp/aside") }
+        return lock
+    }
+
     private func makeAside() throws(SystemError) {
         do throws(SystemError) { try fs.createFolder(asideFolder) } catch {
             guard error.errno == .fileExists else { throw error }
@@ -153,6 +161,8 @@ extension LocalStore {
     /// Notes, durably, that parts of packs are damaged: nothing is deduplicated against them from now on.
     public func note(_ damage: [Digest: PackDamage]) throws(StoreError) {
         guard !damage.isEmpty else { return }
+        let lock = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
         try storing { () throws(SystemError) in
             try makeAside()
             for (pack, found) in damage.sorted(by: { $0.key < $1.key }) {
@@ -178,6 +188,8 @@ extension LocalStore {
     /// Notes, durably, that packs are not there, before the index forgets them: what was built on them is not whole.
     func noteLost(_ packs: Set<Digest>) throws(StoreError) {
         guard !packs.isEmpty else { return }
+        let lock = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
         try storing { () throws(SystemError) in
             try makeAside()
             // Anew, also where one was lost before: whoever looks knows it by that.
@@ -204,7 +216,15 @@ extension LocalStore {
     }
 
     /// Takes notes of packs back that were found to be whole, or that are not there any more.
-    func removeNotes(_ packs: [Digest]) throws(StoreError) {
+    /// - Parameter notes: what they said when that was found; one that says something else by now stays.
+    func removeNotes(_ packs: [Digest], thatSay notes: [Digest: PackDamage]? = nil) throws(StoreError) {
+        let lock = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
+        var packs = packs
+        if let notes {
+            let now = try loadNotes()
+            packs.removeAll { now[$0] != notes[$0] }
+        }
         try storing { () throws(SystemError) in
             for pack in packs where try fs.exists(notePath(pack.description)) {
                 try fs.remove(notePath(pack.description))
@@ -237,7 +257,9 @@ extension LocalStore {
     }
 
     private func move(_ path: String, to target: String) throws(StoreError) -> Bool {
-        try storing { () throws(SystemError) in
+        let lock = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
+        return try storing { () throws(SystemError) in
             try makeAside()
             do throws(SystemError) { try fs.rename(path, to: target) } catch {
                 guard error.errno == .noSuchFileOrDirectory else { throw error }

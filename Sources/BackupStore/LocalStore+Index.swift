@@ -334,8 +334,9 @@ extension LocalStore {
         }
     }
 
-    /// Before a point becomes visible: what it needs is indexed and there, and what was answered still holds.
-    func prepareForPoint(_ point: RestorePoint) throws(StoreError) {
+    /// Makes a point visible when what it needs is indexed and there, and what was answered still holds. Nothing is
+    /// noted, or taken out, between the last look and `show`.
+    func whileReady(for point: RestorePoint, show: () throws(StoreError) -> Void) throws(StoreError) {
         try expectTime(of: point)
         if state.withLock({ !$0.distrusted.isEmpty && !$0.isFilledUp }) {
             state.withLock { $0.isFilledUp = true }
@@ -345,10 +346,16 @@ extension LocalStore {
         // Of what was found since the store was opened its user was not told: the base may lack something.
         let base = try isMoreAside() ? nil : try base(of: point)
         try expectWhole(point, base: base)
+        var lock: (any HeldLock)? = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
+        if base != nil, try isMoreAside() {
+            // That takes its time.
+            lock = nil
+            try expectWhole(point, base: nil)
+            lock = try lockAside()
+        }
         try expectAnswersHold()
-        guard base != nil, try isMoreAside() else { return }
-        try expectWhole(point, base: nil)
-        try expectAnswersHold()
+        try show()
     }
 
     /// Merges index files when there are many.

@@ -189,8 +189,13 @@ final class LocalUpload: ObjectUpload {
                 throw StoreError(error)
             }
             // A point comes after the index that it needs, and what was answered for it must still hold.
-            if case .point(let point) = content { try store.prepareForPoint(point) }
-            try store.show(path, as: kind, name, file, size)
+            if case .point(let point) = content {
+                try store.whileReady(for: point) { () throws(StoreError) in
+                    try store.show(path, as: kind, name, file, size)
+                }
+            } else {
+                try store.show(path, as: kind, name, file, size)
+            }
             let hasEntries = state.withLock { state in
                 defer { state.isOpen = false }
                 return state.entries != nil

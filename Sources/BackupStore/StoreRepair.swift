@@ -271,9 +271,7 @@ private struct StoreRepairing {
         }
         try store.removeIndexes(old.subtracting(kept).subtracting(suspects))
         // What was noted since the pack was read is newer than that.
-        let notes = try store.loadNotes()
-        let still = whole.filter { notes[$0] == notesAtStart[$0] }
-        try store.removeNotes(still + report.packsSetAside.compactMap { Digest(hex: $0) })
+        try store.removeNotes(whole, thatSay: notesAtStart)
         store.forgetCensus()
         try store.reloadIndex()
     }
@@ -294,6 +292,8 @@ private struct StoreRepairing {
             return try store.note([pack: one.damage])
         }
         if try store.setAside(pack: one.name) { report.packsSetAside.append(one.name) }
+        // Nothing may be said against the one that comes in its place.
+        try store.removeNotes([pack])
     }
 
     /// - Returns: `nil` when the pack is not whole now.

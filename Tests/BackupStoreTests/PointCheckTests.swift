@@ -2,6 +2,7 @@ import BlockIO
 import ChunkTree
 import Codecs
 import LinuxSystem
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -143,6 +144,76 @@ private struct FixedTime: TimeSource {
             try put(next, writer)
         }
         writer.close()
+    }
+
+    /// Whatever the writer does when it is found: the point is refused, or is visible already.
+    @Test("no damage comes between the last look and a point") func noWindow() throws {
+        struct Progress {
+            var calls = 0
+            var isNoted = false
+            var isVisible = false
+        }
+        var isOver = false
+        for step in 0..<1000 where !isOver {
+            var filled = try FilledStore()
+            let old = Self.node(1, try filled.put([Self.bytes(1)]))
+            let first = Self.node(2, [old.id, .zero])
+            _ = try filled.put(nodes: [old, first])
+            try put(Self.point(first.id, chunks: 512), filled.store)
+            let place = try #require(try filled.store.locate([old.children[0]])[0])
+            let other = try LocalStore(opening: FilledStore.path, in: filled.fs)
+            let changed = Self.node(1, try filled.put([Self.bytes(2)]))
+            let second = Self.node(2, [old.id, changed.id])
+            _ = try filled.put(nodes: [changed, second])
+            let progress = Mutex(Progress())
+            let fs = filled.fs
+            fs.setObserver { call, subject in
+                let isDue = progress.withLock { progress in
+                    if call == .rename, subject.contains("/points/") { progress.isVisible = true }
+                    defer { progress.calls += 1 }
+                    return progress.calls == step && !progress.isVisible
+                }
+                // Who finds it would wait.
+                guard isDue, (try? fs.lock(FilledStore.path + "/tmp/aside", wait: false)) ?? nil != nil else {
+                    return nil
+                }
+                let isNoted = (try? other.note([place.pack: PackDamage(isWhole: true)])) != nil
+                progress.withLock { $0.isNoted = isNoted }
+                return nil
+            }
+            let result = Result { try put(Self.point(second.id, chunks: 512), filled.store) }
+            fs.setObserver(nil)
+            let (isNoted, calls) = progress.withLock { ($0.isNoted, $0.calls) }
+            #expect((try? result.get()) == nil || !isNoted, "at call \(step)")
+            isOver = calls <= step
+            other.close()
+            filled.store.close()
+        }
+        #expect(isOver)
+    }
+
+    @Test("of two who note damage of one pack at a time, both are heard") func notedByTwo() throws {
+        let filled = try FilledStore()
+        let fs = filled.fs
+        let pack = Digest.hash([1])
+        let other = try LocalStore(opening: FilledStore.path, in: fs)
+        let isSecondDue = Mutex(true)
+        // Whoever comes second does so when the first has read what is noted, and is about to write; or waits.
+        fs.setObserver { call, subject in
+            guard call == .rename, subject.contains(".damage"),
+                (try? fs.lock(FilledStore.path + "/tmp/aside", wait: false)) ?? nil != nil,
+                isSecondDue.withLock({ $0 })
+            else { return nil }
+            isSecondDue.withLock { $0 = false }
+            try? other.note([pack: PackDamage(frames: [2])])
+            return nil
+        }
+        try filled.store.note([pack: PackDamage(frames: [1])])
+        fs.setObserver(nil)
+        if isSecondDue.withLock({ $0 }) { try other.note([pack: PackDamage(frames: [2])]) }
+        #expect(try filled.store.loadNotes() == [pack: PackDamage(frames: [1, 2])])
+        other.close()
+        filled.store.close()
     }
 
     @Test(

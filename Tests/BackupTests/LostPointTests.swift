@@ -2,6 +2,7 @@ import BackupStore
 import BlockIO
 import ChunkTree
 import Codecs
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -79,6 +80,44 @@ import Testing
             if outcome.pointsSetAside.isEmpty { kept += 1 }
         }
         #expect(kept > 0)
+    }
+
+    @Test("a point that a backup makes whole meanwhile stays") func healed() throws {
+        let world = try StoreWorld(backups: 2)
+        let fs = world.fs
+        let store = try world.open()
+        defer { store.close() }
+        let lost = world.kept[1].point
+        let pack = try #require(try store.locate([lost.content.root.top])[0]).pack.description
+        let path = "\(StoreWorld.path)/packs/\(pack.prefix(2))/\(pack)"
+        let bytes = try fs.contents(of: path, limit: 1 << 20)
+        try fs.remove(path)
+        var job = RepairJob()
+        job.setsLostPointsAside = true
+        // Another writer puts in what it lacks when all points have been looked at.
+        let hasBegun = Mutex(false)
+        let isHealed = Mutex<Bool?>(nil)
+        fs.setObserver { call, subject in
+            if subject.contains("points/\(lost.id)") { hasBegun.withLock { $0 = true } }
+            guard hasBegun.withLock({ $0 }), subject == "\(StoreWorld.path)/aside",
+                isHealed.withLock({ healed in
+                    defer { healed = healed ?? false }
+                    return healed == nil
+                })
+            else { return nil }
+            let isDone: Void? = try? {
+                let other = try world.open()
+                defer { other.close() }
+                try other.put(.pack, pack, bytes)
+            }()
+            isHealed.withLock { $0 = isDone != nil }
+            return nil
+        }
+        let outcome = try job.run(store: store)
+        fs.setObserver(nil)
+        #expect(isHealed.withLock { $0 } == true)
+        #expect(outcome.points == 2 && outcome.pointsSetAside.isEmpty && outcome.damagedPoints.isEmpty)
+        #expect(try VerifyJob().run(store: store).isSound)
     }
 
     @Test("a failure while points are set aside tells which ones are") func partial() throws {
