@@ -143,6 +143,9 @@ extension MigrationController {
 
     // MARK: the guest goes on here
 
+    /// How long the target may take to close what it has.
+    private static let abortNanoseconds: UInt64 = 30_000_000_000
+
     /// Undoes what was done: each part is worth doing without the others.
     /// - Returns: what to tell, which is first of all whether the guest runs.
     func rolledBack(_ failure: MigrationError) -> MigrationError {
@@ -163,8 +166,11 @@ extension MigrationController {
                         + failure.message)
             }
         }
-        // With a peer that is gone, or hangs, this fails at once or is cut off by whoever wants to stop.
-        if failure.code != .link { _ = try? link?.call(.abort) }
+        // With a peer that is gone this fails at once; one that hangs, or one who does not want to wait, ends it.
+        if failure.code != .link {
+            watch?.set(deadline: time.monotonic() + Self.abortNanoseconds)
+            _ = try? link?.call(.abort)
+        }
         place.removeTree()
         return told
     }

@@ -13,9 +13,13 @@ final class MigrationLink {
     /// How long sending, and waiting for what was sent to be applied, took.
     private(set) var busyNanoseconds: UInt64 = 0
     private var pending: [UInt8] = []
+    /// Why the target takes no more of the stream. Then it confirms nothing either, so nobody may wait for that.
+    private var streamFailure: MigrationError?
     private let time: any TimeSource
     /// A message is sent when this much of the stream is together.
     private static let messageBytes = 1 << 20
+    /// What belongs to the stream, and to no request.
+    private static let streamID: UInt32 = 0
 
     init(peer: any MessagePeer, name: String, time: any TimeSource = SystemTime()) {
         self.peer = peer
@@ -43,7 +47,12 @@ final class MigrationLink {
     func call(
         _ request: MigrationRequest, onLeaves: (([UInt8]) throws(MigrationError) -> Void)? = nil
     ) throws(MigrationError) -> MigrationReply {
-        try flush()
+        if case .abort = request {
+            // What was not sent is not wanted any more.
+            pending.removeAll()
+        } else {
+            try flush()
+        }
         let id = nextID
         nextID &+= 1
         try overLink { () throws(TransportError) in
@@ -62,6 +71,15 @@ final class MigrationLink {
                 }
                 return reply
             case ServiceFailure.kind where message.id == id: throw try failure(message)
+            case ServiceFailure.kind where message.id == Self.streamID:
+                let failure = try failure(message)
+                streamFailure = failure
+                // The answer to this is still to come.
+                if case .abort = request { continue }
+                throw failure
+            // Of a request that was left when the stream failed.
+            case MigrationMessage.reply, ServiceFailure.kind:
+                guard streamFailure != nil, message.id < id else { throw violation("answered what was not asked") }
             default: throw violation("sent message kind \(message.kind) in the middle of a migration")
             }
         }
@@ -87,6 +105,7 @@ final class MigrationLink {
     }
 
     private func flush() throws(MigrationError) {
+        if let streamFailure { throw streamFailure }
         guard !pending.isEmpty else { return }
         let start = time.monotonic()
         defer { busyNanoseconds += time.monotonic() - start }
@@ -96,7 +115,7 @@ final class MigrationLink {
             while sent + UInt64(count) > applied + MigrationMessage.windowBytes { try awaitApplied() }
             let payload = Array(pending[position..<position + count])
             try overLink { () throws(TransportError) in
-                try peer.send(Message(kind: MigrationMessage.stream, id: 0, payload: payload))
+                try peer.send(Message(kind: MigrationMessage.stream, id: Self.streamID, payload: payload))
             }
             sent += UInt64(count)
             position += count
@@ -105,9 +124,14 @@ final class MigrationLink {
     }
 
     private func awaitApplied() throws(MigrationError) {
+        if let streamFailure { throw streamFailure }
         let message = try receive()
         // A target that can't go on says so instead of what it has applied.
-        if message.kind == ServiceFailure.kind { throw try failure(message) }
+        if message.kind == ServiceFailure.kind {
+            let failure = try failure(message)
+            streamFailure = failure
+            throw failure
+        }
         guard message.kind == MigrationMessage.applied else { throw violation("sent kind \(message.kind) unasked") }
         try note(message)
     }
