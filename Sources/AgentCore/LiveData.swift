@@ -25,9 +25,10 @@ final class ExportData: LiveData {
         init(_ connection: consuming NBDConnection) { held = connection }
     }
 
-    init(_ socket: String) throws(MigrationError) {
+    /// - Parameter shouldStop: asked by what waits for the server: a request waits there for what its host lacks.
+    init(_ socket: String, shouldStop: @escaping @Sendable () -> Bool) throws(MigrationError) {
         let connection: NBDConnection
-        do throws(NBDError) { connection = try NBDConnection(unixSocket: socket) } catch {
+        do throws(NBDError) { connection = try NBDConnection(unixSocket: socket, shouldStop: shouldStop) } catch {
             throw MigrationError(.source, error.message)
         }
         byteCount = connection.export.byteCount

@@ -15,17 +15,21 @@ public final class LiveSource: MigrationSource {
     private let control: ControlClient
     /// `nil` until the tracking starts, and once the disk has gone: its owner waits for who uses it to hang up.
     private let state = Mutex<State?>(nil)
+    private let shouldStop: @Sendable () -> Bool
     private let onRetire: @Sendable () throws(AgentError) -> Void
     private static let runsMax = 4096
 
     /// - Parameters:
     ///   - control: a connection of its own: trackers and pauses end with it.
+    ///   - shouldStop: asked by what waits for the disk's server.
     ///   - onRetire: ends the disk's server.
     public init(
-        _ disk: AttachedDisk, control: ControlClient, onRetire: @escaping @Sendable () throws(AgentError) -> Void
+        _ disk: AttachedDisk, control: ControlClient, shouldStop: @escaping @Sendable () -> Bool = { false },
+        onRetire: @escaping @Sendable () throws(AgentError) -> Void
     ) {
         self.disk = disk
         self.control = control
+        self.shouldStop = shouldStop
         self.onRetire = onRetire
     }
 
@@ -39,7 +43,11 @@ public final class LiveSource: MigrationSource {
         do throws(MigrationError) {
             let size = try deviceSize()
             let data: any LiveData =
-                if let socket = disk.nbdSocket { try ExportData(socket) } else { try DeviceData(disk, control) }
+                if let socket = disk.nbdSocket {
+                    try ExportData(socket, shouldStop: shouldStop)
+                } else {
+                    try DeviceData(disk, control)
+                }
             guard data.byteCount == size else { throw Self.grown(from: data.byteCount, to: size) }
             state.withLock { $0 = State(data: data, tracker: number, byteCount: size) }
         } catch {

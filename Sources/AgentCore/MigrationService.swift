@@ -61,7 +61,7 @@ public struct MigrationService: Sendable {
             let owned = AttachedGuest(
                 disk: folder, attachments: attachments, hooks: hooks,
                 freezeMilliseconds: options.pauseDeadlineMilliseconds)
-            source = try live(attached, owned)
+            source = try live(attached, owned, shouldStop)
             guest = owned
         } else {
             do throws(DiskError) { source = DiskSource(try Disk.open(folder, in: fs)) } catch {
@@ -78,11 +78,13 @@ public struct MigrationService: Sendable {
         return report
     }
 
-    private func live(_ attached: AttachedDisk, _ guest: AttachedGuest) throws(MigrationError) -> LiveSource {
+    private func live(
+        _ attached: AttachedDisk, _ guest: AttachedGuest, _ shouldStop: @escaping @Sendable () -> Bool
+    ) throws(MigrationError) -> LiveSource {
         let folder = attached.disk
         let attachments = self.attachments
         let control = try agent { () throws(AgentError) in try attachments.control(folder) }
-        return LiveSource(attached, control: control) { () throws(AgentError) in
+        return LiveSource(attached, control: control, shouldStop: shouldStop) { () throws(AgentError) in
             guest.forget()
             do throws(AgentError) { try attachments.detach(folder, isForced: true) } catch {
                 // A disk that was released is not closed like others: it is enough that nobody serves it any more.

@@ -5,6 +5,8 @@
 #include <libnbd.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #define HANDLE(nbd) ((struct nbd_handle *)(nbd))
 
@@ -33,18 +35,63 @@ static int32_t ask_for_allocation(struct cnbd *nbd)
 	return result_of(nbd_add_meta_context(HANDLE(nbd), LIBNBD_CONTEXT_BASE_ALLOCATION));
 }
 
-int32_t cnbd_connect_unix(struct cnbd *nbd, const char *path)
-{
-	int32_t error = ask_for_allocation(nbd);
+// Between two looks whether to stop.
+enum { STEP_MS = 200 };
 
-	return error ? error : result_of(nbd_connect_unix(HANDLE(nbd), path));
+// Waits until something arrives.
+static int32_t await_news(struct cnbd *nbd, const struct cnbd_patience *patience)
+{
+	int32_t left = patience->silence_ms;
+
+	for (;;) {
+		int32_t step = left < STEP_MS ? left : STEP_MS;
+
+		switch (nbd_poll(HANDLE(nbd), step)) {
+		case 1:
+			return 0;
+		case -1:
+			return result_of(-1);
+		}
+		left -= step;
+		if (patience->stopped(patience->context))
+			return -ECANCELED;
+		if (left <= 0)
+			return -ETIMEDOUT;
+	}
 }
 
-int32_t cnbd_connect_uri(struct cnbd *nbd, const char *uri)
+static int32_t finish_connecting(struct cnbd *nbd, const struct cnbd_patience *patience)
+{
+	while (nbd_aio_is_connecting(HANDLE(nbd))) {
+		int32_t error = await_news(nbd, patience);
+
+		if (error)
+			return error;
+	}
+	return nbd_aio_is_ready(HANDLE(nbd)) == 1 ? 0 : -ENOTCONN;
+}
+
+int32_t cnbd_connect_unix(struct cnbd *nbd, const char *path, struct cnbd_patience patience)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int32_t error = ask_for_allocation(nbd);
+
+	if (error)
+		return error;
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(address.sun_path, path);
+	error = result_of(nbd_aio_connect(HANDLE(nbd), (struct sockaddr *)&address, sizeof(address)));
+	return error ? error : finish_connecting(nbd, &patience);
+}
+
+int32_t cnbd_connect_uri(struct cnbd *nbd, const char *uri, struct cnbd_patience patience)
 {
 	int32_t error = ask_for_allocation(nbd);
 
-	return error ? error : result_of(nbd_connect_uri(HANDLE(nbd), uri));
+	if (!error)
+		error = result_of(nbd_aio_connect_uri(HANDLE(nbd), uri));
+	return error ? error : finish_connecting(nbd, &patience);
 }
 
 static uint32_t block_size(struct cnbd *nbd, int which)
@@ -103,7 +150,7 @@ static int64_t start(struct cnbd *nbd, int32_t direction, uint8_t *memory, uint6
 }
 
 int32_t cnbd_transfer_all(struct cnbd *nbd, int32_t direction, const struct cnbd_transfer *transfers, uint32_t count,
-			  uint32_t request_max, uint32_t depth, int32_t timeout_ms)
+			  uint32_t request_max, uint32_t depth, struct cnbd_patience patience)
 {
 	struct progress progress = {0, 0};
 	uint32_t index = 0;
@@ -129,25 +176,51 @@ int32_t cnbd_transfer_all(struct cnbd *nbd, int32_t direction, const struct cnbd
 		}
 		if (progress.in_flight == 0 && (index == count || progress.error))
 			return -progress.error;
-		switch (nbd_poll(HANDLE(nbd), timeout_ms)) {
-		case 0:
-			return -ETIMEDOUT;
-		case -1:
-			return result_of(-1);
-		}
+		int32_t error = await_news(nbd, &patience);
+
+		if (error)
+			return error;
 	}
 }
 
-int32_t cnbd_flush(struct cnbd *nbd) { return result_of(nbd_flush(HANDLE(nbd), 0)); }
-
-int32_t cnbd_zero(struct cnbd *nbd, uint64_t offset, uint64_t count, int32_t may_trim)
+// Waits for the one command that was begun. Nothing that it points to is touched once the caller has dropped the
+// connection.
+static int32_t finish(struct cnbd *nbd, int64_t cookie, struct progress *progress, const struct cnbd_patience *patience)
 {
-	return result_of(nbd_zero(HANDLE(nbd), count, offset, may_trim ? 0 : LIBNBD_CMD_FLAG_NO_HOLE));
+	if (cookie < 0)
+		return result_of(-1);
+	while (progress->in_flight > 0) {
+		int32_t error = await_news(nbd, patience);
+
+		if (error)
+			return error;
+	}
+	return -progress->error;
 }
 
-int32_t cnbd_trim(struct cnbd *nbd, uint64_t offset, uint64_t count)
+int32_t cnbd_flush(struct cnbd *nbd, struct cnbd_patience patience)
 {
-	return result_of(nbd_trim(HANDLE(nbd), count, offset, 0));
+	struct progress progress = {1, 0};
+	nbd_completion_callback callback = {.callback = completed, .user_data = &progress};
+
+	return finish(nbd, nbd_aio_flush(HANDLE(nbd), callback, 0), &progress, &patience);
+}
+
+int32_t cnbd_zero(struct cnbd *nbd, uint64_t offset, uint64_t count, int32_t may_trim, struct cnbd_patience patience)
+{
+	struct progress progress = {1, 0};
+	nbd_completion_callback callback = {.callback = completed, .user_data = &progress};
+	uint32_t flags = may_trim ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
+
+	return finish(nbd, nbd_aio_zero(HANDLE(nbd), count, offset, callback, flags), &progress, &patience);
+}
+
+int32_t cnbd_trim(struct cnbd *nbd, uint64_t offset, uint64_t count, struct cnbd_patience patience)
+{
+	struct progress progress = {1, 0};
+	nbd_completion_callback callback = {.callback = completed, .user_data = &progress};
+
+	return finish(nbd, nbd_aio_trim(HANDLE(nbd), count, offset, callback, 0), &progress, &patience);
 }
 
 struct extents {
@@ -172,11 +245,14 @@ static int collect(void *data, const char *context, uint64_t offset, uint32_t *e
 }
 
 int32_t cnbd_block_status(struct cnbd *nbd, uint64_t offset, uint64_t count, struct cnbd_extent *extents,
-			  uint32_t capacity)
+			  uint32_t capacity, struct cnbd_patience patience)
 {
 	struct extents found = {extents, capacity, 0};
-	nbd_extent_callback callback = {.callback = collect, .user_data = &found};
-	int32_t error = result_of(nbd_block_status(HANDLE(nbd), count, offset, callback, 0));
+	struct progress progress = {1, 0};
+	nbd_extent_callback extent = {.callback = collect, .user_data = &found};
+	nbd_completion_callback callback = {.callback = completed, .user_data = &progress};
+	int32_t error = finish(nbd, nbd_aio_block_status(HANDLE(nbd), count, offset, extent, callback, 0), &progress,
+			       &patience);
 
 	return error ? error : (int32_t)found.used;
 }

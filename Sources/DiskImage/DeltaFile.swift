@@ -66,6 +66,7 @@ final class DeltaFile: Sendable {
     /// which the host's cache would still show, and take for stored.
     func readAnew() throws(DiskError) -> DeltaFile {
         file.dropCache()
+        guard header != nil else { return self }
         return DeltaFile(path: path, file: file, header: try Self.readHeader(of: file, path: path))
     }
 

@@ -85,7 +85,8 @@ struct ChainOpener {
         var deltas: [DeltaFile] = []
         for (index, place) in places.enumerated() {
             let delta = try open(place, writable: !options.readOnly && index == places.count - 1)
-            deltas.append(options.readOnly || delta.header?.inUse.isClean != false ? delta : try delta.readAnew())
+            // A header does not tell: a raw file has none, and a merge may change an image that was closed.
+            deltas.append(options.readOnly ? delta : try delta.readAnew())
         }
         try Chain.check(deltas, path: path)
         guard !options.readOnly, let top = deltas.last else {

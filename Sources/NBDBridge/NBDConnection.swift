@@ -1,4 +1,5 @@
 internal import CNBD
+internal import Glibc
 public import Geometry
 internal import SystemPackage
 
@@ -36,38 +37,77 @@ public struct NBDExtent: Hashable, Sendable {
     private nonisolated(unsafe) let handle: OpaquePointer
     /// Where it leads to, for messages.
     private let name: String
+    private let stop: Stop
     public let export: NBDExport
 
     /// Bytes of one request; larger ones only hold up the small ones behind them.
     private static let requestMax: UInt32 = 256 << 10
     private static let requestsInFlightMax: UInt32 = 32
     /// Silence after which a server counts as dead.
-    private static let silenceMaxMilliseconds: Int32 = 60_000
+    public static let silenceMaxMillisecondsStandard: Int32 = 60_000
     /// A block-status request covers at most this, which its 32-bit length can hold at any alignment.
     private static let statusMax: UInt64 = 2 << 30
 
+    /// Asked some times a second while a call waits for the server.
+    private final class Stop: Sendable {
+        let isWanted: @Sendable () -> Bool
+        let silenceMaxMilliseconds: Int32
+        init(_ isWanted: @escaping @Sendable () -> Bool, _ silenceMaxMilliseconds: Int32) {
+            self.isWanted = isWanted
+            self.silenceMaxMilliseconds = silenceMaxMilliseconds
+        }
+
+        /// Runs a call of the library with the time that it may wait. Whoever holds this must live as long.
+        func within(_ body: (cnbd_patience) -> Int32) -> Int32 {
+            unsafe body(
+                cnbd_patience(
+                    silence_ms: silenceMaxMilliseconds,
+                    stopped: { context in
+                        guard let context = unsafe context else { return 0 }
+                        return unsafe Unmanaged<Stop>.fromOpaque(context).takeUnretainedValue().isWanted() ? 1 : 0
+                    },
+                    context: unsafe Unmanaged.passUnretained(self).toOpaque()))
+        }
+    }
+
     /// Connects to the server that listens at a unix socket.
-    public init(unixSocket path: String) throws(NBDError) {
-        try unsafe self.init(name: path) { handle in unsafe path.withCString { unsafe cnbd_connect_unix(handle, $0) } }
+    /// - Parameters:
+    ///   - silenceMaxMilliseconds: a call fails when nothing at all comes from the server for so long.
+    ///   - shouldStop: asked some times a second by a call that waits; it fails then.
+    public init(
+        unixSocket path: String, silenceMaxMilliseconds: Int32 = Self.silenceMaxMillisecondsStandard,
+        shouldStop: @escaping @Sendable () -> Bool = { false }
+    ) throws(NBDError) {
+        try unsafe self.init(name: path, Stop(shouldStop, silenceMaxMilliseconds)) { handle, patience in
+            unsafe path.withCString { unsafe cnbd_connect_unix(handle, $0, patience) }
+        }
     }
 
     /// Connects to `nbd://…`, `nbd+unix://…`.
     public init(uri: String) throws(NBDError) {
-        try unsafe self.init(name: uri) { handle in unsafe uri.withCString { unsafe cnbd_connect_uri(handle, $0) } }
+        let stop = Stop({ false }, Self.silenceMaxMillisecondsStandard)
+        try unsafe self.init(name: uri, stop) { handle, patience in
+            unsafe uri.withCString { unsafe cnbd_connect_uri(handle, $0, patience) }
+        }
     }
 
-    private init(name: String, connect: (OpaquePointer) -> Int32) throws(NBDError) {
+    private init(
+        name: String, _ stop: Stop, connect: (OpaquePointer, cnbd_patience) -> Int32
+    ) throws(NBDError) {
         guard let made = unsafe cnbd_new() else { throw NBDError(.failed, "out of memory for an NBD connection") }
         var info = cnbd_export()
-        var result = unsafe connect(made)
+        var result = unsafe stop.within { unsafe connect(made, $0) }
         if result == 0 { result = unsafe cnbd_export_info(made, &info) }
         guard result == 0 else {
-            let reason = unsafe String(cString: cnbd_message())
+            let reason =
+                result == -ETIMEDOUT || result == -ECANCELED || result == -ENAMETOOLONG
+                ? Self.reason(result, stop) : unsafe String(cString: cnbd_message())
             unsafe cnbd_free(made)
             throw NBDError(.unreachable, "cannot connect to the NBD server at \(name): \(reason)")
         }
         unsafe handle = made
         self.name = name
+        self.stop = stop
         export = NBDExport(
             byteCount: info.size, blockMinimum: info.block_minimum, blockPreferred: info.block_preferred,
             blockMaximum: info.block_maximum, isReadOnly: info.read_only != 0, canFlush: info.can_flush != 0,
@@ -102,24 +142,29 @@ public struct NBDExtent: Hashable, Sendable {
         }
         precondition(position == memory.count, "the memory must hold the ranges exactly")
         let requestMax = export.blockMaximum == 0 ? Self.requestMax : min(Self.requestMax, export.blockMaximum)
-        let result = unsafe cnbd_transfer_all(
-            handle, Int32(direction), transfers, UInt32(transfers.count), requestMax, Self.requestsInFlightMax,
-            Self.silenceMaxMilliseconds)
+        let result = unsafe stop.within { patience in
+            unsafe cnbd_transfer_all(
+                handle, Int32(direction), transfers, UInt32(transfers.count), requestMax, Self.requestsInFlightMax,
+                patience)
+        }
         try checkResult(result, verb)
     }
 
     /// Makes all writes that have returned durable at the server.
-    public func flush() throws(NBDError) { try checkResult(unsafe cnbd_flush(handle), "flush") }
+    public func flush() throws(NBDError) {
+        try checkResult(unsafe stop.within { unsafe cnbd_flush(handle, $0) }, "flush")
+    }
 
     /// - Parameter mayTrim: whether the server may give the space back.
     public func zero(_ range: ByteRange, mayTrim: Bool) throws(NBDError) {
         try checkBounds(range)
-        try checkResult(unsafe cnbd_zero(handle, range.offset, range.count, mayTrim ? 1 : 0), "zero")
+        let result = unsafe stop.within { unsafe cnbd_zero(handle, range.offset, range.count, mayTrim ? 1 : 0, $0) }
+        try checkResult(result, "zero")
     }
 
     public func trim(_ range: ByteRange) throws(NBDError) {
         try checkBounds(range)
-        try checkResult(unsafe cnbd_trim(handle, range.offset, range.count), "trim")
+        try checkResult(unsafe stop.within { unsafe cnbd_trim(handle, range.offset, range.count, $0) }, "trim")
     }
 
     /// Runs from the start of `range`, ascending and without gaps. They may end before the range does: ask again from
@@ -130,7 +175,9 @@ public struct NBDExtent: Hashable, Sendable {
         guard export.canBlockStatus else { return [NBDExtent(range: range, isHole: false, isZero: false)] }
         var found = [cnbd_extent](repeating: cnbd_extent(), count: max(limit, 1))
         let asked = min(range.count, Self.statusMax)
-        let count = unsafe cnbd_block_status(handle, range.offset, asked, &found, UInt32(found.count))
+        let count = unsafe stop.within { patience in
+            unsafe cnbd_block_status(handle, range.offset, asked, &found, UInt32(found.count), patience)
+        }
         try checkResult(min(count, 0), "get the block status of")
         var result: [NBDExtent] = []
         var offset = range.offset
@@ -152,8 +199,16 @@ public struct NBDExtent: Hashable, Sendable {
 
     private func checkResult(_ result: Int32, _ verb: String) throws(NBDError) {
         guard result != 0 else { return }
-        let errno = Errno(rawValue: -result)
-        let reason = errno == .timedOut ? "no answer for \(Self.silenceMaxMilliseconds / 1000) s" : errno.description
-        throw NBDError(errno == .timedOut ? .timedOut : .failed, "cannot \(verb) the disk at \(name): \(reason)")
+        throw NBDError(
+            result == -ETIMEDOUT ? .timedOut : .failed,
+            "cannot \(verb) the disk at \(name): \(Self.reason(result, stop))")
+    }
+
+    private static func reason(_ result: Int32, _ stop: Stop) -> String {
+        switch result {
+        case -ETIMEDOUT: "no answer for \(stop.silenceMaxMilliseconds / 1000) s"
+        case -ECANCELED: "stopped"
+        default: Errno(rawValue: -result).description
+        }
     }
 }

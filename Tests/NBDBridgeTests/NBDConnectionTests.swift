@@ -1,6 +1,7 @@
 import Geometry
 import LinuxSystem
 import NBDBridge
+import Synchronization
 import TestSupport
 import Testing
 
@@ -10,7 +11,9 @@ private final class Server {
     private let process: ChildProcess
     var socket: String { folder.file("socket") }
 
-    init(_ plugin: String, _ parameter: String) throws {
+    convenience init(_ plugin: String, _ parameter: String) throws { try self.init(plugin, [parameter]) }
+
+    init(_ plugin: String, _ parameters: [String]) throws {
         folder = try TemporaryFolder()
         let listener = try UnixSocket.listen(at: folder.file("socket"))
         // Socket activation: descriptor 3 is the listener, and LISTEN_PID the process that is to take it.
@@ -18,9 +21,8 @@ private final class Server {
             "sh",
             [
                 "-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec nbdkit -f --log=null --filter=fua \"$@\"",
-                "sh",
-                plugin, parameter,
-            ],
+                "sh", plugin,
+            ] + parameters,
             input: .descriptor(listener.number))
     }
 }
@@ -82,6 +84,40 @@ private final class Server {
             try bytes.withUnsafeBytes { try connection.write([ByteRange(offset: 0, count: 4096)], from: $0) }
         }
         #expect(throws: NBDError.self) { try connection.extents(in: ByteRange(offset: 1 << 20, count: 1)) }
+    }
+
+    @Test(arguments: ["flush", "zero", "trim", "extents", "read"])
+    func `nobody waits for a server longer than told, or wanted`(call: String) throws {
+        // One that does one thing at a time, so each connection has its own.
+        let isAble = ["write", "flush", "trim", "zero", "extents"].map { "can_\($0)=exit 0" }
+        let hangs = ["flush", "trim", "zero", "extents", "pread", "pwrite"].map { "\($0)=exec sleep 10" }
+        func server() throws -> Server { try Server("eval", ["get_size=echo 1048576"] + isAble + hangs) }
+        func ask(_ connection: borrowing NBDConnection) throws(NBDError) {
+            let range = ByteRange(offset: 0, count: 4096)
+            switch call {
+            case "flush": try connection.flush()
+            case "zero": try connection.zero(range, mayTrim: true)
+            case "trim": try connection.trim(range)
+            case "extents": _ = try connection.extents(in: range)
+            default:
+                var memory = [UInt8](repeating: 0, count: 4096)
+                var failure: NBDError?
+                memory.withUnsafeMutableBytes { memory in
+                    do throws(NBDError) { try connection.read([range], into: memory) } catch { failure = error }
+                }
+                if let failure { throw failure }
+            }
+        }
+        let first = try server()
+        let impatient = try NBDConnection(unixSocket: first.socket, silenceMaxMilliseconds: 1000)
+        let late = #expect(throws: NBDError.self) { try ask(impatient) }
+        #expect(late?.code == .timedOut && late?.message.hasSuffix("no answer for 1 s") == true)
+        let isWanted = Mutex(false)
+        let second = try server()
+        let stopped = try NBDConnection(unixSocket: second.socket) { isWanted.withLock { $0 } }
+        isWanted.withLock { $0 = true }
+        let stop = #expect(throws: NBDError.self) { try ask(stopped) }
+        #expect(stop?.code == .failed && stop?.message.hasSuffix("stopped") == true)
     }
 
     @Test func `a socket that nobody serves is a clear error`() throws {
