@@ -36,10 +36,12 @@ public struct PackDamage: Hashable, Sendable {
         isWhole = isWhole || other.isWhole
     }
 
-    func encoded() -> [UInt8] {
+    /// - Parameter token: tells one time that it was noted from another.
+    func encoded(token: [UInt8]) -> [UInt8] {
         var text = RecordText(heading: Self.heading)
         let isAll = isWhole || frames.count > Self.framesMax
         text.set("frames", isAll ? "all" : frames.sorted().map(String.init).joined(separator: ","))
+        text.set("token", token.map { String($0) }.joined(separator: "."))
         return text.encoded()
     }
 
@@ -71,6 +73,7 @@ struct AsideContent: Sendable {
 
 extension LocalStore {
     private static let noteSuffix = ".damage"
+    private static let noteBytesMax = 1 << 16
     private static let lostSuffix = ".lost"
     private static let packSuffix = ".pack"
     private static let indexSuffix = ".index"
@@ -130,7 +133,7 @@ extension LocalStore {
 
     private func noted(of pack: Digest) -> Note {
         do throws(SystemError) {
-            let bytes = try fs.contents(of: notePath(pack.description), limit: 1 << 16)
+            let bytes = try fs.contents(of: notePath(pack.description), limit: Self.noteBytesMax)
             guard let damage = try? PackDamage(parsing: bytes) else { return .unclear }
             return .damage(damage)
         } catch {
@@ -169,14 +172,13 @@ extension LocalStore {
                 var all = found
                 switch noted(of: pack) {
                 case .nothing: break
-                case .damage(let old):
-                    if old.isWhole || found.frames.isSubset(of: old.frames), !found.isWhole { continue }
-                    all.formUnion(old)
+                // Written anew also where it says so already: a repair that has seen it whole since believes this.
+                case .damage(let old): all.formUnion(old)
                 // It stands for the whole pack, which less must not take the place of.
                 case .unclear: all.isWhole = true
                 case .unread(let error): throw error
                 }
-                try fs.replaceContents(of: notePath(pack.description), with: all.encoded())
+                try fs.replaceContents(of: notePath(pack.description), with: all.encoded(token: randomBytes(8)))
             }
         }
         state.withLock { state in
@@ -215,15 +217,35 @@ extension LocalStore {
         try asideNames().compactMap { $0.rest(before: Self.indexSuffix).map(String.init) }
     }
 
+    /// What stands for each time that something was noted of a pack.
+    func noteMarks() throws(StoreError) -> [Digest: Digest] {
+        var marks: [Digest: Digest] = [:]
+        for file in try asideNames() {
+            guard let name = file.rest(before: Self.noteSuffix).map(String.init), let pack = Digest(hex: name) else {
+                continue
+            }
+            do throws(SystemError) {
+                marks[pack] = Digest.hash(try fs.contents(of: notePath(name), limit: Self.noteBytesMax))
+            } catch {
+                switch error.errno {
+                case .noSuchFileOrDirectory: continue
+                case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory: throw StoreError(error)
+                default: marks[pack] = .zero
+                }
+            }
+        }
+        return marks
+    }
+
     /// Takes notes of packs back that were found to be whole, or that are not there any more.
-    /// - Parameter notes: what they said when that was found; one that says something else by now stays.
-    func removeNotes(_ packs: [Digest], thatSay notes: [Digest: PackDamage]? = nil) throws(StoreError) {
+    /// - Parameter marks: the ``noteMarks()`` from before that was found; what was noted since stays.
+    func removeNotes(_ packs: [Digest], markedBefore marks: [Digest: Digest]? = nil) throws(StoreError) {
         let lock = try lockAside()
         defer { withExtendedLifetime(lock) {} }
         var packs = packs
-        if let notes {
-            let now = try loadNotes()
-            packs.removeAll { now[$0] != notes[$0] }
+        if let marks {
+            let now = try noteMarks()
+            packs.removeAll { now[$0] != marks[$0] }
         }
         try storing { () throws(SystemError) in
             for pack in packs where try fs.exists(notePath(pack.description)) {

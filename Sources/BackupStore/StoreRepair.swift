@@ -67,7 +67,7 @@ private struct StoreRepairing {
     private var entries: [(id: Digest, location: Location)] = []
     private var bad: [BadPack] = []
     private var whole: [Digest] = []
-    private var notesAtStart: [Digest: PackDamage] = [:]
+    private var notesAtStart: [Digest: Digest] = [:]
     /// Packs that the index named and that are not there.
     private var lost: Set<Digest> = []
     private static let entriesMax = 1 << 17
@@ -85,7 +85,7 @@ private struct StoreRepairing {
     init(_ store: LocalStore) { self.store = store }
 
     mutating func run(_ progress: (UInt64, UInt64) -> Bool) throws(StoreError) -> Bool {
-        notesAtStart = try store.loadNotes()
+        notesAtStart = try store.noteMarks()
         let packs = try store.list(.pack)
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }
         old = Set(try store.list(.index).map(\.name))
@@ -271,7 +271,7 @@ private struct StoreRepairing {
         }
         try store.removeIndexes(old.subtracting(kept).subtracting(suspects))
         // What was noted since the pack was read is newer than that.
-        try store.removeNotes(whole, thatSay: notesAtStart)
+        try store.removeNotes(whole, markedBefore: notesAtStart)
         store.forgetCensus()
         try store.reloadIndex()
     }

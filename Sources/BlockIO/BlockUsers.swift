@@ -23,12 +23,13 @@ public struct BlockUser: Hashable, Sendable, CustomStringConvertible {
 ///   - groups: mounts that follow one of these peer groups are left out: they go when ours do.
 public func blockUsers(of numbers: Set<String>, besides groups: Set<Int> = []) throws(SystemError) -> [BlockUser] {
     var users: [BlockUser] = []
-    // What is mounted in this namespace is for the caller to see.
-    var views: Set<String> = [mountView(of: "self") ?? ""]
+    var views: Set<String> = []
+    let namespace = mountNamespace(of: "self")
     for name in try LinuxFileSystem().list("/proc") {
         guard let process = Int32(name), process != ownProcess() else { continue }
         // Processes and their files may go while they are looked at.
-        if let mount = foreignMount(of: process, numbers, groups, &views) {
+        // What is mounted in this namespace is for the caller to see, whatever the process's root.
+        if mountNamespace(of: name) != namespace, let mount = foreignMount(of: process, numbers, groups, &views) {
             users.append(BlockUser(process: process, name: processName(process), mountPoint: mount.mountPoint))
         }
         if hasOpen(process, numbers) {

@@ -55,11 +55,13 @@ public func mountsElsewhere(
 
 /// What a process sees of mounts: those of its namespace, below its root.
 func mountView(of process: String) -> String? {
-    guard let namespace = linkText("/proc/\(process)/ns/mnt"), let root = linkText("/proc/\(process)/root") else {
+    guard let namespace = mountNamespace(of: process), let root = linkText("/proc/\(process)/root") else {
         return nil
     }
     return "\(namespace) \(root)"
 }
+
+func mountNamespace(of process: String) -> String? { linkText("/proc/\(process)/ns/mnt") }
 
 /// The mounts that the process sees; `nil` for a view that was looked at before, or when the process is gone.
 func foreignMounts(of process: Int32, _ views: inout Set<String>) -> MountTable? {

@@ -129,8 +129,10 @@ extension KernelDisk {
         guard let stack else { throw DiskError(.notFound, "\(device.path) was detached", path: held.path) }
         guard !isReadOnly else { return }
         try held.adopt(stack.files)
-        let bytes = try asking { () throws(DriverError) in try driver.status(of: device) }.deviceBytes
-        try held.setByteCount(bytes)
+        let status = try asking { () throws(DriverError) in try driver.status(of: device) }
+        try held.setByteCount(status.deviceBytes)
+        // Whoever was about to give the disk away has ended, and nobody has got it.
+        if status.isAborted, try !held.isGivenAway() { abort.lift() }
     }
 }
 

@@ -89,12 +89,12 @@ extension KernelDisk {
     /// came in between. The driver holds nothing without a deadline, so what is held fails already here.
     func beginRelease() throws(DiskError) {
         try held.proveInPlace()
-        try asking { () throws(DriverError) in try driver.setAborted(true, device) }
+        try abort.begin()
         if thaw() {
             state.change { $0.isReleased = true }
             return
         }
-        try liftAbort()
+        abort.lift()
         throw DiskError(.busy, "\(held.path): the freeze ended by itself at its deadline", path: held.path)
     }
 
@@ -102,29 +102,7 @@ extension KernelDisk {
 
     func cancelRelease() {
         state.change { $0.isReleased = false }
-        guard (try? liftAbort()) == nil else { return }
-        // Whoever waits for this holds the pause's lock, which the owner's status needs.
-        _ = try? OwnThread(name: "lift-abort") { [self] in
-            for _ in 0..<Self.liftRoundsMax where (try? liftAbort()) != nil { return }
-            FaultLog().say("\(held.path): writes fail until the device is detached: the driver is busy")
-        }
-    }
-
-    /// A device that nobody took over must not stay without writes. The driver refuses while a job runs, which ends
-    /// soon on an aborted device.
-    private static let liftTriesMax = 20
-    private static let liftRoundsMax = 600
-    private func liftAbort() throws(DiskError) {
-        var tries = 1
-        while true {
-            do throws(DiskError) {
-                return try asking { () throws(DriverError) in try driver.setAborted(false, device) }
-            } catch {
-                guard tries < Self.liftTriesMax else { throw error }
-                tries += 1
-                pauseThread(nanoseconds: 50_000_000)
-            }
-        }
+        abort.lift()
     }
 
     private func refuseCachedWriters() throws(DiskError) {

@@ -19,6 +19,7 @@ final class KernelDisk: ControlledDisk {
     let state = Monitor(State())
     /// While writes are held back.
     let frozen = Mutex<FrozenDevices?>(nil)
+    let abort: DeviceAbort
 
     struct State: Sendable {
         /// A job of the driver is a ``Activity/step``.
@@ -38,6 +39,11 @@ final class KernelDisk: ControlledDisk {
         self.held = held
         self.isReadOnly = isReadOnly
         self.isRepaired = isRepaired
+        abort = DeviceAbort(path: held.path) { isOn throws(DiskError) in
+            do throws(DriverError) { try Driver().setAborted(isOn, device) } catch {
+                throw DiskError(error, path: held.path)
+            }
+        }
         held.confirmBy { files in (try? AttachedStack.of(device))?.files.isSame(as: files) == true }
     }
 

@@ -77,27 +77,28 @@ public final class Disk: Sendable {
     public func write(
         at offset: UInt64, from memory: UnsafeRawBufferPointer, durable: Bool = false
     ) throws(DiskError) {
-        counters.writeRequests.add(1, ordering: .relaxed)
-        counters.writeBytes.add(UInt64(memory.count), ordering: .relaxed)
         try change(offset, UInt64(memory.count), durable: durable) { _, chain, top throws(DiskError) in
             try unsafe writer.write(at: offset, from: memory, chain, top)
         }
+        // What waits for the host is tried again, and counts once.
+        counters.writeRequests.add(1, ordering: .relaxed)
+        counters.writeBytes.add(UInt64(memory.count), ordering: .relaxed)
     }
 
     /// A hint that the range holds nothing of use. Whole clusters are given back; the rest keeps its bytes.
     public func discard(_ range: ByteRange) throws(DiskError) {
-        counters.discardedBytes.add(range.count, ordering: .relaxed)
         try change(range.offset, range.count, durable: false) { range, chain, top throws(DiskError) in
             try writer.zero(range, .discard, chain, top)
         }
+        counters.discardedBytes.add(range.count, ordering: .relaxed)
     }
 
     /// - Parameter mayDiscard: whether the space may be given back.
     public func writeZeroes(_ range: ByteRange, mayDiscard: Bool, durable: Bool = false) throws(DiskError) {
-        counters.writeRequests.add(1, ordering: .relaxed)
         try change(range.offset, range.count, durable: durable) { range, chain, top throws(DiskError) in
             try writer.zero(range, mayDiscard ? .zero : .zeroAllocated, chain, top)
         }
+        counters.writeRequests.add(1, ordering: .relaxed)
     }
 
     private func change(

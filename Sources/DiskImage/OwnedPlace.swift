@@ -271,8 +271,16 @@ extension DiskFolder {
         do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
             return reason.and(DiskError(error, path: servedDescriptorPath))
         }
-        let what = reason.code == .corrupt ? "was replaced while the disk was in use" : "can't be read"
-        return DiskError(.corrupt, "\(path): the descriptor \(what): \(servedHint)", path: path)
+        switch reason.code {
+        case .corrupt:
+            return DiskError(
+                .corrupt, "\(path): the descriptor was replaced while the disk was in use: \(servedHint)", path: path)
+        case .notFound:
+            return DiskError(.corrupt, "\(path): the descriptor is gone: \(servedHint)", path: path)
+        default:
+            // It may be all right, and is looked at again by who opens the disk next.
+            return reason
+        }
     }
 
     private func hasServed() throws(DiskError) -> Bool {

@@ -62,6 +62,30 @@ import Testing
         }
     }
 
+    @Test("what is noted anew while a repair runs stays noted, also where it was noted before; the rest goes")
+    func notedAgain() throws {
+        let (fs, plain) = try Self.prepared()
+        let store = try LocalStore(opening: FilledStore.path, in: fs)
+        let places = try store.locate(plain.keys.sorted()).compactMap { $0 }
+        let pack = try #require(places.first).pack
+        let other = try #require(places.first { $0.pack != pack })
+        let again = PackDamage(frames: [places[0].frameOffset])
+        try store.note([pack: again, other.pack: PackDamage(frames: [other.frameOffset])])
+        store.close()
+        let repairer = try LocalStore(opening: FilledStore.path, in: fs)
+        let beside = try LocalStore(opening: FilledStore.path, in: fs)
+        var isNoted = false
+        // All packs have been read, and were whole.
+        let report = try repairer.repair { done, total in
+            if done == total, !isNoted { isNoted = (try? beside.note([pack: again])) != nil }
+            return true
+        }
+        #expect(isNoted && report?.packsSetAside == [])
+        #expect(try repairer.loadNotes() == [pack: again])
+        repairer.close()
+        beside.close()
+    }
+
     @Test("a sound store stays as it is") func sound() throws {
         let (fs, plain) = try Self.prepared()
         let before = try Self.packs(fs)

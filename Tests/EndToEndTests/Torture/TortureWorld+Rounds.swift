@@ -99,6 +99,8 @@ extension TortureWorld {
         backedUp = start
     }
 
+    private struct Restored: Decodable { var digest: String }
+
     private func restoreRound() throws {
         guard let point = points.keys.sorted().randomElement(using: &random), let wanted = points[point] else {
             return try backupRound()
@@ -111,8 +113,10 @@ extension TortureWorld {
         let first = try command.end(within: 120_000)
         makeSpace()
         let files = LinuxFileSystem()
-        // One that was killed at its very end has made it visible: then it is whole.
-        let isDone = try first.status == 0 || first.status == 128 + Signal.kill && files.exists(target)
+        // One that was ended at its very end has made it visible, and may have said so: then it is whole.
+        let isTold = (try? first.decode(Restored.self)) != nil
+        let isDone =
+            try first.status == 0 || files.exists(target) && (isTold || first.status == 128 + Signal.kill)
         if !isDone {
             guard try !files.exists(target) else { throw TortureFailure("\(first.text): but \(target) is there") }
             _ = try run(arguments).expectSuccess()
