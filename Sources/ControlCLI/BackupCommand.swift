@@ -74,13 +74,13 @@ struct BackupCommand: ParsableCommand {
         if isSingle, list.backups.count == 1 {
             return try Report(common).result(list.backups[0], list.backups[0].lines)
         }
-        var lines = list.backups.flatMap(\.lines) + list.leftOut.map { "\($0.disk): left out, \($0.reason)" }
-        lines += list.failures.map { "\($0.disk): failed, \($0.message)" }
-        try Report(common).result(list, lines.isEmpty ? ["nothing to do"] : lines)
+        let lines = list.backups.flatMap(\.lines) + list.leftOut.map { "\($0.disk): left out, \($0.reason)" }
+        try Report(common).result(list, lines.isEmpty && failures.isEmpty ? ["nothing to do"] : lines)
         if let first = failures.first {
             let count = list.backups.count + list.leftOut.count + list.failures.count
-            throw CommandFailure(
-                first.status, "\(list.failures.count) of \(count) backups failed; the first: \(first.message)")
+            // Also with --quiet, which is how cron runs it.
+            let each = list.failures.map { "\n\($0.disk): \($0.message)" }.joined()
+            throw CommandFailure(first.status, "\(list.failures.count) of \(count) backups failed:\(each)")
         }
     }
 

@@ -88,8 +88,9 @@ struct ChainReader: Sendable {
             if entry.isInvalid {
                 throw DiskError(
                     .corrupt,
-                    "\(chain.top?.path ?? ""): the block table is damaged at byte \(position) of the device; "
-                        + "check the disk", path: chain.top?.path ?? "")
+                    "an image of the disk with \(chain.top?.path ?? "") is damaged, so byte \(position) of the disk can't "
+                        + "be read: 'godwit disk check' tells which one, and what is wrong with it",
+                    path: chain.top?.path ?? "")
             } else if entry.isNone {
                 unsafe part.fillWithZeros()
             } else {

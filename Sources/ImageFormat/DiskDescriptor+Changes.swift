@@ -11,7 +11,9 @@ extension DiskDescriptor {
         }
         try refuseTaken(file)
         guard try chain(to: top).count < Self.chainLengthMax else {
-            throw ImageError(.invalid, "the disk has \(Self.chainLengthMax) deltas in a row; merge snapshots first")
+            throw ImageError(
+                .unsupported,
+                "the disk has \(Self.chainLengthMax) deltas in a row, and can't have more: 'godwit snapshot merge' first")
         }
         rename(.top, to: guid)
         append(
