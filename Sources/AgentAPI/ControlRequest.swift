@@ -103,6 +103,8 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var repairedOnOpen: Bool = false
     public var isPaused: Bool = false
     public var isReleased: Bool = false
+    /// Somebody keeps a map of changes: the disk is being migrated.
+    public var isTracked: Bool?
     /// The block device of a disk that the driver serves.
     public var device: String?
     /// Who is connected over NBD. Of the engine only.

@@ -55,7 +55,14 @@ struct BackupPreparation {
             begun.remarks.append("\(error.message): everything is read")
             return .begun(begun)
         }
-        guard let point else { return .begun(begun) }
+        guard let point else {
+            begun.remarks.append("the point before, \(mark.point), is not in the store any more: everything is read")
+            return .begun(begun)
+        }
+        if mark.time > time.realtime() {
+            begun.remarks.append(
+                "the point before, \(mark.point), is of a later time than now: the clock is wrong, or was")
+        }
         if let age = options.ageMinNanoseconds, let reason = reasonToLeaveOut(mark, age) {
             return .leftOut(reason: reason)
         }

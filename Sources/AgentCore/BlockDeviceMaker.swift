@@ -296,7 +296,17 @@ struct BlockDeviceMaker {
             }
             // udev and its like open a device for a moment only, and so does mount(8); an unmounted file system lets
             // go of it a moment later.
-            guard SystemTime().monotonic() < deadline else { throw Self.isInUse(device, use) }
+            guard SystemTime().monotonic() < deadline else {
+                // An unmounting that was left to itself waits for the server, and holds the device.
+                if users.isEmpty, let stall = server.stall() {
+                    throw AgentError(
+                        stalled: stall.code,
+                        "\(device.path) is held by an unmounting that waits for the disk's server: \(stall). "
+                            + "It goes on when the server does; 'godwit disk detach --force' ends the server: what is "
+                            + "not flushed is lost then")
+                }
+                throw Self.isInUse(device, use)
+            }
             var none: [PollEntry] = []
             try withAgentError { () throws(SystemError) in
                 _ = try pollDescriptors(&none, deadlineMilliseconds: Self.glanceStepMilliseconds)

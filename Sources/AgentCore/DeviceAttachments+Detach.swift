@@ -22,7 +22,7 @@ extension DeviceAttachments {
             guard let record = try entry.load() else {
                 _ = try settled(nil, entry)
                 entry.remove()
-                throw Self.notAttached(disk)
+                throw unknown(disk)
             }
             try clearUp(entry, record, isForced: isForced)
             return
@@ -38,6 +38,7 @@ extension DeviceAttachments {
             // Requests to the device would wait for a server that does not answer.
             try withAgentError { () throws(SystemError) in _ = try server.stop(graceMilliseconds: 0) }
         }
+        if silence == nil, !isForced { try refuseWhileMigrated(owned) }
         guard let record = try settled(owned, entry) else { return }
         try removeDevice(record, entry, isForced: isForced)
         let closing = silence ?? close(record, isForced: isForced)
@@ -54,6 +55,26 @@ extension DeviceAttachments {
                 closing.code,
                 "\(record.disk) was not closed properly, and is repaired when it is attached again: \(closing)")
         }
+    }
+
+    /// It would be unmounted, and its guest cut off, before its server could say so.
+    private func refuseWhileMigrated(_ owned: AttachedDisk) throws(AgentError) {
+        let status = try? ControlClient.connect(owned.controlSocket, silenceMilliseconds: ServerSign.milliseconds)
+            .status()
+        guard status?.isTracked == true else { return }
+        throw AgentError(
+            .busy, "a migration of \(owned.disk) is under way: wait for its end, or stop it")
+    }
+
+    /// Nobody is on record as this disk's server.
+    private func unknown(_ disk: String) -> AgentError {
+        guard case .folder(let folder) = try? DiskLocation.find(disk, in: LinuxFileSystem()),
+            let owner = folder.owner()
+        else { return AgentError(.notAttached, "\(disk) is not attached") }
+        return AgentError(
+            .inUse,
+            "\(disk) is used by \(owner), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "
+                + "that it was attached with; or send it SIGTERM, at which a server closes the disk and ends")
     }
 
     private func close(_ record: AttachedDisk, isForced: Bool) -> AgentError? {

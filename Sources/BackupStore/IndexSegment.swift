@@ -49,6 +49,8 @@ final class IndexSegment: Sendable {
         static let isDamaged = PackState(rawValue: 2)
         /// Somebody was told that what is in it need not be put in.
         static let isUsed = PackState(rawValue: 4)
+        /// It was seen to end as a pack does.
+        static let isLookedAt = PackState(rawValue: 8)
     }
 
     init(opening path: String, name: String, number: UInt64, cache: PageCache, in fs: any FileSystem) throws(StoreError)
@@ -184,8 +186,8 @@ final class IndexSegment: Sendable {
         packStates.withLock { Int(number) < $0.count ? $0[Int(number)] : .absent }
     }
 
-    func markUsed(pack number: UInt32) {
-        packStates.withLock { if Int(number) < $0.count { $0[Int(number)].insert(.isUsed) } }
+    func mark(_ state: PackState, pack number: UInt32) {
+        packStates.withLock { if Int(number) < $0.count { $0[Int(number)].insert(state) } }
     }
 
     var isUsed: Bool { packStates.withLock { $0.contains { $0.contains(.isUsed) } } }

@@ -99,8 +99,14 @@ extension LocalStore {
 
     func isThere(_ pack: Digest) throws(StoreError) -> Bool {
         let path = try path(.pack, pack.description)
-        return try storing { () throws(SystemError) in try fs.exists(path) }
+        return try storing { () throws(SystemError) in
+            guard try fs.exists(path) else { return false }
+            return try fs.fileSize(path) >= Self.packBytesMin
+        }
     }
+
+    /// What is shorter is what the host's storage has left of a pack: as good as not there.
+    static let packBytesMin = UInt64(PackDirectory.headerBytes + PackDirectory.trailerBytes) + 1
 
     // MARK: Look-ups
 
@@ -119,9 +125,40 @@ extension LocalStore {
     private func isUsable(_ entry: IndexEntry, _ segment: IndexSegment) throws(StoreError) -> Bool {
         let packState = segment.state(ofPack: entry.pack)
         if packState.contains(.absent) { return false }
+        if !packState.contains(.isLookedAt) {
+            guard try isComplete(try segment.location(of: entry).pack) else { return false }
+            segment.mark(.isLookedAt, pack: entry.pack)
+        }
         guard packState.contains(.isDamaged) else { return true }
         let place = try segment.location(of: entry)
         return try census().damage[place.pack]?.covers(place) != true
+    }
+
+    /// Whether a pack ends as one does. The host's storage may have lost the end of one that it had called durable: it
+    /// is noted as damaged then.
+    private func isComplete(_ pack: Digest) throws(StoreError) -> Bool {
+        let path = try path(.pack, pack.description)
+        let trailerBytes = UInt64(PackDirectory.trailerBytes)
+        var isComplete = false
+        do throws(SystemError) {
+            let file = try fs.open(path, .read)
+            let size = try file.size()
+            if size >= Self.packBytesMin {
+                let trailer = try file.readBytes(at: size - trailerBytes, count: PackDirectory.trailerBytes)
+                isComplete = (try? PackDirectory.parseTrailer(trailer, packBytes: size)) != nil
+            }
+        } catch {
+            switch error.errno {
+            case .noSuchFileOrDirectory: return false
+            // It may be read another time.
+            case .ioError:
+                try checkAlive()
+                return false
+            default: throw StoreError(error)
+            }
+        }
+        if !isComplete, session != nil { try note([pack: PackDamage(isWhole: true)]) }
+        return isComplete
     }
 
     public func known(_ ids: [Digest]) throws(StoreError) -> [Bool] {
@@ -143,7 +180,7 @@ extension LocalStore {
         for place in ids.indices.sorted(by: { ids[$0] < ids[$1] }) where !result[place] {
             for segment in segments {
                 guard let entry = try find(ids[place], in: segment), try isUsable(entry, segment) else { continue }
-                segment.markUsed(pack: entry.pack)
+                segment.mark(.isUsed, pack: entry.pack)
                 result[place] = true
                 break
             }

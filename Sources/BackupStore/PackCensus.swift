@@ -2,6 +2,7 @@ internal import BlockIO
 public import Codecs
 internal import LinuxSystem
 internal import Synchronization
+internal import SystemPackage
 
 /// Which packs there are, and what is noted of them: the index counts only with this.
 struct PackCensus {
@@ -57,7 +58,13 @@ extension LocalStore {
         var packs: [Digest] = []
         for folder in try packFolders() {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) }) {
-                if let pack = Digest(hex: name) { packs.append(pack) }
+                guard let pack = Digest(hex: name) else { continue }
+                do throws(SystemError) {
+                    if try fs.fileSize("\(folder)/\(name)") >= Self.packBytesMin { packs.append(pack) }
+                } catch {
+                    // It may be set aside meanwhile.
+                    guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
+                }
             }
         }
         return PackCensus(listed: packs, damage: try loadNotes())

@@ -11,9 +11,11 @@ struct BackupCommand: ParsableCommand {
         commandName: "backup", abstract: "Put the present state of disks into a store.",
         discussion: "The disks may be in use. After the first time only what has changed is read.")
 
-    @Argument(help: "The disks' folders, or their names in the configuration; several are frozen at one instant.")
+    @Argument(
+        help: "The disks' folders, or their names in the configuration; several are frozen at one instant.",
+        completion: .directory)
     var disks: [String] = []
-    @Option(help: .store) var store: String?
+    @Option(help: .store, completion: .directory) var store: String?
     @Flag(help: "Back up every disk of the configuration that has a store.") var all = false
     @Option(help: ArgumentHelp("Leave out disks whose last point in the store is younger.", valueName: "duration"))
     var ifOlderThan: DurationArgument?

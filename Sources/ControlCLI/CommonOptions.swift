@@ -15,7 +15,7 @@ struct CommonOptions: ParsableArguments {
     @Flag(name: .shortAndLong, help: "Tell more about what is done.")
     var verbose = false
 
-    @Option(help: ArgumentHelp("The configuration file.", valueName: "file"))
+    @Option(help: ArgumentHelp("The configuration file.", valueName: "file"), completion: .file())
     var config: String?
 
     func validate() throws {

@@ -5,7 +5,7 @@ struct DiskAttach: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "attach", abstract: "Serve a disk as a block device, or as an NBD export.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @Flag(help: "Also make a block device (for mkfs or a guest), without mounting it; the driver always does.")
     var device = false
     @Flag(help: "Nothing may be written.") var readOnly = false
@@ -87,7 +87,7 @@ struct BackendOption: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "kernel: the driver; user: a server process; auto: the driver where it is loaded.",
-            valueName: "backend"))
+            valueName: "backend"), completion: .list(["auto"] + DiskBackend.allCases.map(\.rawValue)))
     var backend: BackendChoice?
 
     func backend(_ configuration: Configuration) -> DiskBackend? {

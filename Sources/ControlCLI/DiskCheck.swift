@@ -7,7 +7,7 @@ struct DiskCheck: ParsableCommand {
         commandName: "check", abstract: "Look for damage in a disk or an image, and repair it if asked.",
         discussion: "The disk must not be in use. Exit status 12 tells of damage that is left.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @Flag(help: "Put right what was found; nothing that was flushed is lost.") var repair = false
     @OptionGroup var common: CommonOptions
 

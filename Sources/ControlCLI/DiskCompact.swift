@@ -10,7 +10,7 @@ struct DiskCompact: ParsableCommand {
         commandName: "compact", abstract: "Give space that a disk has freed back to the host, also while it is in use.",
         discussion: "Only the newest image is compacted: what was written since the last snapshot.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @Option(help: ArgumentHelp("Move at most so much a second, such as 20M; the driver only.", valueName: "size"))
     var rate: SizeArgument?
     @OptionGroup var common: CommonOptions

@@ -6,7 +6,7 @@ struct DiskDetach: ParsableCommand {
         commandName: "detach", abstract: "Unmount a disk, close it and end its server.",
         discussion: "Also clears up after a server that died.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @Flag(help: "Cut off whoever uses it: NBD clients, and what has its device open or mounted.") var force = false
     @OptionGroup var common: CommonOptions
 

@@ -7,7 +7,7 @@ struct DiskExport: ParsableCommand {
         commandName: "export", abstract: "Write the content of a disk or an image to a sparse raw file.",
         discussion: "The disk must not be in use.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @Argument(help: "The raw file, which must not exist yet, or a block device.", completion: .file()) var file: String
     @Flag(help: "Write over what is on the block device.") var overwrite = false
     @OptionGroup var common: CommonOptions

@@ -7,7 +7,7 @@ struct DiskInfoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "info", abstract: "Tell what a disk or an image is; it may be in use.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @OptionGroup var common: CommonOptions
 
     func run() throws {

@@ -5,7 +5,7 @@ struct DiskMount: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mount", abstract: "Mount the file system on a disk; attaches the disk first if needed.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @Argument(help: "An existing folder.", completion: .directory) var mountpoint: String
     @Option(
         name: [.customShort("t"), .long], help: ArgumentHelp("The file system, as in mount(8).", valueName: "type"))

@@ -10,7 +10,7 @@ struct DiskResize: ParsableCommand {
         commandName: "resize", abstract: "Make a disk larger, also while it is in use.",
         discussion: "The file system on it is not changed: use resize2fs(8) or its like afterwards.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @Option(help: ArgumentHelp("The new size, such as 20G; rounded up to whole clusters.", valueName: "size"))
     var size: SizeArgument
     @OptionGroup var common: CommonOptions

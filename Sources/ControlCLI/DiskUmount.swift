@@ -5,7 +5,7 @@ struct DiskUmount: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "umount", abstract: "Unmount a disk and remove its block device; it stays attached.")
 
-    @Argument(help: .image) var disk: String
+    @Argument(help: .image, completion: .file()) var disk: String
     @OptionGroup var common: CommonOptions
 
     func run() throws {

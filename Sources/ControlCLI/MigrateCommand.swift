@@ -9,7 +9,7 @@ struct MigrateCommand: ParsableCommand {
         discussion:
             "Until the target has proved that its copy is the same, a failure leaves the disk and its guest here.")
 
-    @Argument(help: .disk) var disk: String?
+    @Argument(help: .disk, completion: .directory) var disk: String?
     @Argument(help: ArgumentHelp("[user@]host[:port]:folder", valueName: "target")) var target: String?
     @Option(
         help: ArgumentHelp(

@@ -10,7 +10,7 @@ struct PointsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "points", abstract: "List the restore points of a store, oldest first.")
 
-    @Option(help: .store) var store: String
+    @Option(help: .store, completion: .directory) var store: String
     @Option(help: ArgumentHelp("Only points of this disk, by its name or identity.", valueName: "disk"))
     var disk: String?
     @OptionGroup var common: CommonOptions

@@ -12,7 +12,7 @@ struct RestoreCommand: ParsableCommand {
 
     @Argument(help: "The restore point, from 'godwit points', or the beginning of its name that no other has.")
     var point: String
-    @Option(help: .store) var store: String
+    @Option(help: .store, completion: .directory) var store: String
     @Option(
         name: .customLong("to"),
         help: ArgumentHelp("Make a disk in this folder, which must not exist or be empty.", valueName: "folder"),

@@ -7,7 +7,7 @@ struct SnapshotCreate: ParsableCommand {
         commandName: "create", abstract: "Freeze the state of disks, all at one instant.",
         discussion: "Mounted file systems are frozen for the switch, so that the state is as after a clean sync.")
 
-    @Argument(help: .disk) var disks: [String]
+    @Argument(help: .disk, completion: .directory) var disks: [String]
     @Option(
         help: ArgumentHelp(
             "The file systems thaw by themselves after this time; limits.freeze of the configuration if not given.",

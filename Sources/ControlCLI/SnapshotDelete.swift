@@ -7,7 +7,7 @@ struct SnapshotDelete: ParsableCommand {
         commandName: "delete", abstract: "Drop a state: the changes after it are merged into it.",
         discussion: "The disk may be in use. When interrupted, the same command goes on where it stopped.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @Argument(help: ArgumentHelp("The snapshot, from 'godwit snapshot list'.", valueName: "snapshot")) var guid: String
     @OptionGroup var common: CommonOptions
 

@@ -6,7 +6,7 @@ internal import Geometry
 struct SnapshotList: ParsableCommand {
     static let configuration = CommandConfiguration(commandName: "list", abstract: "Show the states of a disk.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @OptionGroup var common: CommonOptions
 
     func run() throws {

@@ -6,7 +6,7 @@ struct SnapshotMerge: ParsableCommand {
         commandName: "merge", abstract: "Drop all states below the current one, so that a single image is left.",
         discussion: "The disk may be in use. When interrupted, the same command goes on where it stopped.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @OptionGroup var common: CommonOptions
 
     func run() throws {

@@ -8,7 +8,7 @@ struct SnapshotSwitch: ParsableCommand {
         commandName: "switch", abstract: "Go back to a state: what was written since is dropped.",
         discussion: "The disk must not be in use. The state itself stays, and can be gone back to again.")
 
-    @Argument(help: .disk) var disk: String
+    @Argument(help: .disk, completion: .directory) var disk: String
     @Argument(help: ArgumentHelp("The snapshot, from 'godwit snapshot list'.", valueName: "snapshot")) var guid: String
     @OptionGroup var common: CommonOptions
 

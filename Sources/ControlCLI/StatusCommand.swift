@@ -7,7 +7,7 @@ struct StatusCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "status", abstract: "Show the attached disks of this host and what they do.")
 
-    @Argument(help: "Only these disks.") var disks: [String] = []
+    @Argument(help: "Only these disks.", completion: .directory) var disks: [String] = []
     @OptionGroup var common: CommonOptions
 
     func run() throws {

@@ -2,6 +2,7 @@ internal import AgentAPI
 internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
+internal import Synchronization
 
 /// One control connection: answers its requests, and undoes at its end what would outlive it. Used by one thread.
 final class ControlSession {
@@ -14,7 +15,12 @@ final class ControlSession {
     private let owner: DiskOwner
     private let time: any TimeSource
     private let pulseInterval: UInt64
-    private var trackers: [UInt32: any ChangeTracker] = [:]
+    private var trackers: [UInt32: any ChangeTracker] = [:] {
+        didSet {
+            let more = trackers.count - oldValue.count
+            owner.trackers.withLock { $0 += more }
+        }
+    }
     private var lastTracker: UInt32 = 0
     private var prepared: (any PreparedSwitch)?
     /// The disk is closed: after the reply the process ends.

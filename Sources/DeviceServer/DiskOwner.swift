@@ -10,6 +10,8 @@ final class DiskOwner: Sendable {
     let gate: RequestGate
     /// Of the engine's requests: the driver has one of its own.
     let hostWait: HostWait
+    /// How many maps of changes there are.
+    let trackers = Mutex(0)
     private let listener = Mutex<ControlListener?>(nil)
     private let onShutdown: @Sendable () -> Void
     /// How closing the disk went. Held while it is closed, so that nobody takes a close that has begun for one that is
@@ -101,6 +103,7 @@ final class DiskOwner: Sendable {
         guard var status = answer else { throw WritePause.closed }
         status.isPaused = pause.isPaused
         status.isReleased = pause.isReleased
+        status.isTracked = trackers.withLock { $0 > 0 }
         if let reason = hostWait.reason {
             status.waitsFor = reason.message
             if reason.code == .outOfSpace { status.isOutOfSpace = true }

@@ -88,8 +88,8 @@ struct ChainReader: Sendable {
             if entry.isInvalid {
                 throw DiskError(
                     .corrupt,
-                    "an image of the disk with \(chain.top?.path ?? "") is damaged, so byte \(position) of the disk can't "
-                        + "be read: 'godwit disk check' tells which one, and what is wrong with it",
+                    "an image of the disk with \(chain.top?.path ?? "") is damaged, so byte \(position) of the disk "
+                        + "can't be read: 'godwit disk check' tells which one, and what is wrong with it",
                     path: chain.top?.path ?? "")
             } else if entry.isNone {
                 unsafe part.fillWithZeros()

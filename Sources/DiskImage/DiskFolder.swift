@@ -2,7 +2,7 @@ public import BlockIO
 internal import DeviceControl
 internal import Geometry
 public import ImageFormat
-internal import LinuxSystem
+public import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
@@ -176,6 +176,12 @@ public struct DiskFolder: Sendable {
         throw DiskError(.busy, "\(path): the disk is being handed to another host; try again later", path: path)
     }
 
+    /// Who has the disk, as far as the kernel tells; `nil` also when nobody has.
+    public func owner() -> NamedProcess? {
+        guard case .refused(let holders) = try? fs.lease("\(path)/\(Self.ownerLockName)", .shared) else { return nil }
+        return holders.first
+    }
+
     /// Takes the disk as its owner.
     /// - Parameter mayBeAttached: the driver may have the images open: for who controls that device.
     /// - Throws: `.inUse` when somebody else has it, on this host or another.
@@ -187,7 +193,8 @@ public struct DiskFolder: Sendable {
         // does not try: for a moment it would stand in the way of who has.
         let claim = try withPath(path) { () throws(SystemError) in file == nil ? nil : try fs.claim(path) }
         guard let file, let claim else {
-            throw DiskError(.inUse, "\(path): another process uses the disk; detach it first", path: path)
+            let user = owner().map { "\($0)" } ?? "another process"
+            throw DiskError(.inUse, "\(path): \(user) uses the disk; detach it first", path: path)
         }
         let lock = OwnerLock(file: file, claim: claim)
         // Whoever had the disk before may have given it away, or be just about to: its server lets go of the lock when

@@ -13,7 +13,8 @@ extension DiskDescriptor {
         guard try chain(to: top).count < Self.chainLengthMax else {
             throw ImageError(
                 .unsupported,
-                "the disk has \(Self.chainLengthMax) deltas in a row, and can't have more: 'godwit snapshot merge' first")
+                "the disk has \(Self.chainLengthMax) deltas in a row, and can't have more: 'godwit snapshot merge' "
+                    + "first")
         }
         rename(.top, to: guid)
         append(

@@ -146,6 +146,22 @@ private struct FixedTime: TimeSource {
         writer.close()
     }
 
+    @Test("a point is listed behind the one that it was made from, whatever the clocks said") func order() throws {
+        var filled = try FilledStore()
+        let leaf = Self.node(1, try filled.put([Self.bytes(1)]))
+        _ = try filled.put(nodes: [leaf])
+        let ahead = Self.point(leaf.id, chunks: 9, time: 9_000_000_000)
+        let right = Self.point(leaf.id, chunks: 9, parent: ahead.id, time: 5_000_000_000)
+        let behind = Self.point(leaf.id, chunks: 9, parent: right.id, time: 1_000_000_000)
+        let other = Self.point(leaf.id, chunks: 9, time: 7_000_000_000)
+        // Its parent is not there.
+        let orphan = Self.point(leaf.id, chunks: 9, parent: "20200101T000000Z-00000000", time: 2_000_000_000)
+        for point in [right, behind, orphan, ahead, other] { try put(point, filled.store) }
+        let found = try filled.store.points { Issue.record("\($0): \($1)") }
+        #expect(found.map(\.id) == [orphan, other, ahead, right, behind].map(\.id))
+        filled.store.close()
+    }
+
     /// Whatever the writer does when it is found: the point is refused, or is visible already.
     @Test("no damage comes between the last look and a point") func noWindow() throws {
         struct Progress {

@@ -282,6 +282,7 @@ import Testing
             copy.disk.write([UInt8](repeating: 9, count: 5000), at: 4096 * 30)
             var point: RestorePoint?
             for _ in 0..<3 where point == nil { point = try? backup(&copy) }
+            copy.fs.setObserver(nil)
             let store = try copy.open()
             let made = try #require(point, "\(path)")
             #expect(try BaseCheck.isWhole(made, in: store, progress: { _, _ in true }), "\(path)")

@@ -82,6 +82,36 @@ import Testing
         #expect(kept > 0)
     }
 
+    /// What the store's storage has left of a pack, in bytes from its start, or less than all by so much.
+    @Test("a pack that the storage has cut off is not built on: the next backup stores what was in it anew",
+        arguments: [0, 20, -1, -400])
+    func cutPack(left: Int) throws {
+        let world = try StoreWorld(backups: 1)
+        let content = world.kept[0].content
+        let again = MemorySource(byteCount: StoreWorld.diskBytes, clusterBytes: 32 << 10)
+        again.write(content, at: 0)
+        var store = try world.open()
+        for pack in try store.list(.pack) {
+            let path = "\(StoreWorld.path)/packs/\(pack.name.prefix(2))/\(pack.name)"
+            let size = left >= 0 ? UInt64(left) : pack.byteCount - min(pack.byteCount, UInt64(-left))
+            try world.fs.open(path, .update).truncate(to: size)
+        }
+        store.close()
+        store = try world.open()
+        #expect(try store.damage() != nil || left != 0 && left != 20)
+        let job = BackupJob(
+            disk: "disk-2", name: "test", snapshot: again.freeze(), time: world.time + 1, base: nil,
+            options: BackupJob.Options(workers: 1, packBytesTarget: 12_000))
+        let outcome = try job.run(source: again, store: store)
+        #expect(outcome.statistics.bytesNew > 0)
+        #expect(isSame(try world.restored(outcome.point, store), content))
+        store.close()
+        // The first point is whole, too: it needs the same.
+        let reader = try world.open()
+        #expect(isSame(try world.restored(world.kept[0].point, reader), content))
+        reader.close()
+    }
+
     @Test("a point that a backup makes whole meanwhile stays") func healed() throws {
         let world = try StoreWorld(backups: 2)
         let fs = world.fs

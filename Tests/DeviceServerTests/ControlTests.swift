@@ -59,7 +59,9 @@ import Testing
     @Test func trackersBelongToTheirConnection() throws {
         let disk = try ServedDisk()
         let client = try disk.client()
+        #expect(try client.status().isTracked == false)
         let tracker = try client.startTracking(granuleBytes: 4096)
+        #expect(try disk.client().status().isTracked == true)
         try disk.write(1, at: 8192, count: 512)
         try disk.write(1, at: 1 << 20, count: 8192)
         #expect(try client.countDirty(tracker: tracker) == 12288)
@@ -72,6 +74,7 @@ import Testing
         #expect(throws: ControlError.self) { try stranger.countDirty(tracker: tracker) }
         try client.perform(.stopTracking(tracker: tracker))
         #expect(throws: ControlError.self) { try client.countDirty(tracker: tracker) }
+        #expect(try stranger.status().isTracked == false)
     }
 
     @Test(

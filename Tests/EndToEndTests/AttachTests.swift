@@ -15,12 +15,15 @@ struct AttachTests {
 
     @Test func aDiskIsAttachedOnce() throws {
         let bench = try DeviceBench()
-        try bench.attach()
+        let server = try bench.attach().pid
         #expect(try bench.run(["disk", "attach", bench.disk]).exitCode == Exit.alreadyAttached)
         // From another run folder it is somebody else's.
-        let other = try bench.run(
-            ["disk", "attach", bench.disk], environment: ["GODWIT_RUN_DIR": bench.folder.file("run2")])
-        #expect(other.exitCode == Exit.inUse, "\(other.errorText)")
+        for command in ["attach", "detach"] {
+            let other = try bench.run(
+                ["disk", command, bench.disk], environment: ["GODWIT_RUN_DIR": bench.folder.file("run2")])
+            #expect(other.exitCode == Exit.inUse, "\(other.errorText)")
+            #expect(other.errorText.contains("process \(server) (godwit-nbd)"), "\(other.errorText)")
+        }
         try bench.godwit("disk", "detach", bench.disk)
         #expect(try bench.run(["disk", "detach", bench.disk]).exitCode == Exit.notAttached)
         #expect(try LinuxFileSystem().list(bench.runFolder).isEmpty)
@@ -50,6 +53,22 @@ struct AttachTests {
         try bench.godwit("status")
         try bench.godwit("disk", "detach", bench.disk)
         for disk in [bench.disk, old] { try bench.godwit("disk", "check", disk) }
+    }
+
+    /// It would be unmounted, and told to be detached when it is another host's by then.
+    @Test func aDiskThatIsBeingMigratedIsNotDetached() throws {
+        let bench = try DeviceBench(size: "64M")
+        try bench.attach()
+        let entry = try #require(try LinuxFileSystem().list(bench.runFolder).first { $0.count == 16 })
+        let control = try UnixSocket.connect(to: "\(bench.runFolder)/\(entry)/control.sock")
+        // As a migration does, godwit-control(5).
+        try control.writeAll(Array("{\"startTracking\":{\"granuleBytes\":4096}}\n".utf8))
+        #expect(try String(decoding: control.readSome(upTo: 4096), as: UTF8.self).contains("tracker"))
+        let refused = try bench.run(["disk", "detach", bench.disk])
+        #expect(refused.exitCode == 6 && refused.errorText.contains("migration"), "\(refused.errorText)")
+        try control.writeAll(Array("{\"stopTracking\":{\"tracker\":1}}\n".utf8))
+        _ = try control.readSome(upTo: 4096)
+        try bench.godwit("disk", "detach", bench.disk)
     }
 
     @Test func whatIsNoDiskIsToldSo() throws {
