@@ -125,10 +125,10 @@ final class ExportListener: Sendable {
 
     /// The first thread of a connection.
     private func run(_ identifier: UInt64, _ client: ClientSocket) {
-        let deadline = SystemTime().monotonic() + limits.handshakeNanoseconds
-        var handshake = Handshake(client, server.device, until: deadline)
         do throws(ClientError) {
-            try awaitDeparted(before: identifier, until: deadline)
+            try awaitDeparted(before: identifier, until: SystemTime().monotonic() + limits.handshakeNanoseconds)
+            let deadline = SystemTime().monotonic() + limits.handshakeNanoseconds
+            var handshake = Handshake(client, server.device, until: deadline)
             let outcome = try handshake.run()
             Connection(identifier, client, outcome, server) { [self] in forget(identifier) }.serve()
         } catch {

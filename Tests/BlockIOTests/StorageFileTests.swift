@@ -40,6 +40,21 @@ import Testing
         #expect(try file.take(at: 0, count: 3 * Self.unit) == one + two + zeros)
     }
 
+    @Test("dropping the cache does, where the file has one", .enabled(if: hasTool("fincore"), "needs fincore"))
+    func cacheIsDropped() throws {
+        let folder = try TemporaryFolder()
+        let path = folder.file("file")
+        let file = try LinuxFileSystem().open(path, OpenMode(writable: true, creation: .exclusive))
+        try file.writeBytes([UInt8](repeating: 1, count: 1 << 20), at: 0)
+        try file.synchronize()
+        func cached() throws -> String { try expectTool("fincore", "-b", "-n", "-r", "-o", "RES", path) }
+        #expect(try cached().hasPrefix("1048576"))
+        // A file in memory only is its cache.
+        let type = try expectTool("stat", "-f", "-c", "%T", folder.path)
+        file.dropCache()
+        if !type.hasPrefix("tmpfs") { #expect(try cached().hasPrefix("0")) }
+    }
+
     @Test("a size between blocks reads as zeros up to the end of the block", arguments: Backend.allCases)
     func oddSize(_ backend: Backend) throws {
         let bench = try Bench(backend)

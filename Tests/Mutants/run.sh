@@ -78,6 +78,11 @@ examine() {
                 echo "mutants: the simulation did not run: $(tail -n 1 "$log")" >&2
                 continue
             fi
+            # Of the whole run that says nothing: a loaded machine takes as long.
+            if [ "$status" -eq 124 ] && [ "$filter" = . ]; then
+                echo "mutants: all tests took too long" >&2
+                continue
+            fi
             [ "$status" -eq 124 ] && echo "$filter: does not end" && return 0
             first=$(sed -n 's/^✘ Test \(.*\) \(failed after\|recorded an issue\).*/\1/p; s/^FAILED \(seed.*\)/\1/p' "$log" | head -n 1)
             echo "$filter: ${first:-ended with $status}"

@@ -151,6 +151,44 @@ import Testing
         try expectZeros(next, at: 0, count: Self.writes)
     }
 
+    @Test(.timeLimit(.minutes(1)))
+    func `a write that its client has left behind in the engine lands on nothing that a later client wrote`() throws {
+        let fs = HoldingFileSystem()
+        let served = try ServedExport(fs: fs)
+        let first = try served.client()
+        try first.connect()
+        @Sendable func write(_ client: RawClient, _ byte: UInt8) throws {
+            try client.request(
+                1, cookie: UInt64(byte), offset: 0, count: 4096, payload: [UInt8](repeating: byte, count: 4096))
+        }
+        try write(first, 1)
+        #expect(try first.reply().error == 0)
+        fs.state.change { ($0.isHolding, $0.holdsOne) = (true, true) }
+        try write(first, 2)
+        _ = fs.state.wait { $0.isHeld ? () : nil }
+        first.hangUp()
+        let outcome = Monitor<UInt32?>(nil)
+        let thread = try OwnThread(name: "next") {
+            let error = try? {
+                let next = try served.client()
+                try next.connect()
+                try write(next, 3)
+                return try next.reply().error
+            }()
+            outcome.change { $0 = error ?? .max }
+        }
+        // It is not let in while the other one's write may still come.
+        let early: Bool? = outcome.wait(until: SystemTime().monotonic() + 500_000_000) { $0 == nil ? nil : true }
+        #expect(early == nil)
+        fs.state.change { $0.isHolding = false }
+        thread.join()
+        #expect(outcome.withLock { $0 } == 0)
+        let reader = try served.client()
+        try reader.connect(structured: true)
+        try reader.request(0, cookie: 9, offset: 0, count: 4096)
+        #expect(try reader.chunk().payload[8...].allSatisfy { $0 == 3 })
+    }
+
     /// Of blocks as ``send(_:from:_:at:)`` writes them.
     private func expectZeros(_ client: RawClient, at base: UInt64, count: Int) throws {
         for index in 0..<count {

@@ -1,6 +1,6 @@
 import AgentAPI
 import BlockIO
-import DeviceServer
+@testable import DeviceServer
 import DiskImage
 import Geometry
 import LinuxSystem
@@ -17,10 +17,12 @@ final class ServedExport: Sendable {
     let listener: ExportListener
     static let byteCount: UInt64 = 64 << 20
 
-    /// - Parameter parent: where the disk's folder is made.
+    /// - Parameters:
+    ///   - parent: where the disk's folder is made.
+    ///   - fs: where the disk's files are.
     init(
         in parent: String? = nil, readOnly: Bool = false,
-        limits: ExportListener.Limits = ExportListener.Limits()
+        limits: ExportListener.Limits = ExportListener.Limits(), fs: any FileSystem = LinuxFileSystem()
     ) throws {
         folder = try TemporaryFolder()
         path = "\(parent ?? folder.path)/disk"
@@ -31,7 +33,7 @@ final class ServedExport: Sendable {
         try createDisk(at: path, options: options, in: LinuxFileSystem())
         var configuration = DeviceConfiguration(disk: path, controlSocket: control)
         configuration.options.readOnly = readOnly
-        device = try DeviceServer.start(configuration)
+        device = try DeviceServer.start(Disk.open(path, in: fs, options: configuration.options), configuration)
         listener = try ExportListener.start(at: socket, device: device, limits: limits)
     }
 
