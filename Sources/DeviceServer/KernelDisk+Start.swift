@@ -71,6 +71,7 @@ extension KernelDisk {
             let device = try driver.attach(stack, settings)
             withExtendedLifetime(files) {}
             try? makeNodes(device)
+            if !options.readOnly { held.noteAttached() }
             return KernelDisk(
                 driver: driver, device: device, held: held, isReadOnly: options.readOnly, isRepaired: isRepaired)
         } catch {
@@ -129,6 +130,7 @@ extension KernelDisk {
         guard let stack else { throw DiskError(.notFound, "\(device.path) was detached", path: held.path) }
         guard !isReadOnly else { return }
         try held.adopt(stack.files)
+        held.noteAttached()
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }
         try held.setByteCount(status.deviceBytes)
         // Whoever was about to give the disk away has ended, and nobody has got it.

@@ -41,7 +41,7 @@ public final class HeldDisk: Sendable {
             }
             let lock = try folder.lockOwner(mayBeAttached: true)
             let folder = folder.owned(by: lock)
-            try folder.noteServed(try folder.load())
+            try folder.noteServed(try folder.load(), isSure: false)
             return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: [lock])
         case .image(let image):
             let locks: [any HeldLock]
@@ -74,6 +74,12 @@ public final class HeldDisk: Sendable {
     /// The disk has a device now. - Parameter isServed: whether that has exactly these files, base first.
     public func confirmBy(_ isServed: @escaping @Sendable ([String]) -> Bool) {
         folder?.owned?.known.withLock { $0.confirms = isServed }
+    }
+
+    /// The device has what the descriptor names.
+    public func noteAttached() {
+        guard let folder, let descriptor = folder.owned?.known.withLock({ $0.descriptor }) else { return }
+        folder.recordServed(descriptor)
     }
 
     /// To be called before the device goes, which alone can tell that what another tool has changed is what it serves.

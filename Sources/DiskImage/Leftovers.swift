@@ -14,6 +14,7 @@ internal import Synchronization
 extension DiskFolder {
     private static let listName = "godwit.leftovers"
     private static let listBytesMax = 1 << 20
+    static let stagingSuffix = ".tmp"
 
     /// Puts a file of the disk on the list, durably. What is served by now comes off it.
     func noteLeftover(_ file: String) throws(DiskError) {
@@ -64,7 +65,7 @@ extension DiskFolder {
         try withPath(list) { () throws(SystemError) in try fs.replaceContents(of: list, with: bytes) }
     }
 
-    private func leftovers() throws(DiskError) -> [String] {
+    func leftovers() throws(DiskError) -> [String] {
         let list = "\(path)/\(Self.listName)"
         let isThere = try withPath(list) { () throws(SystemError) in try fs.exists(list) }
         guard isThere else { return [] }
@@ -81,7 +82,7 @@ extension DiskFolder {
     /// - Parameter kept: the files that the descriptor names.
     func removeLeftovers(keeping kept: [String]) throws(DiskError) {
         let list = "\(path)/\(Self.listName)"
-        for staging in [descriptorPath + ".tmp", list + ".tmp"] {
+        for staging in [descriptorPath, list, servedDescriptorPath].map({ $0 + Self.stagingSuffix }) {
             let isThere = try withPath(staging) { () throws(SystemError) in try fs.isTaken(staging) }
             guard isThere else { continue }
             // Locked, it can't be a change that ploop's tools are just making.

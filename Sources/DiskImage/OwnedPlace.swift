@@ -21,6 +21,8 @@ final class OwnedPlace: Sendable {
         var chains: [[Member]] = []
         /// The last one that was put in place.
         var descriptor: DiskDescriptor?
+        /// The chain that ``DiskFolder/recordServed(_:)`` has stored.
+        var recorded: [DiskDescriptor.Image]?
         /// Whether a chain of these paths is the one that is served, where somebody else can tell: the driver, whose
         /// stack its own tools may change as well.
         var confirms: (@Sendable ([String]) -> Bool)?
@@ -80,12 +82,37 @@ extension DiskFolder {
     }
 
     /// The owner serves what this names.
-    func noteServed(_ descriptor: DiskDescriptor) throws(DiskError) {
+    /// - Parameter isSure: somebody has seen that it does; only then it is stored.
+    func noteServed(_ descriptor: DiskDescriptor, isSure: Bool = true) throws(DiskError) {
         guard let owned else { return }
         let chain = try members(of: descriptor, in: owned)
         owned.known.withLock { known in
             known.chains = [chain]
             known.descriptor = descriptor
+        }
+        if isSure { recordServed(descriptor) }
+    }
+
+    /// Stores what is served beside the descriptor, for who opens the disk after its owner was killed: the descriptor
+    /// may be another one by then, and nobody else knows. It is not made durable, as it is for the time of a kill; a
+    /// power cut may leave less than all of it, which counts for nothing, or the one before the last change, which
+    /// differs by files that are on the list of leftovers.
+    func recordServed(_ descriptor: DiskDescriptor) {
+        guard let owned, let chain = try? descriptor.chain(to: descriptor.top), isInPlace,
+            owned.known.withLock({ $0.recorded != chain })
+        else { return }
+        let staging = servedDescriptorPath + Self.stagingSuffix
+        do throws(SystemError) {
+            let file = try fs.open(staging, OpenMode(writable: true, creation: .replace))
+            file.takeAttributes(of: descriptorPath)
+            try file.writeBytes(descriptor.encode(), at: 0)
+            try fs.rename(staging, to: servedDescriptorPath)
+            owned.known.withLock { $0.recorded = chain }
+        } catch {
+            // Better none than a wrong one; on a full host this needs no space.
+            try? fs.remove(staging)
+            try? fs.remove(servedDescriptorPath)
+            owned.known.withLock { $0.recorded = nil }
         }
     }
 
@@ -105,13 +132,18 @@ extension DiskFolder {
                 error: DiskError(.notFound, "\(path) was removed before it was part of the disk", path: path),
                 isUndecided: false)
         }
-        owned.known.withLock { $0.chains.append(chain) }
+        let before = owned.known.withLock { known in
+            known.chains.append(chain)
+            return known.descriptor
+        }
+        recordServed(descriptor)
         do throws(CommitFailure) { try body() } catch {
             guard !error.isUndecided else { throw error }
             owned.known.withLock { known in
                 guard known.chains.count > 1, let last = known.chains.lastIndex(of: chain) else { return }
                 known.chains.remove(at: last)
             }
+            if let before { recordServed(before) }
             throw error
         }
         owned.known.withLock { known in
@@ -261,9 +293,10 @@ extension DiskFolder {
         try looking(owned) { () throws(DiskError) in
             if let chain = try servedChain(owned) { try proveImages(chain) }
         }
+        try? fs.remove(servedDescriptorPath)
     }
 
-    private var servedDescriptorPath: String { "\(path)/\(Self.servedDescriptorName)" }
+    var servedDescriptorPath: String { "\(path)/\(Self.servedDescriptorName)" }
 
     /// Stores the descriptor of what was served beside the one that is there. - Returns: what to tell of it.
     private func keepServed(_ served: DiskDescriptor, _ reason: DiskError) -> DiskError {
@@ -271,16 +304,15 @@ extension DiskFolder {
         do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
             return reason.and(DiskError(error, path: servedDescriptorPath))
         }
-        switch reason.code {
-        case .corrupt:
-            return DiskError(
-                .corrupt, "\(path): the descriptor was replaced while the disk was in use: \(servedHint)", path: path)
-        case .notFound:
-            return DiskError(.corrupt, "\(path): the descriptor is gone: \(servedHint)", path: path)
-        default:
-            // It may be all right, and is looked at again by who opens the disk next.
-            return reason
-        }
+        // It may be all right, and is looked at again by who opens the disk next.
+        if reason.code == .io { return reason }
+        let what =
+            switch reason.code {
+            case .corrupt: "was replaced while the disk was in use"
+            case .notFound: "is gone"
+            default: "can't be read"
+            }
+        return DiskError(.corrupt, "\(path): the descriptor \(what): \(servedHint)", path: path)
     }
 
     private func hasServed() throws(DiskError) -> Bool {
@@ -298,13 +330,31 @@ extension DiskFolder {
     func otherServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
         guard try hasServed() else { return nil }
         let place = servedDescriptorPath
-        if let bytes = try? fs.contents(of: place, limit: DiskDescriptor.byteCountMax),
-            let served = try? DiskDescriptor(parsing: bytes), let chain = try? served.chain(to: served.top),
-            let own = try? descriptor.chain(to: descriptor.top), chain == own
-        {
+        let bytes = try withPath(place) { () throws(SystemError) in
+            try fs.contents(of: place, limit: DiskDescriptor.byteCountMax)
+        }
+        // What a power cut has left of one says nothing.
+        guard let served = try? DiskDescriptor(parsing: bytes), let chain = try? served.chain(to: served.top) else {
             return nil
         }
+        if try isOne(chain, with: try? descriptor.chain(to: descriptor.top)) { return nil }
         return DiskError(.corrupt, "\(path): the disk is not opened for writing: \(servedHint)", path: path)
+    }
+
+    /// Whether the chain that was served is the descriptor's, or one that an interrupted change has made of it, or was
+    /// to make: what they differ by is on the list of leftovers, or gone.
+    private func isOne(
+        _ served: [DiskDescriptor.Image], with own: [DiskDescriptor.Image]?
+    ) throws(DiskError) -> Bool {
+        guard let own else { return false }
+        if own == served { return true }
+        let (ownFiles, servedFiles) = (own.map(\.file), served.map(\.file))
+        let listed = try leftovers()
+        for file in ownFiles where !servedFiles.hasSame(as: file) && !listed.hasSame(as: file) { return false }
+        for file in servedFiles where !ownFiles.hasSame(as: file) && !listed.hasSame(as: file) {
+            if try identity(ofFile: path(ofFile: file)) != nil { return false }
+        }
+        return true
     }
 
     /// For the owner, before it opens the disk. One that names the same chain is of no use any more, and goes.
