@@ -57,6 +57,11 @@ public struct VerifyJob: Sendable {
         let total = packs.reduce(UInt64(0)) { $0.addingReportingOverflow($1.byteCount).partialValue }
         guard progress(0, total) else { throw Self.stopped }
         var audit: IndexAudit?
+        if let local = store as? LocalStore {
+            for pack in try onStore({ () throws(StoreError) in try local.misplacedPacks() }) {
+                report.add("\(pack.path) is a pack's name in the wrong folder: 'godwit store repair' sees to it")
+            }
+        }
         if let local = store as? LocalStore { audit = try auditIndex(of: local, packs, &report) { progress(0, total) } }
         let found = try verifyPacks(store, packs, total, audit, &report, progress)
         // Before the points: should it be stopped there, what was found is not for nothing.

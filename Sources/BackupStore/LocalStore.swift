@@ -242,7 +242,7 @@ public final class LocalStore: StoreBackend {
         var objects: [StoredObject] = []
         for folder in folders {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) })
-            where ObjectName.isValid(name, as: kind) {
+            where ObjectName.isValid(name, as: kind) && (kind != .pack || Self.belongs(name, in: folder)) {
                 do throws(SystemError) {
                     objects.append(StoredObject(name: name, byteCount: try fs.fileSize("\(folder)/\(name)")))
                 } catch {

@@ -58,7 +58,7 @@ extension LocalStore {
         var packs: [Digest] = []
         for folder in try packFolders() {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) }) {
-                guard let pack = Digest(hex: name) else { continue }
+                guard let pack = Digest(hex: name), Self.belongs(name, in: folder) else { continue }
                 do throws(SystemError) {
                     if try fs.fileSize("\(folder)/\(name)") >= Self.packBytesMin { packs.append(pack) }
                 } catch {

@@ -5,6 +5,7 @@ internal import Synchronization
 
 // How a store is repaired, beside writers and readers:
 //
+//     0. packs that lie in the wrong folder are put in their places
 //     1. every pack is read in whole; new index files are made of the directories of what is whole
 //     2. what can be saved of damaged packs goes into new packs, and into the new index
 //     3. damaged packs are set aside, unless a writer has put them in anew; wrong index files are set aside, and the
@@ -85,6 +86,7 @@ private struct StoreRepairing {
     init(_ store: LocalStore) { self.store = store }
 
     mutating func run(_ progress: (UInt64, UInt64) -> Bool) throws(StoreError) -> Bool {
+        for pack in try store.misplacedPacks() { report.add(try store.place(pack)) }
         notesAtStart = try store.noteMarks()
         let packs = try store.list(.pack)
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }

@@ -112,6 +112,48 @@ import Testing
         reader.close()
     }
 
+    enum Place: CaseIterable { case empty, damaged, whole }
+
+    @Test("a pack in a wrong folder is not there, and a repair puts it in its place", arguments: Place.allCases)
+    func misplaced(place: Place) throws {
+        let world = try StoreWorld(backups: 2)
+        let root = StoreWorld.path
+        var store = try world.open()
+        let pack = try #require(try store.locate([world.kept[1].point.content.root.top])[0]).pack.description
+        store.close()
+        let path = "\(root)/packs/\(pack.prefix(2))/\(pack)"
+        let wrong = "\(root)/packs/\(pack.hasPrefix("ff") ? "ee" : "ff")"
+        let bytes = try world.fs.contents(of: path, limit: 1 << 20)
+        if try !world.fs.exists(wrong) { try world.fs.createFolder(wrong) }
+        try world.fs.rename(path, to: "\(wrong)/\(pack)")
+        if place != .empty {
+            try world.fs.replaceContents(of: path, with: bytes)
+            if place == .damaged { try world.fs.open(path, .update).writeBytes([0xee], at: 20) }
+        }
+        // What has a pack's name and is none, in a wrong folder, is in nobody's way.
+        try world.fs.replaceContents(of: "\(wrong)/" + String(repeating: "a", count: 64), with: [1, 2, 3])
+        store = try world.open()
+        #expect(try store.damage() != nil || place != .empty)
+        let found = try VerifyJob().run(store: store)
+        #expect(!found.isSound && found.problems.contains { $0.contains(wrong) }, "\(found.problems)")
+        store.close()
+
+        store = try world.open()
+        var job = RepairJob()
+        job.setsLostPointsAside = true
+        let outcome = try job.run(store: store)
+        #expect(outcome.damagedPoints.isEmpty && outcome.pointsSetAside.isEmpty && outcome.points == 2)
+        #expect(outcome.repair.problems.contains { $0.contains(pack) } && outcome.repair.packsSetAside.isEmpty)
+        for kept in world.kept { #expect(isSame(try world.restored(kept.point, store), kept.content)) }
+        store.close()
+        #expect(try world.fs.exists(path) && world.fs.exists("\(wrong)/\(pack)") == (place == .whole))
+        if place == .whole { try world.fs.remove("\(wrong)/\(pack)") }
+        try world.fs.remove("\(wrong)/" + String(repeating: "a", count: 64))
+        store = try world.open()
+        #expect(try VerifyJob().run(store: store).isSound)
+        store.close()
+    }
+
     @Test("a point that a backup makes whole meanwhile stays") func healed() throws {
         let world = try StoreWorld(backups: 2)
         let fs = world.fs
