@@ -1,5 +1,6 @@
 internal import Geometry
 internal import LinuxSystem
+internal import Synchronization
 internal import SystemPackage
 
 /// The process that freezes file systems, and thaws them whatever happens to who asked: at the word `thaw`, when its
@@ -23,6 +24,10 @@ public enum FreezeGuard {
             let signals = try SignalWatch([Signal.terminate, Signal.interrupt, Signal.hangUp])
             let watcher = try Watcher(mountpoints, deadlineMilliseconds)
             for mountpoint in mountpoints { try FreezeHandle.synchronize(mountpoint) }
+            // That may have taken long, and whoever wanted the freeze have gone.
+            if try isToldToThaw(input, signals, milliseconds: 0) {
+                throw SystemError(errno: .canceled, operation: "freeze", subject: "what nobody waits for any more")
+            }
             let time = SystemTime()
             let start = time.monotonic()
             try watcher.begin()
@@ -121,10 +126,16 @@ public enum FreezeGuard {
     ) throws(SystemError) -> Bool {
         let now = time.monotonic()
         guard now < deadline else { return true }
+        // Rounded up, so as not to thaw a moment early.
+        return try !isToldToThaw(input, signals, milliseconds: Int((deadline - now + 999_999) / 1_000_000))
+    }
+
+    /// Any input is a reason to thaw: its only word, or its end.
+    private static func isToldToThaw(
+        _ input: borrowing OwnedDescriptor, _ signals: SignalWatch, milliseconds: Int
+    ) throws(SystemError) -> Bool {
         var entries = [PollEntry(input.number, .readable), PollEntry(signals.descriptor, .readable)]
-        // Rounded up, so as not to thaw a moment early. Any input is a reason to thaw: its only word, or its end.
-        let milliseconds = Int((deadline - now + 999_999) / 1_000_000)
-        return try pollDescriptors(&entries, deadlineMilliseconds: milliseconds) == 0
+        return try pollDescriptors(&entries, deadlineMilliseconds: milliseconds) > 0
     }
 }
 
@@ -134,11 +145,20 @@ final class Freeze: Sendable {
     private let child: ChildProcess
     private let input: OwnedDescriptor
     private let output: OwnedDescriptor
+    /// The guard goes on by itself: it freezes nothing.
+    private let isLeft = Mutex(false)
+    /// How often it is looked whether the guard waits for a disk's server.
+    private static let lookMilliseconds = 3000
     /// How long the guard may take for what it does beyond waiting: writing out dirty data, thawing.
     private static let slackMilliseconds = 120_000
 
-    /// Freezes all of `mountpoints`. - Throws: why not; then none is frozen.
-    init(mountpoints: [String], deadlineMilliseconds: UInt64, executable: String) throws(AgentError) {
+    /// Freezes all of `mountpoints`.
+    /// - Parameter servers: of the disks that they lie on. What is written before a freeze may wait for them without
+    ///   end, and nobody waits for that.
+    /// - Throws: why not; then none is frozen.
+    init(
+        mountpoints: [String], deadlineMilliseconds: UInt64, executable: String, servers: [ServerSign] = []
+    ) throws(AgentError) {
         ignoreBrokenPipes()
         self.mountpoints = mountpoints
         do throws(SystemError) {
@@ -154,7 +174,7 @@ final class Freeze: Sendable {
         } catch {
             throw AgentError(error)
         }
-        let words = try next()
+        let words = try firstWords(servers)
         guard words.first == "frozen" else {
             // One that says why it failed has thawed what it froze; the rest is frozen by somebody else.
             guard words.first == "failed" else {
@@ -191,6 +211,29 @@ final class Freeze: Sendable {
         return (words[1] != "0", nanoseconds)
     }
 
+    /// What the guard says of its freeze.
+    private func firstWords(_ servers: [ServerSign]) throws(AgentError) -> [Substring] {
+        let deadline = SystemTime().monotonic() + UInt64(Self.slackMilliseconds) * 1_000_000
+        while SystemTime().monotonic() < deadline {
+            var entries = [PollEntry(output.number, .readable)]
+            let isThere = try withAgentError { () throws(SystemError) in
+                try pollDescriptors(&entries, deadlineMilliseconds: Self.lookMilliseconds) > 0
+            }
+            if isThere { break }
+            for server in servers {
+                guard let stall = server.stall() else { continue }
+                // Its end of input, when what it hangs in is over.
+                try? input.writeAll(Array("thaw\n".utf8))
+                isLeft.withLock { $0 = true }
+                child.detach()
+                throw AgentError(
+                    stalled: stall.code, "what \(mountpoints.joined(separator: ", ")) has to store before it can be "
+                        + "frozen waits for the disk's server, so nothing is frozen: \(stall)")
+            }
+        }
+        return try next()
+    }
+
     /// The words of the guard's next line; none when it has ended.
     private func next() throws(AgentError) -> [Substring] {
         var line: [UInt8] = []
@@ -222,6 +265,7 @@ final class Freeze: Sendable {
 
     deinit {
         // The end of its input is the guard's word to thaw; a dead guard's work is done here.
+        guard !isLeft.withLock({ $0 }) else { return }
         guard (try? child.exitCode()) == .some(nil) else { return }
         try? input.writeAll(Array("thaw\n".utf8))
         guard (try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)) != .some(0) else { return }

@@ -60,7 +60,7 @@ final class GuestFreeze: Sendable {
             ? nil
             : try Freeze(
                 mountpoints: list.mountpoints, deadlineMilliseconds: deadlineMilliseconds,
-                executable: Installation.executable())
+                executable: Installation.executable(), servers: list.servers)
         devices = Mutex(nil)
         guard !list.devices.isEmpty else { return }
         do throws(DriverError) {

@@ -50,6 +50,21 @@ struct FullHostTests {
         try expectTool("e2fsck", "-f", "-n", try #require(try bench.attach("--device").device))
     }
 
+    @Test func `a freeze for which there is not the space is left, and freezes nothing`() throws {
+        let bench = try Scene(isWriting: false).bench
+        let start = SystemTime().monotonic()
+        let snapshot = try bench.run(["snapshot", "create", bench.disk, "--freeze-deadline", "3s"])
+        #expect(snapshot.exitCode == Self.noSpace, "\(snapshot.errorText)")
+        #expect(SystemTime().monotonic() - start < 60_000_000_000)
+        try LinuxFileSystem().remove("\(bench.fileSystem)/filler")
+        try bench.awaitState("serving")
+        // Nobody comes late to freeze it.
+        try expectTool("timeout", "60", "sh", "-c", "echo 1 > \"$1\"/after && sync -f \"$1\"", "sh", bench.mountPoint)
+        try bench.godwit("snapshot", "create", bench.disk)
+        try bench.detachWhenUnused()
+        try expectTool("e2fsck", "-f", "-n", try #require(try bench.attach("--device").device))
+    }
+
     @Test func `an unmounting that waits for space is left, and goes on when there is some`() throws {
         let bench = try Scene(isWriting: false).bench
         let umount = try bench.runWhenUnused(["disk", "umount", bench.disk])
