@@ -160,6 +160,7 @@ extension KernelDisk {
     func compact(bytesPerSecond: UInt64, progress: (UInt64, UInt64) -> Bool) throws(DiskError) -> Bool {
         try begin(.compact)
         defer { end(.compact) }
+        try held.proveOwned()
         while true {
             try awaitTurn()
             var isStopped = false

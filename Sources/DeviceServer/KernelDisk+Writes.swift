@@ -13,6 +13,7 @@ extension KernelDisk {
     static let trackerPrefix = "godwit-"
 
     func startTracking(granuleBytes: UInt64) throws(DiskError) -> any ChangeTracker {
+        try held.proveOwned()
         try begin(.track)
         let number = state.change { state in
             state.lastTracker += 1

@@ -56,6 +56,7 @@ extension Disk {
     public func compactNow(progress: (_ done: UInt64, _ total: UInt64) -> Bool) throws(DiskError) -> Bool {
         try begin(.compact)
         defer { end(.compact) }
+        try proveOwned()
         var total: UInt64?
         var rest: UInt64 = 0
         var wasInterrupted = false

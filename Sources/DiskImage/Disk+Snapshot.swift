@@ -217,7 +217,11 @@ extension Disk {
     }
 
     /// The whole tree, parents before their children.
-    public func snapshots() throws(DiskError) -> [SnapshotInfo] { try folder?.snapshots() ?? [] }
+    /// - Throws: `.corrupt`, and `.inUse`, when what is there is not what is served.
+    public func snapshots() throws(DiskError) -> [SnapshotInfo] {
+        try proveOwned()
+        return try folder?.snapshots() ?? []
+    }
 }
 
 extension DiskFolder {

@@ -165,6 +165,7 @@ public final class Disk: Sendable {
 
     /// - Throws: `.invalid` for a granule that is none.
     public func startTracking(granuleBytes: UInt64 = 64 << 10) throws(DiskError) -> DirtyTracker {
+        try proveOwned()
         try begin(.track)
         guard let tracker = DirtyTracker(byteCount: byteCount, granuleBytes: granuleBytes) else {
             end(.track)

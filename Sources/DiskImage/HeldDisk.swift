@@ -359,7 +359,15 @@ public final class HeldDisk: Sendable {
     }
 
     /// The whole tree, parents before their children.
-    public func snapshots() throws(DiskError) -> [SnapshotInfo] { try folder?.snapshots() ?? [] }
+    /// - Throws: `.corrupt`, and `.inUse`, when what is there is not what is served.
+    public func snapshots() throws(DiskError) -> [SnapshotInfo] {
+        try proveOwned()
+        return try folder?.snapshots() ?? []
+    }
+
+    /// - Throws: `.inUse` when the disk's path does not lead to what was taken any more, `.corrupt` when the descriptor
+    ///   names something else.
+    public func proveOwned() throws(DiskError) { try folder?.proveOwned() }
 
     private func folderWithTree() throws(DiskError) -> DiskFolder {
         guard let folder else {
