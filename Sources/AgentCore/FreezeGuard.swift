@@ -227,8 +227,10 @@ final class Freeze: Sendable {
                 isLeft.withLock { $0 = true }
                 child.detach()
                 throw AgentError(
-                    stalled: stall.code, "what \(mountpoints.joined(separator: ", ")) has to store before it can be "
-                        + "frozen waits for the disk's server, so nothing is frozen: \(stall)")
+                    stalled: stall.code,
+                    "what \(mountpoints.joined(separator: ", ")) has to store before it can be "
+                        + "frozen waits for the disk's server, and is left to itself: \(stall). It ends without "
+                        + "a freeze")
             }
         }
         return try next()

@@ -18,7 +18,8 @@ protocol LiveData: AnyObject, Sendable {
 /// Over NBD, from the disk's server.
 final class ExportData: LiveData {
     let byteCount: UInt64
-    private let connection: Mutex<Connection>
+    /// `nil` once it has failed: a late answer is not to meet anybody.
+    private let connection: Mutex<Connection?>
 
     private final class Connection: Sendable {
         let held: NBDConnection
@@ -50,7 +51,13 @@ final class ExportData: LiveData {
 
     private func ask<R>(_ body: (borrowing NBDConnection) throws(NBDError) -> sending R) throws(MigrationError) -> R {
         do throws(NBDError) {
-            return try connection.withLock { connection throws(NBDError) in try body(connection.held) }
+            return try connection.withLock { connection throws(NBDError) in
+                guard let open = connection else { throw NBDError(.failed, "the connection has failed before") }
+                do throws(NBDError) { return try body(open.held) } catch {
+                    connection = nil
+                    throw error
+                }
+            }
         } catch {
             throw MigrationError(.source, error.message)
         }

@@ -60,7 +60,7 @@ public struct PackDamage: Hashable, Sendable {
 }
 
 /// What lies aside at one moment.
-struct AsideContent: Sendable {
+struct AsideContent: Equatable, Sendable {
     /// Notes are told apart by what they say; a second thing of one name by which file it is.
     var files: [String: FileIdentity] = [:]
     var notes: [Digest: PackDamage] = [:]

@@ -125,13 +125,18 @@ extension LocalStore {
     private func isUsable(_ entry: IndexEntry, _ segment: IndexSegment) throws(StoreError) -> Bool {
         let packState = segment.state(ofPack: entry.pack)
         if packState.contains(.absent) { return false }
+        guard packState.contains(.isDamaged) || !packState.contains(.isLookedAt) else { return true }
+        let place = try segment.location(of: entry)
+        if packState.contains(.isDamaged), try census().damage[place.pack]?.covers(place) == true { return false }
         if !packState.contains(.isLookedAt) {
-            guard try isComplete(try segment.location(of: entry).pack) else { return false }
+            guard try isComplete(place.pack) else {
+                // Noted or not: it is not looked at again for each of its objects.
+                segment.mark(.absent, pack: entry.pack)
+                return false
+            }
             segment.mark(.isLookedAt, pack: entry.pack)
         }
-        guard packState.contains(.isDamaged) else { return true }
-        let place = try segment.location(of: entry)
-        return try census().damage[place.pack]?.covers(place) != true
+        return true
     }
 
     /// Whether a pack ends as one does. The host's storage may have lost the end of one that it had called durable: it
@@ -381,19 +386,25 @@ extension LocalStore {
         }
         try flushRecent()
         // Of what was found since the store was opened its user was not told: the base may lack something.
-        let base = try isMoreAside() ? nil : try base(of: point)
-        try expectWhole(point, base: base)
-        var lock: (any HeldLock)? = try lockAside()
-        defer { withExtendedLifetime(lock) {} }
-        if base != nil, try isMoreAside() {
-            // That takes its time.
-            lock = nil
-            try expectWhole(point, base: nil)
-            lock = try lockAside()
+        var base = try isMoreAside() ? nil : try base(of: point)
+        for _ in 0..<Self.looksMax {
+            let before = try asideContent()
+            try expectWhole(point, base: base)
+            let lock = try lockAside()
+            defer { withExtendedLifetime(lock) {} }
+            if try asideContent() == before {
+                try expectAnswersHold()
+                return try show()
+            }
+            // What was found meanwhile may be of any part.
+            base = nil
         }
-        try expectAnswersHold()
-        try show()
+        throw StoreError(
+            .busy,
+            "store \(address) is being found damaged, or is being repaired: run it again, what was stored is used")
     }
+
+    private static let looksMax = 4
 
     /// Merges index files when there are many.
     public func tidy() throws(StoreError) {

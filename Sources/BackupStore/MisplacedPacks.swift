@@ -25,8 +25,12 @@ extension LocalStore {
             for name in try storing({ () throws(SystemError) in try fs.list(folder) })
             where ObjectName.isValid(name, as: .pack) && !Self.belongs(name, in: folder) {
                 let path = "\(folder)/\(name)"
+                // What is too short for one has no more than the name of a pack.
                 guard let pack = Digest(hex: name),
-                    try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular })
+                    try storing({ () throws(SystemError) in
+                        guard try fs.kind(of: path) == .regular else { return false }
+                        return try fs.fileSize(path) >= Self.packBytesMin
+                    })
                 else { continue }
                 found.append(MisplacedPack(pack: pack, path: path))
             }
@@ -35,22 +39,26 @@ extension LocalStore {
     }
 
     /// Puts a pack in its place, where there is none, or none that is whole. What was there is set aside.
-    /// - Returns: what was done, or why nothing was.
-    func place(_ misplaced: MisplacedPack) throws(StoreError) -> String {
+    /// - Returns: what was done, or why nothing was; and whether that is because it can't be read now.
+    func place(_ misplaced: MisplacedPack) throws(StoreError) -> PointProblem {
         let name = misplaced.pack.description
         let target = try path(.pack, name)
-        guard try isWholePack(at: misplaced.path, misplaced.pack) else {
-            return "\(misplaced.path) has the name of a pack, lies in the wrong folder, and is not that pack, or is "
-                + "damaged: remove it"
-        }
         let lock = try lockReplacing()
         defer { withExtendedLifetime(lock) {} }
         try storing { () throws(SystemError) in try makeDurable(folder: folderPart(of: target)) }
+        // Where there is nothing else, what is left of it is worth something: the repair finds out what.
         if try storing({ () throws(SystemError) in try fs.isTaken(target) }) {
-            guard try !isWholePack(at: target, misplaced.pack) else {
-                return "\(misplaced.path) lies in the wrong folder, and pack \(name) is in its place, too: remove it"
+            let remark = "\(misplaced.path) lies in the wrong folder, and there is something in its place"
+            switch try state(ofPackAt: misplaced.path, misplaced.pack) {
+            case .whole: break
+            case .damaged: return PointProblem("\(remark): it is damaged itself, and is not used")
+            case .unreadable: return PointProblem("\(remark): it can't be read now", isUnreadable: true)
             }
-            _ = try setAside(pack: name)
+            switch try state(ofPackAt: target, misplaced.pack) {
+            case .whole: return PointProblem("\(remark), which is whole: remove it")
+            case .unreadable: return PointProblem("\(remark), which can't be read now", isUnreadable: true)
+            case .damaged: _ = try setAside(pack: name)
+            }
         }
         try storing { () throws(SystemError) in
             try fs.rename(misplaced.path, to: target)
@@ -59,23 +67,25 @@ extension LocalStore {
         }
         forgetOpen(pack: name)
         try forgetDamage(of: misplaced.pack)
-        return "pack \(name) lay in the wrong folder, as \(misplaced.path): it was put in its place"
+        return PointProblem("pack \(name) lay in the wrong folder, as \(misplaced.path): it was put in its place")
     }
 
+    private enum PackFileState { case whole, damaged, unreadable }
+
     /// Whether a file is the pack of that name, down to the last byte.
-    private func isWholePack(at path: String, _ pack: Digest) throws(StoreError) -> Bool {
+    private func state(ofPackAt path: String, _ pack: Digest) throws(StoreError) -> PackFileState {
         do throws(StoreError) {
-            guard try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular }) else { return false }
+            guard try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular }) else { return .damaged }
             let file = try storing { () throws(SystemError) in try fs.open(path, .read) }
             guard let directory = try storing({ () throws(SystemError) in try Self.directory(of: file, pack) }) else {
-                return false
+                return .damaged
             }
             let check = PackFileCheck()
-            for frame in directory.frames where try check.problem(frame, in: file) != nil { return false }
-            return true
+            for frame in directory.frames where try check.problem(frame, in: file) != nil { return .damaged }
+            return .whole
         } catch {
             guard [.io, .missing, .corrupt].contains(error.code) else { throw error }
-            return false
+            return error.code == .io ? .unreadable : .damaged
         }
     }
 

@@ -62,8 +62,8 @@ extension LocalStore {
                 do throws(SystemError) {
                     if try fs.fileSize("\(folder)/\(name)") >= Self.packBytesMin { packs.append(pack) }
                 } catch {
-                    // It may be set aside meanwhile.
-                    guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
+                    // It may be set aside meanwhile; what else is wrong with it shows when it is needed.
+                    if error.errno != .noSuchFileOrDirectory { packs.append(pack) }
                 }
             }
         }

@@ -86,7 +86,11 @@ private struct StoreRepairing {
     init(_ store: LocalStore) { self.store = store }
 
     mutating func run(_ progress: (UInt64, UInt64) -> Bool) throws(StoreError) -> Bool {
-        for pack in try store.misplacedPacks() { report.add(try store.place(pack)) }
+        for pack in try store.misplacedPacks() {
+            let done = try store.place(pack)
+            report.add(done.text)
+            if done.isUnreadable { report.unreadable.append("pack \(pack.pack)") }
+        }
         notesAtStart = try store.noteMarks()
         let packs = try store.list(.pack)
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }

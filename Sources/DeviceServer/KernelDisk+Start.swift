@@ -133,8 +133,9 @@ extension KernelDisk {
         held.noteAttached()
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }
         try held.setByteCount(status.deviceBytes)
-        // Whoever was about to give the disk away has ended, and nobody has got it.
-        if status.isAborted, try !held.isGivenAway() { abort.lift() }
+        // Whoever was about to give the disk away has ended, and nobody has got it. What an error of the host has
+        // aborted stays so.
+        if status.isAborted, try held.hasPendingHandover(), try !held.isGivenAway() { abort.lift() }
     }
 }
 

@@ -97,6 +97,13 @@ public final class HeldDisk: Sendable {
         return try held.hasMigratedMark(path, in: fs)
     }
 
+    /// Whether whoever was about to give the disk away has ended before that was decided, or is at it.
+    public func hasPendingHandover() throws(DiskError) -> Bool {
+        guard let folder else { return false }
+        let pending = "\(folder.path)/\(DiskFolder.migratedMarkName).pending"
+        return try withPath(pending) { () throws(SystemError) in try fs.exists(pending) }
+    }
+
     /// The files that make up the disk, base first.
     /// - Throws: `.unsupported` for a disk that the driver does not take.
     public func stack() throws(DiskError) -> [StackImage] {

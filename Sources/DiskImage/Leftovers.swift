@@ -18,8 +18,8 @@ extension DiskFolder {
 
     /// Puts a file of the disk on the list, durably. What is served by now comes off it.
     func noteLeftover(_ file: String) throws(DiskError) {
-        // Another name is not taken from a list; what is left of it then is only in the way.
-        guard DiskDescriptor.isDeltaName(file) else { return }
+        // One of another kind is removed by nobody; that it is about to go, or to come, is to be known all the same.
+        guard !file.utf8.contains(UInt8(ascii: "\n")) else { return }
         try proveInPlace()
         try listLock.withLock { _ throws(DiskError) in
             // Within the lock: what another change is letting go of by now has to stay.

@@ -21,8 +21,8 @@ final class OwnedPlace: Sendable {
         var chains: [[Member]] = []
         /// The last one that was put in place.
         var descriptor: DiskDescriptor?
-        /// The chain that ``DiskFolder/recordServed(_:)`` has stored.
-        var recorded: [DiskDescriptor.Image]?
+        /// What ``DiskFolder/recordServed(_:)`` has stored.
+        var recorded: [UInt8]?
         /// Whether a chain of these paths is the one that is served, where somebody else can tell: the driver, whose
         /// stack its own tools may change as well.
         var confirms: (@Sendable ([String]) -> Bool)?
@@ -98,16 +98,17 @@ extension DiskFolder {
     /// power cut may leave less than all of it, which counts for nothing, or the one before the last change, which
     /// differs by files that are on the list of leftovers.
     func recordServed(_ descriptor: DiskDescriptor) {
-        guard let owned, let chain = try? descriptor.chain(to: descriptor.top), isInPlace,
-            owned.known.withLock({ $0.recorded != chain })
-        else { return }
+        guard let owned, isInPlace else { return }
+        // Also what only marks a state: whoever goes on with this one must not take half a merge for a snapshot.
+        let bytes = descriptor.encode()
+        guard owned.known.withLock({ $0.recorded != bytes }) else { return }
         let staging = servedDescriptorPath + Self.stagingSuffix
         do throws(SystemError) {
             let file = try fs.open(staging, OpenMode(writable: true, creation: .replace))
             file.takeAttributes(of: descriptorPath)
-            try file.writeBytes(descriptor.encode(), at: 0)
+            try file.writeBytes(bytes, at: 0)
             try fs.rename(staging, to: servedDescriptorPath)
-            owned.known.withLock { $0.recorded = chain }
+            owned.known.withLock { $0.recorded = bytes }
         } catch {
             // Better none than a wrong one; on a full host this needs no space.
             try? fs.remove(staging)
@@ -328,6 +329,13 @@ extension DiskFolder {
     /// What is wrong while the folder has a descriptor of what was served last that names another chain than this one:
     /// a write into one of them is damage in the other.
     func otherServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
+        guard let failure = try differentServed(than: descriptor) else { return nil }
+        // Its owner may have changed both in between.
+        guard let now = try? load(), now.encode() != descriptor.encode() else { return failure }
+        return try differentServed(than: now)
+    }
+
+    private func differentServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
         guard try hasServed() else { return nil }
         let place = servedDescriptorPath
         let bytes = try withPath(place) { () throws(SystemError) in
@@ -349,6 +357,17 @@ extension DiskFolder {
         guard let own else { return false }
         if own == served { return true }
         let (ownFiles, servedFiles) = (own.map(\.file), served.map(\.file))
+        // A snapshot of ploop's own tools, of which no owner of ours has heard. An old descriptor has not more.
+        if ownFiles.count > servedFiles.count,
+            ownFiles.prefix(servedFiles.count).elementsEqual(
+                servedFiles, by: { $0.isSame(as: $1) })
+        {
+            var isThere = true
+            for file in ownFiles.dropFirst(served.count) where try identity(ofFile: path(ofFile: file)) == nil {
+                isThere = false
+            }
+            if isThere { return true }
+        }
         let listed = try leftovers()
         for file in ownFiles where !servedFiles.hasSame(as: file) && !listed.hasSame(as: file) { return false }
         for file in servedFiles where !ownFiles.hasSame(as: file) && !listed.hasSame(as: file) {

@@ -236,6 +236,7 @@ public final class MigrationController {
 
     /// What a failure of the conversation came from, where that was on this side.
     private func explained(_ error: MigrationError) -> MigrationError {
+        if error.code == .source, shouldStop() { return Self.cancelled }
         guard error.code == .link else { return error }
         return switch watch?.reason {
         case .cancelled: Self.cancelled

@@ -113,6 +113,8 @@ import Testing
                 try write(disk, UInt8(round + 1))
                 old.append(try contents(fs))
                 if round == 1 { try disk.deleteSnapshot(state) }
+                // Its marks, too.
+                #expect(try fs.contents(of: Self.served, limit: 1 << 20) == contents(fs), "\(round)")
             }
         }
         let right = try contents(fs)
@@ -135,6 +137,20 @@ import Testing
         #expect(try last.bytes(at: 0, count: 1) == [3])
         try last.close()
         #expect(try !fs.exists(Self.served))
+    }
+
+    /// By ploop's own tools, of which no owner of ours has heard.
+    @Test("a snapshot that was taken after a kill is no old descriptor") func foreignSnapshot() throws {
+        let fs = try newDisk()
+        var disk: Disk? = try open(fs)
+        try disk.map { try write($0, 7) }
+        let served = try fs.contents(of: Self.served, limit: 1 << 20)
+        _ = try disk.map { try $0.commitSnapshot(try $0.prepareSnapshot()) }
+        disk = nil
+        try fs.replaceContents(of: Self.served, with: served)
+        let again = try open(fs)
+        #expect(try again.bytes(at: 0, count: 1) == [7])
+        try again.close()
     }
 
     @Test("a power cut at any call of a change leaves no false alarm", arguments: 0..<6 as Range<UInt64>)
