@@ -29,9 +29,9 @@ struct PluginTests {
 
     @Test func aDiskThatIsAttachedIsRefused() throws {
         let bench = try DeviceBench(size: "64M", cluster: "64k")
-        try bench.attach()
+        let server = try bench.attach().pid
         let result = try runTool("nbdkit", "-f", "-U", bench.folder.file("nbd"), Product.plugin, "disk=\(bench.disk)")
         #expect(result.exitCode != 0)
-        #expect(result.errorText.contains("another process uses the disk"), "\(result.errorText)")
+        #expect(result.errorText.contains("process \(server) (godwit-nbd) uses the disk"), "\(result.errorText)")
     }
 }
