@@ -385,19 +385,20 @@ extension LocalStore {
             try takeUpUnnamed()
         }
         try flushRecent()
+        var before = try asideContent()
         // Of what was found since the store was opened its user was not told: the base may lack something.
         var base = try isMoreAside() ? nil : try base(of: point)
         for _ in 0..<Self.looksMax {
-            let before = try asideContent()
             try expectWhole(point, base: base)
             let lock = try lockAside()
             defer { withExtendedLifetime(lock) {} }
-            if try asideContent() == before {
+            let now = try asideContent()
+            if now == before {
                 try expectAnswersHold()
                 return try show()
             }
             // What was found meanwhile may be of any part.
-            base = nil
+            (before, base) = (now, nil)
         }
         throw StoreError(
             .busy,
