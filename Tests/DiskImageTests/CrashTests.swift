@@ -1,5 +1,6 @@
 import Geometry
 import LinuxSystem
+import Synchronization
 import SystemPackage
 import TestSupport
 import Testing
@@ -10,6 +11,29 @@ import Testing
     private func survivals(_ seed: UInt64) -> [Survival] {
         // What lives through it by halves is the hardest; the rest takes turns.
         [.random(seed: seed), [.nothing, .everything, .prefix(seed: seed)][Int(seed % 3)]]
+    }
+
+    @Test("a freed cluster is free when the table without it is durable, and not before") func freed() throws {
+        let fs = SimulatedFileSystem()
+        let cluster = ClusterSize.smallest.bytes
+        try createDisk(
+            at: "/disk", options: CreateOptions(byteCount: 64 * cluster, clusterSize: .smallest), in: fs)
+        let disk = try Disk.open("/disk", in: fs)
+        try [UInt8](repeating: 1, count: Int(cluster)).withUnsafeBytes { try disk.write(at: 0, from: $0) }
+        try disk.flush()
+        try disk.discard(ByteRange(offset: 0, count: cluster))
+        let allocator = try #require(disk.gate.chain.writable?.allocator)
+        let seen = Mutex<[UInt64]>([])
+        fs.setObserver { call, _ in
+            if call == .synchronize { seen.withLock { $0.append(allocator.freeCount) } }
+            return nil
+        }
+        try disk.flush()
+        fs.setObserver(nil)
+        // Before the data's flush, and before the table's.
+        #expect(seen.withLock { $0 } == [0, 0])
+        #expect(allocator.freeCount == 1)
+        try disk.close()
     }
 
     /// Runs `steps` with the power cut at the 1st, 2nd, … change, and looks at what is left.
