@@ -143,15 +143,9 @@ extension LocalStore {
     /// is noted as damaged then.
     private func isComplete(_ pack: Digest) throws(StoreError) -> Bool {
         let path = try path(.pack, pack.description)
-        let trailerBytes = UInt64(PackDirectory.trailerBytes)
-        var isComplete = false
+        let isComplete: Bool
         do throws(SystemError) {
-            let file = try fs.open(path, .read)
-            let size = try file.size()
-            if size >= Self.packBytesMin {
-                let trailer = try file.readBytes(at: size - trailerBytes, count: PackDirectory.trailerBytes)
-                isComplete = (try? PackDirectory.parseTrailer(trailer, packBytes: size)) != nil
-            }
+            isComplete = try Self.ending(of: try fs.open(path, .read)) != nil
         } catch {
             switch error.errno {
             case .noSuchFileOrDirectory: return false

@@ -90,14 +90,28 @@ extension LocalStore {
     }
 
     private static func directory(of file: any StorageFile, _ pack: Digest) throws(SystemError) -> PackDirectory? {
+        guard let ending = try ending(of: file) else { return nil }
+        let header = try file.readBytes(at: 0, count: PackDirectory.headerBytes)
+        let encoded = try file.readBytes(at: ending.offset, count: ending.count)
+        return try? PackDirectory.parse(
+            header: header, directory: encoded, trailer: ending.trailer, packBytes: ending.packBytes, name: pack)
+    }
+
+    /// The end of a file that ends as a pack does, and where that says that the directory is.
+    struct PackEnding {
+        var trailer: [UInt8]
+        var packBytes: UInt64
+        var offset: UInt64
+        var count: Int
+    }
+
+    /// - Returns: `nil` for a file that does not end as a pack.
+    static func ending(of file: any StorageFile) throws(SystemError) -> PackEnding? {
         let size = try file.size()
         guard size >= packBytesMin else { return nil }
         let trailerBytes = PackDirectory.trailerBytes
         let trailer = try file.readBytes(at: size - UInt64(trailerBytes), count: trailerBytes)
         guard let place = try? PackDirectory.parseTrailer(trailer, packBytes: size) else { return nil }
-        let header = try file.readBytes(at: 0, count: PackDirectory.headerBytes)
-        let encoded = try file.readBytes(at: place.offset, count: place.count)
-        return try? PackDirectory.parse(
-            header: header, directory: encoded, trailer: trailer, packBytes: size, name: pack)
+        return PackEnding(trailer: trailer, packBytes: size, offset: place.offset, count: place.count)
     }
 }

@@ -162,14 +162,16 @@ public struct DiskFolder: Sendable {
             path: path)
     }
 
+    /// Whether the record that gives the disk away is ready, and not in force: somebody is at it, or has ended.
+    func hasPendingHandover() throws(DiskError) -> Bool {
+        try withPath(path) { () throws(SystemError) in try fs.exists("\(path)/\(Self.migratedMarkName).pending") }
+    }
+
     /// Between a migration's writing of its record and that record's coming into force nobody may become the owner. A
     /// record that is left of a migration that died is in nobody's way.
     /// - Throws: `.busy` then.
     private func refuseWhileHandedOver() throws(DiskError) {
-        let isRecordReady = try withPath(path) { () throws(SystemError) in
-            try fs.exists("\(path)/\(Self.migratedMarkName).pending")
-        }
-        guard isRecordReady else { return }
+        guard try hasPendingHandover() else { return }
         let name = "\(path)/\(Self.migrationLockName)"
         let lock = try withPath(name) { () throws(SystemError) in try fs.lock(name, wait: false) }
         guard lock == nil else { return try refuseIfMigrated() }

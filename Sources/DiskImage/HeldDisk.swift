@@ -99,9 +99,7 @@ public final class HeldDisk: Sendable {
 
     /// Whether whoever was about to give the disk away has ended before that was decided, or is at it.
     public func hasPendingHandover() throws(DiskError) -> Bool {
-        guard let folder else { return false }
-        let pending = "\(folder.path)/\(DiskFolder.migratedMarkName).pending"
-        return try withPath(pending) { () throws(SystemError) in try fs.exists(pending) }
+        try folder?.hasPendingHandover() ?? false
     }
 
     /// The files that make up the disk, base first.
