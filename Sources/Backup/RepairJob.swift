@@ -12,7 +12,7 @@ public struct RepairJob: Sendable {
         public var pointsSetAside: [String] = []
         /// Why not all of them were.
         public var setAsideFailure: BackupError?
-        public var problems: [String] = []
+        public var problems: [PointProblem] = []
     }
 
     /// Points that can't be restored in whole, with all that could be saved, are taken out of the store: nothing but
@@ -43,7 +43,7 @@ public struct RepairJob: Sendable {
         }
         outcome.points = points.points
         outcome.damagedPoints = points.damaged
-        outcome.problems = points.problems.map(\.text)
+        outcome.problems = points.problems
         // What can't be read now may be read another time.
         guard setsLostPointsAside, found.unreadable.isEmpty, !points.problems.contains(where: \.isUnreadable) else {
             return outcome
@@ -51,8 +51,15 @@ public struct RepairJob: Sendable {
         for name in outcome.damagedPoints {
             do throws(StoreError) {
                 // A backup may have put in what it lacks since it was looked at.
-                let problems = try PointCheck.problems(of: name, in: local)
-                if problems.isEmpty { outcome.damagedPoints.removeAll { $0 == name } }
+                let now = try PointCheck.problems(of: name, in: local) { progress(total, total) }
+                guard let problems = now else {
+                    outcome.setAsideFailure = BackupError(.cancelled, "the last look at the points was stopped")
+                    break
+                }
+                if problems.isEmpty {
+                    outcome.damagedPoints.removeAll { $0 == name }
+                    outcome.problems.removeAll { $0.point == name }
+                }
                 guard !problems.isEmpty, !problems.contains(where: \.isUnreadable) else { continue }
                 if try local.setAside(point: name) { outcome.pointsSetAside.append(name) }
             } catch {

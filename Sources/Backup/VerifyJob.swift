@@ -160,7 +160,10 @@ struct PointCheck {
     var bytesRead: UInt64 = 0
 
     /// What is wrong with a point now; nothing with one that is not there any more.
-    static func problems(of name: String, in store: LocalStore) throws(StoreError) -> [PointProblem] {
+    /// - Returns: `nil` when it was ended by `goesOn`.
+    static func problems(
+        of name: String, in store: LocalStore, goesOn: () -> Bool
+    ) throws(StoreError) -> [PointProblem]? {
         // Whoever was told before looks again.
         try store.recheck([])
         let point: RestorePoint?
@@ -172,10 +175,12 @@ struct PointCheck {
         guard let point else { return [] }
         let places = PlaceCheck(
             store: store, listed: try store.list(.pack), damage: try store.knownDamage(), suspects: [])
-        var walker = PointWalker(store: store) { (ids, isNode) throws(StoreError) in
-            try places.problems(ids, isNode: isNode)
+        return try withoutActuallyEscaping(goesOn) { (goesOn) throws(StoreError) in
+            var walker = PointWalker(store: store) { (ids, isNode) throws(StoreError) in
+                try places.problems(ids, isNode: isNode)
+            }
+            return try walker.walk(point.content.root, goesOn: goesOn)
         }
-        return try walker.walk(point.content.root) ?? []
     }
 
     /// - Returns: `nil` when it was ended by `goesOn`.
@@ -187,7 +192,7 @@ struct PointCheck {
             try store.points { name, error in
                 // One that was taken out since the list was made.
                 if error.code == .missing { return }
-                check.problems.append(PointProblem(error.message, isUnreadable: error.code == .io))
+                check.problems.append(PointProblem(error.message, isUnreadable: error.code == .io, of: name))
                 if error.code != .unsupported, error.code != .io { check.damaged.append(name) }
             }
         }
@@ -206,7 +211,7 @@ struct PointCheck {
                 if found.contains(where: { !$0.isUnreadable }) { check.damaged.append(point.id) }
                 for problem in found {
                     let text = "restore point \(point.id): \(problem.text)"
-                    check.problems.append(PointProblem(text, isUnreadable: problem.isUnreadable))
+                    check.problems.append(PointProblem(text, isUnreadable: problem.isUnreadable, of: point.id))
                 }
             }
             check.bytesRead = walker.bytesRead

@@ -254,6 +254,10 @@ extension LocalStore {
         }
     }
 
+    func hasNote(of pack: Digest) throws(StoreError) -> Bool {
+        try storing { () throws(SystemError) in try fs.exists(notePath(pack.description)) }
+    }
+
     /// A pack that is whole has come in the place of one that may not have been.
     func forgetDamage(of pack: Digest) throws(StoreError) {
         try removeNotes([pack])

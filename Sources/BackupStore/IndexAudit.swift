@@ -51,7 +51,8 @@ public final class IndexAudit: Sendable {
                 return true
             }
         }
-        return found.map { ($0.key, $0.value) }
+        // The same each time: in the order of before they would be a pack of the same name.
+        return found.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
 
     /// How many entries name a place in `pack` at which its directory has something else.

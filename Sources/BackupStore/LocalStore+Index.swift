@@ -98,10 +98,16 @@ extension LocalStore {
     }
 
     func isThere(_ pack: Digest) throws(StoreError) -> Bool {
-        let path = try path(.pack, pack.description)
-        return try storing { () throws(SystemError) in
-            guard try fs.exists(path) else { return false }
-            return try fs.fileSize(path) >= Self.packBytesMin
+        try hasPackBytes(try path(.pack, pack.description))
+    }
+
+    /// Whether there is a file with room for a pack. It may go at any moment.
+    func hasPackBytes(_ path: String) throws(StoreError) -> Bool {
+        try storing { () throws(SystemError) in
+            do throws(SystemError) { return try fs.fileSize(path) >= Self.packBytesMin } catch {
+                guard [.noSuchFileOrDirectory, .notDirectory].contains(error.errno) else { throw error }
+                return false
+            }
         }
     }
 
@@ -126,7 +132,13 @@ extension LocalStore {
         let packState = segment.state(ofPack: entry.pack)
         if packState.contains(.absent) { return false }
         guard packState.contains(.isDamaged) || !packState.contains(.isLookedAt) else { return true }
-        let place = try segment.location(of: entry)
+        let place: Location
+        do throws(StoreError) { place = try segment.location(of: entry) } catch {
+            guard error.code == .corrupt || error.code == .io else { throw error }
+            if error.code == .io { try checkAlive() }
+            distrust(segment)
+            return false
+        }
         if packState.contains(.isDamaged), try census().damage[place.pack]?.covers(place) == true { return false }
         if !packState.contains(.isLookedAt) {
             guard try isComplete(place.pack) else {
@@ -149,11 +161,11 @@ extension LocalStore {
         } catch {
             switch error.errno {
             case .noSuchFileOrDirectory: return false
-            // It may be read another time.
-            case .ioError:
+            case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .permissionDenied: throw StoreError(error)
+            // It may be read another time, whatever its file system says of it now.
+            default:
                 try checkAlive()
                 return false
-            default: throw StoreError(error)
             }
         }
         if !isComplete, session != nil { try note([pack: PackDamage(isWhole: true)]) }

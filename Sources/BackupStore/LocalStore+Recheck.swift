@@ -26,6 +26,8 @@ extension LocalStore {
         forgetCensus()
         state.withLock { state in
             state.asideAtStart = aside
+            // Another writer may have put packs in that no index file names yet.
+            state.isFilledUp = false
             state.used = ([], [])
         }
     }

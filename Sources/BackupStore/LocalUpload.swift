@@ -57,10 +57,12 @@ extension LocalStore {
             }
             try fs.synchronizeFolder(folder)
         }
-        // What was known against it was of what it has replaced, or of a medium that reads it by now.
-        if isThere || replacing != nil, kind == .pack, let pack = Digest(hex: name) {
-            forgetOpen(pack: name)
-            try forgetDamage(of: pack)
+        // What is known against it is of what it has replaced, also when that went before, or of a medium that reads it
+        // by now.
+        if kind == .pack, let pack = Digest(hex: name) {
+            if isThere || replacing != nil { forgetOpen(pack: name) }
+            let hasNote = try hasNote(of: pack)
+            if isThere || replacing != nil || hasNote { try forgetDamage(of: pack) }
         }
     }
 

@@ -26,11 +26,8 @@ extension LocalStore {
             where ObjectName.isValid(name, as: .pack) && !Self.belongs(name, in: folder) {
                 let path = "\(folder)/\(name)"
                 // What is too short for one has no more than the name of a pack.
-                guard let pack = Digest(hex: name),
-                    try storing({ () throws(SystemError) in
-                        guard try fs.kind(of: path) == .regular else { return false }
-                        return try fs.fileSize(path) >= Self.packBytesMin
-                    })
+                guard let pack = Digest(hex: name), try hasPackBytes(path),
+                    try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular })
                 else { continue }
                 found.append(MisplacedPack(pack: pack, path: path))
             }
@@ -39,34 +36,46 @@ extension LocalStore {
     }
 
     /// Puts a pack in its place, where there is none, or none that is whole. What was there is set aside.
-    /// - Returns: what was done, or why nothing was; and whether that is because it can't be read now.
+    /// - Returns: what was done, or why nothing was; and whether another repair may do more.
     func place(_ misplaced: MisplacedPack) throws(StoreError) -> PointProblem {
         let name = misplaced.pack.description
         let target = try path(.pack, name)
+        let remark = "\(misplaced.path) lies in the wrong folder"
+        // From before it is read: what is noted meanwhile stays.
+        let marks = try noteMarks()
+        let own = try state(ofPackAt: misplaced.path, misplaced.pack)
+        if own == .unreadable { return PointProblem("\(remark), and can't be read now", isUnreadable: true) }
         let lock = try lockReplacing()
         defer { withExtendedLifetime(lock) {} }
         try storing { () throws(SystemError) in try makeDurable(folder: folderPart(of: target)) }
-        // Where there is nothing else, what is left of it is worth something: the repair finds out what.
         if try storing({ () throws(SystemError) in try fs.isTaken(target) }) {
-            let remark = "\(misplaced.path) lies in the wrong folder, and there is something in its place"
-            switch try state(ofPackAt: misplaced.path, misplaced.pack) {
-            case .whole: break
-            case .damaged: return PointProblem("\(remark): it is damaged itself, and is not used")
-            case .unreadable: return PointProblem("\(remark): it can't be read now", isUnreadable: true)
-            }
             switch try state(ofPackAt: target, misplaced.pack) {
-            case .whole: return PointProblem("\(remark), which is whole: remove it")
-            case .unreadable: return PointProblem("\(remark), which can't be read now", isUnreadable: true)
+            case .whole: return PointProblem("\(remark), and the one in its place is whole: remove it")
+            case .unreadable:
+                return PointProblem("\(remark), and what is in its place can't be read now", isUnreadable: true)
+            case .damaged where own == .damaged:
+                return PointProblem(
+                    "\(remark), and is damaged, as is what is in its place: the next repair looks what is left of it",
+                    isUnreadable: true)
             case .damaged: _ = try setAside(pack: name)
             }
         }
-        try storing { () throws(SystemError) in
-            try fs.rename(misplaced.path, to: target)
+        // What is left of it is worth something; until the repair knows what, nobody builds on it.
+        if own == .damaged { try note([misplaced.pack: PackDamage(isWhole: true)]) }
+        do throws(SystemError) {
+            // A writer that begins where there is nothing takes no lock.
+            try fs.renameExclusively(misplaced.path, to: target)
             try fs.synchronizeFolder(folderPart(of: target))
             try fs.synchronizeFolder(folderPart(of: misplaced.path))
+        } catch {
+            guard error.errno == .fileExists else { throw StoreError(error) }
+            return PointProblem("\(remark), and a backup has put one in its place", isUnreadable: own == .damaged)
         }
         forgetOpen(pack: name)
-        try forgetDamage(of: misplaced.pack)
+        if own == .whole {
+            try removeNotes([misplaced.pack], markedBefore: marks)
+            forgetCensus()
+        }
         return PointProblem("pack \(name) lay in the wrong folder, as \(misplaced.path): it was put in its place")
     }
 
@@ -77,6 +86,8 @@ extension LocalStore {
         do throws(StoreError) {
             guard try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular }) else { return .damaged }
             let file = try storing { () throws(SystemError) in try fs.open(path, .read) }
+            // Whoever put it there may have been cut off since: what is read may be in the host's cache only.
+            try storing { () throws(SystemError) in try file.synchronize() }
             guard let directory = try storing({ () throws(SystemError) in try Self.directory(of: file, pack) }) else {
                 return .damaged
             }

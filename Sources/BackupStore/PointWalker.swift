@@ -7,10 +7,13 @@ public struct PointProblem: Hashable, Sendable {
     public var text: String
     /// Something could not be read now: it may be right.
     public var isUnreadable: Bool
+    /// The point, where it is a point's.
+    public var point: String?
 
-    public init(_ text: String, isUnreadable: Bool = false) {
+    public init(_ text: String, isUnreadable: Bool = false, of point: String? = nil) {
         self.text = text
         self.isUnreadable = isUnreadable
+        self.point = point
     }
 }
 

@@ -5,7 +5,7 @@ internal import Synchronization
 
 // How a store is repaired, beside writers and readers:
 //
-//     0. packs that lie in the wrong folder are put in their places
+//     0. packs that lie in the wrong folder are put in their places, those that are damaged with a note of it
 //     1. every pack is read in whole; new index files are made of the directories of what is whole
 //     2. what can be saved of damaged packs goes into new packs, and into the new index
 //     3. damaged packs are set aside, unless a writer has put them in anew; wrong index files are set aside, and the
@@ -92,9 +92,10 @@ private struct StoreRepairing {
             if done.isUnreadable { report.unreadable.append("pack \(pack.pack)") }
         }
         notesAtStart = try store.noteMarks()
+        // The index first: what is put in meanwhile is in no file of before that names it.
+        old = Set(try store.list(.index).map(\.name))
         let packs = try store.list(.pack)
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }
-        old = Set(try store.list(.index).map(\.name))
         var problems: [(String, StoreError)] = []
         let audit = try store.auditIndex(damaged: { problems.append(($0, $1)) }) { progress(0, total) }
         guard let audit else { return false }
@@ -104,7 +105,9 @@ private struct StoreRepairing {
             wrong.insert(name)
         }
         let there = Set(packs.map(\.name))
-        lost = Set(audit.packs.filter { !there.contains($0.description) })
+        for pack in audit.packs where !there.contains(pack.description) {
+            if try !store.isThere(pack) { lost.insert(pack) }
+        }
         for pack in lost.sorted() { report.add("pack \(pack) is not there") }
         var done: UInt64 = 0
         for pack in packs {
@@ -266,6 +269,8 @@ private struct StoreRepairing {
     // MARK: Taking away
 
     private mutating func takeAway() throws(StoreError) {
+        // A writer may have put one in since.
+        for pack in lost { if try store.isThere(pack) { lost.remove(pack) } }
         try store.noteLost(lost)
         for one in bad { try takeAway(one) }
         try flush()

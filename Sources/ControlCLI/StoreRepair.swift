@@ -48,7 +48,7 @@ struct StoreRepair: ParsableCommand {
             throw CommandFailure(
                 .inputOutput,
                 "not every point of \(opened.address) can be read, \(outcome.problems.count) problems; the first: "
-                    + outcome.problems[0])
+                    + outcome.problems[0].text)
         }
     }
 }
@@ -85,7 +85,7 @@ private struct RepairResult: Encodable {
         indexesSetAside = repair.indexesSetAside
         wrongEntries = repair.wrongEntries
         unreadable = repair.unreadable
-        problems = repair.problems + outcome.problems
+        problems = repair.problems + outcome.problems.map(\.text)
         readBytes = repair.bytesRead
     }
 

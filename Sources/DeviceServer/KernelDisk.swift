@@ -40,9 +40,12 @@ final class KernelDisk: ControlledDisk {
         self.isReadOnly = isReadOnly
         self.isRepaired = isRepaired
         abort = DeviceAbort(path: held.path) { isOn throws(DiskError) in
+            // On record as long as it lasts: whoever takes the device over must tell it from an error of the host.
+            if isOn { held.noteStopped(true) }
             do throws(DriverError) { try Driver().setAborted(isOn, device) } catch {
                 throw DiskError(error, path: held.path)
             }
+            if !isOn { held.noteStopped(false) }
         }
         held.confirmBy { files in (try? AttachedStack.of(device))?.files.isSame(as: files) == true }
     }

@@ -61,7 +61,10 @@ public enum KernelOwner {
                 for event in try events.next(waitMilliseconds: 0) {
                     tell(event, disk)
                     // Another tool stopped it: there is nothing to own any more.
-                    if event.kind == .stopped, !disk.state.withLock({ $0.isClosing }) { return }
+                    if event.kind == .stopped, !disk.state.withLock({ $0.isClosing }) {
+                        disk.held.deviceHasGone()
+                        return
+                    }
                 }
             }
             if !entries[0].ready.isEmpty { return }

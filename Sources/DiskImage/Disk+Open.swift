@@ -20,7 +20,8 @@ extension Disk {
             let lock = try folder.lockOwner()
             let folder = folder.owned(by: lock)
             let descriptor = try folder.load()
-            try folder.settleServed(descriptor)
+            // The record stays until what is opened now takes its place.
+            if let failure = try folder.otherServed(than: descriptor) { throw failure }
             let opener = ChainOpener(fs: fs, options: options)
             let chain = try opener.open(
                 try ChainOpener.places(descriptor, to: descriptor.top, in: folder), path: folder.path)

@@ -195,8 +195,9 @@ public struct DiskFolder: Sendable {
         // does not try: for a moment it would stand in the way of who has.
         let claim = try withPath(path) { () throws(SystemError) in file == nil ? nil : try fs.claim(path) }
         guard let file, let claim else {
-            let user = owner().map { "\($0)" } ?? "another process"
-            throw DiskError(.inUse, "\(path): \(user) uses the disk; detach it first", path: path)
+            // With the lock it is this process that has it, and somebody else the folder.
+            let user = file == nil ? owner().map { "\($0)" } : nil
+            throw DiskError(.inUse, "\(path): \(user ?? "another process") uses the disk; detach it first", path: path)
         }
         let lock = OwnerLock(file: file, claim: claim)
         // Whoever had the disk before may have given it away, or be just about to: its server lets go of the lock when

@@ -82,6 +82,20 @@ public final class HeldDisk: Sendable {
         folder.recordServed(descriptor)
     }
 
+    /// Another tool has ended the device.
+    public func deviceHasGone() { folder?.forgetServed() }
+
+    /// To be called before the device's writes are stopped for another host, and after they go on.
+    public func noteStopped(_ isStopped: Bool) { folder?.recordStopped(isStopped) }
+
+    /// Whether whoever had the device before has stopped its writes for another host.
+    /// - Throws: when that can't be found out.
+    public func wasStopped() throws(DiskError) -> Bool {
+        guard let folder else { return false }
+        if let isStopped = folder.wasStopped() { return isStopped }
+        return try folder.hasPendingHandover()
+    }
+
     /// To be called before the device goes, which alone can tell that what another tool has changed is what it serves.
     public func deviceWillGo() { folder?.noteConfirmed() }
 
@@ -95,11 +109,6 @@ public final class HeldDisk: Sendable {
         guard folder != nil else { return false }
         let held = locks.withLock { $0 }
         return try held.hasMigratedMark(path, in: fs)
-    }
-
-    /// Whether whoever was about to give the disk away has ended before that was decided, or is at it.
-    public func hasPendingHandover() throws(DiskError) -> Bool {
-        try folder?.hasPendingHandover() ?? false
     }
 
     /// The files that make up the disk, base first.

@@ -3,6 +3,7 @@ internal import Geometry
 internal import ImageFormat
 internal import LinuxSystem
 internal import Synchronization
+internal import SystemPackage
 
 /// What the owner of a disk has taken: a folder, the lock in it, and the images that its descriptor named. Paths lead
 /// elsewhere once somebody renames the folder, puts another disk in its place, or puts an old descriptor back; the
@@ -23,6 +24,8 @@ final class OwnedPlace: Sendable {
         var descriptor: DiskDescriptor?
         /// What ``DiskFolder/recordServed(_:)`` has stored.
         var recorded: [UInt8]?
+        /// The device's writes fail until the disk is another host's, or stays here.
+        var isStopped = false
         /// Whether a chain of these paths is the one that is served, where somebody else can tell: the driver, whose
         /// stack its own tools may change as well.
         var confirms: (@Sendable ([String]) -> Bool)?
@@ -100,7 +103,8 @@ extension DiskFolder {
     func recordServed(_ descriptor: DiskDescriptor) {
         guard let owned, isInPlace else { return }
         // Also what only marks a state: whoever goes on with this one must not take half a merge for a snapshot.
-        let bytes = descriptor.encode()
+        let isStopped = owned.known.withLock { $0.isStopped }
+        let bytes = descriptor.encode() + (isStopped ? Self.stoppedRemark : [])
         guard owned.known.withLock({ $0.recorded != bytes }) else { return }
         let staging = servedDescriptorPath + Self.stagingSuffix
         do throws(SystemError) {
@@ -115,6 +119,36 @@ extension DiskFolder {
             try? fs.remove(servedDescriptorPath)
             owned.known.withLock { $0.recorded = nil }
         }
+    }
+
+    private static let stoppedRemark = Array("<!-- its writes are stopped for a migration -->\n".utf8)
+    private static let keptRemark = Array("<!-- another descriptor was in its place at the end -->\n".utf8)
+
+    /// Puts on record that the device's writes are being stopped, or go on: for who takes the device over.
+    func recordStopped(_ isStopped: Bool) {
+        guard let owned else { return }
+        let descriptor = owned.known.withLock { known in
+            known.isStopped = isStopped
+            return known.descriptor
+        }
+        if let descriptor { recordServed(descriptor) }
+    }
+
+    /// Whether the last owner had stopped the device's writes; `nil` where nobody knows.
+    func wasStopped() -> Bool? {
+        guard let bytes = try? fs.contents(of: servedDescriptorPath, limit: DiskDescriptor.byteCountMax) else {
+            return nil
+        }
+        return bytes.suffix(Self.stoppedRemark.count).elementsEqual(Self.stoppedRemark)
+    }
+
+    /// Another tool has ended the device. Which descriptor counts, when it is another one by now, whoever opens the
+    /// disk next finds out.
+    func forgetServed() {
+        guard let owned, isInPlace, let served = owned.known.withLock({ $0.descriptor }), let now = try? load(),
+            let chain = try? served.chain(to: served.top), (try? now.chain(to: now.top)) == chain
+        else { return }
+        try? fs.remove(servedDescriptorPath)
     }
 
     /// Runs what puts the descriptor in place. Where nobody knows whether it did there may be the old one, or this one.
@@ -139,7 +173,11 @@ extension DiskFolder {
         }
         recordServed(descriptor)
         do throws(CommitFailure) { try body() } catch {
-            guard !error.isUndecided else { throw error }
+            guard !error.isUndecided else {
+                // It may be known after all.
+                if let before, let now = try? load(), now.encode() == before.encode() { recordServed(before) }
+                throw error
+            }
             owned.known.withLock { known in
                 guard known.chains.count > 1, let last = known.chains.lastIndex(of: chain) else { return }
                 known.chains.remove(at: last)
@@ -301,7 +339,7 @@ extension DiskFolder {
 
     /// Stores the descriptor of what was served beside the one that is there. - Returns: what to tell of it.
     private func keepServed(_ served: DiskDescriptor, _ reason: DiskError) -> DiskError {
-        let bytes = served.encode()
+        let bytes = served.encode() + (reason.code == .io ? [] : Self.keptRemark)
         do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
             return reason.and(DiskError(error, path: servedDescriptorPath))
         }
@@ -338,14 +376,22 @@ extension DiskFolder {
     private func differentServed(than descriptor: DiskDescriptor) throws(DiskError) -> DiskError? {
         guard try hasServed() else { return nil }
         let place = servedDescriptorPath
-        let bytes = try withPath(place) { () throws(SystemError) in
-            try fs.contents(of: place, limit: DiskDescriptor.byteCountMax)
+        let found = try withPath(place) { () throws(SystemError) -> [UInt8]? in
+            do throws(SystemError) { return try fs.contents(of: place, limit: DiskDescriptor.byteCountMax) } catch {
+                // Its owner may have ended just now.
+                guard error.errno == .noSuchFileOrDirectory else { throw error }
+                return nil
+            }
         }
+        guard let bytes = found else { return nil }
         // What a power cut has left of one says nothing.
         guard let served = try? DiskDescriptor(parsing: bytes), let chain = try? served.chain(to: served.top) else {
             return nil
         }
-        if try isOne(chain, with: try? descriptor.chain(to: descriptor.top)) { return nil }
+        let own = try? descriptor.chain(to: descriptor.top)
+        // Another one was there while this was served: whatever it names, it is not what was written.
+        let isKept = bytes.suffix(Self.keptRemark.count).elementsEqual(Self.keptRemark)
+        if try isKept ? own == chain : isOne(chain, with: own) { return nil }
         return DiskError(.corrupt, "\(path): the disk is not opened for writing: \(servedHint)", path: path)
     }
 
@@ -357,6 +403,11 @@ extension DiskFolder {
         guard let own else { return false }
         if own == served { return true }
         let (ownFiles, servedFiles) = (own.map(\.file), served.map(\.file))
+        // What ploop's tools have removed since its owner was killed. No owner of ours removes what it serves, and an
+        // old descriptor that is put back leaves it there.
+        for file in servedFiles where !ownFiles.hasSame(as: file) {
+            if try identity(ofFile: path(ofFile: file)) == nil { return true }
+        }
         // A snapshot of ploop's own tools, of which no owner of ours has heard. An old descriptor has not more.
         if ownFiles.count > servedFiles.count,
             ownFiles.prefix(servedFiles.count).elementsEqual(
@@ -371,12 +422,12 @@ extension DiskFolder {
         let listed = try leftovers()
         for file in ownFiles where !servedFiles.hasSame(as: file) && !listed.hasSame(as: file) { return false }
         for file in servedFiles where !ownFiles.hasSame(as: file) && !listed.hasSame(as: file) {
-            if try identity(ofFile: path(ofFile: file)) != nil { return false }
+            return false
         }
         return true
     }
 
-    /// For the owner, before it opens the disk. One that names the same chain is of no use any more, and goes.
+    /// For who changes a disk that nobody serves. One that names the same chain is of no use any more, and goes.
     /// - Throws: ``otherServed(than:)``.
     func settleServed(_ descriptor: DiskDescriptor) throws(DiskError) {
         guard try hasServed() else { return }

@@ -168,8 +168,12 @@ extension MigrationController {
         }
         // With a peer that is gone this fails at once; one that hangs, or one who does not want to wait, ends it.
         if failure.code != .link {
-            watch?.set(deadline: time.monotonic() + Self.abortNanoseconds)
+            watch?.end()
+            // The one that there was may have ended with the release.
+            let last = options.usesThreads ? link.map { LinkWatch($0, time: time, shouldStop: shouldStop) } : nil
+            last?.set(deadline: time.monotonic() + Self.abortNanoseconds)
             _ = try? link?.call(.abort)
+            last?.end()
         }
         place.removeTree()
         return told

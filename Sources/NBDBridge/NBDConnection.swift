@@ -45,6 +45,8 @@ public struct NBDExtent: Hashable, Sendable {
     private static let requestsInFlightMax: UInt32 = 32
     /// Silence after which a server counts as dead.
     public static let silenceMaxMillisecondsStandard: Int32 = 60_000
+    /// The same while it makes writes durable.
+    public static let flushMaxMillisecondsStandard: Int32 = 600_000
     /// A block-status request covers at most this, which its 32-bit length can hold at any alignment.
     private static let statusMax: UInt64 = 2 << 30
 
@@ -52,16 +54,20 @@ public struct NBDExtent: Hashable, Sendable {
     private final class Stop: Sendable {
         let isWanted: @Sendable () -> Bool
         let silenceMaxMilliseconds: Int32
-        init(_ isWanted: @escaping @Sendable () -> Bool, _ silenceMaxMilliseconds: Int32) {
+        let flushMaxMilliseconds: Int32
+        init(
+            _ isWanted: @escaping @Sendable () -> Bool, _ silenceMaxMilliseconds: Int32, _ flushMaxMilliseconds: Int32
+        ) {
             self.isWanted = isWanted
             self.silenceMaxMilliseconds = silenceMaxMilliseconds
+            self.flushMaxMilliseconds = flushMaxMilliseconds
         }
 
         /// Runs a call of the library with the time that it may wait. Whoever holds this must live as long.
-        func within(_ body: (cnbd_patience) -> Int32) -> Int32 {
+        func within(milliseconds: Int32? = nil, _ body: (cnbd_patience) -> Int32) -> Int32 {
             unsafe body(
                 cnbd_patience(
-                    silence_ms: silenceMaxMilliseconds,
+                    silence_ms: milliseconds ?? silenceMaxMilliseconds,
                     stopped: { context in
                         guard let context = unsafe context else { return 0 }
                         return unsafe Unmanaged<Stop>.fromOpaque(context).takeUnretainedValue().isWanted() ? 1 : 0
@@ -73,19 +79,22 @@ public struct NBDExtent: Hashable, Sendable {
     /// Connects to the server that listens at a unix socket.
     /// - Parameters:
     ///   - silenceMaxMilliseconds: a call fails when nothing at all comes from the server for so long.
+    ///   - flushMaxMilliseconds: the same for a flush.
     ///   - shouldStop: asked some times a second by a call that waits; it fails then.
     public init(
         unixSocket path: String, silenceMaxMilliseconds: Int32 = Self.silenceMaxMillisecondsStandard,
+        flushMaxMilliseconds: Int32 = Self.flushMaxMillisecondsStandard,
         shouldStop: @escaping @Sendable () -> Bool = { false }
     ) throws(NBDError) {
-        try unsafe self.init(name: path, Stop(shouldStop, silenceMaxMilliseconds)) { handle, patience in
+        try unsafe self.init(name: path, Stop(shouldStop, silenceMaxMilliseconds, flushMaxMilliseconds)) {
+            handle, patience in
             unsafe path.withCString { unsafe cnbd_connect_unix(handle, $0, patience) }
         }
     }
 
     /// Connects to `nbd://…`, `nbd+unix://…`.
     public init(uri: String) throws(NBDError) {
-        let stop = Stop({ false }, Self.silenceMaxMillisecondsStandard)
+        let stop = Stop({ false }, Self.silenceMaxMillisecondsStandard, Self.flushMaxMillisecondsStandard)
         try unsafe self.init(name: uri, stop) { handle, patience in
             unsafe uri.withCString { unsafe cnbd_connect_uri(handle, $0, patience) }
         }
@@ -101,7 +110,7 @@ public struct NBDExtent: Hashable, Sendable {
         guard result == 0 else {
             let reason =
                 result == -ETIMEDOUT || result == -ECANCELED || result == -ENAMETOOLONG
-                ? Self.reason(result, stop) : unsafe String(cString: cnbd_message())
+                ? Self.reason(result, stop.silenceMaxMilliseconds) : unsafe String(cString: cnbd_message())
             unsafe cnbd_free(made)
             throw NBDError(.unreachable, "cannot connect to the NBD server at \(name): \(reason)")
         }
@@ -152,7 +161,10 @@ public struct NBDExtent: Hashable, Sendable {
 
     /// Makes all writes that have returned durable at the server.
     public func flush() throws(NBDError) {
-        try checkResult(unsafe stop.within { unsafe cnbd_flush(handle, $0) }, "flush")
+        // A server says nothing meanwhile, and a slow medium may have much to write.
+        let limit = stop.flushMaxMilliseconds
+        let result = unsafe stop.within(milliseconds: limit) { unsafe cnbd_flush(handle, $0) }
+        try checkResult(result, "flush", milliseconds: limit)
     }
 
     /// - Parameter mayTrim: whether the server may give the space back.
@@ -197,16 +209,16 @@ public struct NBDExtent: Hashable, Sendable {
         }
     }
 
-    private func checkResult(_ result: Int32, _ verb: String) throws(NBDError) {
+    private func checkResult(_ result: Int32, _ verb: String, milliseconds: Int32? = nil) throws(NBDError) {
         guard result != 0 else { return }
         throw NBDError(
             result == -ETIMEDOUT ? .timedOut : .failed,
-            "cannot \(verb) the disk at \(name): \(Self.reason(result, stop))")
+            "cannot \(verb) the disk at \(name): \(Self.reason(result, milliseconds ?? stop.silenceMaxMilliseconds))")
     }
 
-    private static func reason(_ result: Int32, _ stop: Stop) -> String {
+    private static func reason(_ result: Int32, _ milliseconds: Int32) -> String {
         switch result {
-        case -ETIMEDOUT: "no answer for \(stop.silenceMaxMilliseconds / 1000) s"
+        case -ETIMEDOUT: "no answer for \(milliseconds / 1000) s"
         case -ECANCELED: "stopped"
         default: Errno(rawValue: -result).description
         }

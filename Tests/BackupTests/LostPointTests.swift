@@ -154,7 +154,9 @@ import Testing
         store.close()
     }
 
-    @Test("a point that a backup makes whole meanwhile stays") func healed() throws {
+    @Test("a point that a backup makes whole meanwhile stays, also before that has indexed anything",
+        arguments: [false, true])
+    func healed(isIndexed: Bool) throws {
         let world = try StoreWorld(backups: 2)
         let fs = world.fs
         let store = try world.open()
@@ -169,6 +171,8 @@ import Testing
         // Another writer puts in what it lacks when all points have been looked at.
         let hasBegun = Mutex(false)
         let isHealed = Mutex<Bool?>(nil)
+        let writer = Mutex<LocalStore?>(nil)
+        defer { writer.withLock { $0 }?.close() }
         fs.setObserver { call, subject in
             if subject.contains("points/\(lost.id)") { hasBegun.withLock { $0 = true } }
             guard hasBegun.withLock({ $0 }), subject == "\(StoreWorld.path)/aside",
@@ -179,8 +183,9 @@ import Testing
             else { return nil }
             let isDone: Void? = try? {
                 let other = try world.open()
-                defer { other.close() }
+                writer.withLock { $0 = other }
                 try other.put(.pack, pack, bytes)
+                if isIndexed { other.close() }
             }()
             isHealed.withLock { $0 = isDone != nil }
             return nil
@@ -189,6 +194,7 @@ import Testing
         fs.setObserver(nil)
         #expect(isHealed.withLock { $0 } == true)
         #expect(outcome.points == 2 && outcome.pointsSetAside.isEmpty && outcome.damagedPoints.isEmpty)
+        #expect(outcome.problems.isEmpty)
         #expect(try VerifyJob().run(store: store).isSound)
     }
 

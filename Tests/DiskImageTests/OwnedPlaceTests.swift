@@ -105,7 +105,7 @@ import Testing
         #expect(try readFile("\(path)/DiskDescriptor.xml") == old)
         try write(disk, 3)
         #expect(code { try disk.close() } == .corrupt)
-        #expect(try readFile("\(path)/DiskDescriptor.xml.served") == right)
+        #expect(try readFile("\(path)/DiskDescriptor.xml.served").starts(with: right))
         // Whoever opens the old one has to say so, and removes nothing that it does not name.
         #expect(code { _ = try Disk.open(path, in: fs) } == .corrupt)
         try fs.remove("\(path)/DiskDescriptor.xml.served")

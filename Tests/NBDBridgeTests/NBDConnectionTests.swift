@@ -109,7 +109,8 @@ private final class Server {
             }
         }
         let first = try server()
-        let impatient = try NBDConnection(unixSocket: first.socket, silenceMaxMilliseconds: 1000)
+        let impatient = try NBDConnection(
+            unixSocket: first.socket, silenceMaxMilliseconds: 1000, flushMaxMilliseconds: 1000)
         let late = #expect(throws: NBDError.self) { try ask(impatient) }
         #expect(late?.code == .timedOut && late?.message.hasSuffix("no answer for 1 s") == true)
         let isWanted = Mutex(false)

@@ -110,12 +110,23 @@ public final class SimulatedFileSystem: FileSystem {
     }
 
     public func rename(_ source: String, to target: String) throws(SystemError) {
+        try rename(source, to: target, replaces: true)
+    }
+
+    public func renameExclusively(_ source: String, to target: String) throws(SystemError) {
+        try rename(source, to: target, replaces: false)
+    }
+
+    private func rename(_ source: String, to target: String, replaces: Bool) throws(SystemError) {
         try perform(.rename, "\(source) to \(target)") { world throws(SystemError) in
             let subject = "\(source) to \(target)"
             let node = try world.require(source, "rename")
             let from = try world.place(source, "rename")
             let to = try world.place(target, "rename")
             let replaced = world.folder(to.folder)?.live[to.name]
+            if replaced != nil, !replaces {
+                throw SystemError(errno: .fileExists, operation: "rename", subject: subject)
+            }
             if let replaced, replaced != node {
                 switch (world.folder(node), world.folder(replaced)) {
                 case (nil, .some): throw SystemError(errno: .isDirectory, operation: "rename", subject: subject)
