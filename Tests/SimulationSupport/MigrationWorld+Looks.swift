@@ -58,6 +58,8 @@ extension MigrationWorld {
         guard bytes == source.content else {
             throw Finding("at the end: the disk there holds something else")
         }
+        // A start that failed was told, and is begun again by the unit at boot, or a command, there.
+        if guestThere.starts == 0 { _ = try receiver.resume(folder: there[0]) }
         guard guestThere.starts > 0 else { throw Finding("at the end: the guest was not started") }
         note("moved")
     }

@@ -115,7 +115,10 @@ extension MigrationWorld {
                 usedBytes: UInt64(shape.diskBytes)),
             target: target(step, folder, messages), source: server, guest: NoGuest(), options: options,
             fs: ours)
-        _ = try controller.run()
+        let report = try controller.run()
+        if report.startFailure == nil, guestThere.starts == 0 {
+            fail(Finding("a migration to \(folder) said that the guest runs there, and it was not started"))
+        }
     }
 
     func recovery(_ step: Step, messages: Int) -> MigrationRecovery {
@@ -142,10 +145,13 @@ extension MigrationWorld {
         }
     }
 
+    var receiver: MigrationReceiver {
+        MigrationReceiver(fs: theirs, disks: DiskFolders(fs: theirs), guest: guestThere, boot: "boot \(boots)")
+    }
+
     private func connect(_ step: Step, _ limit: Countdown) throws(TransportError) -> any MessagePeer {
         let (near, far) = MemoryStream.pair()
-        let receiver = MigrationReceiver(
-            fs: theirs, disks: DiskFolders(fs: theirs), guest: guestThere, boot: "boot \(boots)")
+        let receiver = receiver
         let work = Work(target, step)
         do throws(SystemError) {
             _ = try OwnThread(name: "target") {

@@ -18,6 +18,8 @@ import Testing
         (22391, "35,41s,42,43s,44s,45s,46,48s,53,56s,61s"),
         // A record of a migration that could not be read was taken for none: two targets had the disk.
         (28119, "0,2"),
+        // The note of a guest's start could not be made: the start had failed, and was to be begun again there.
+        (1_011_249, "1,3"),
         // Another writer merged an index file away between its rename and its first use.
         (
             31475,
