@@ -127,18 +127,22 @@ extension LocalStore {
         }
     }
 
+    /// The same for where that is.
+    private func location(of entry: IndexEntry, in segment: IndexSegment) throws(StoreError) -> Location? {
+        do throws(StoreError) { return try segment.location(of: entry) } catch {
+            guard error.code == .corrupt || error.code == .io else { throw error }
+            if error.code == .io { try checkAlive() }
+            distrust(segment)
+            return nil
+        }
+    }
+
     /// Whether what an entry speaks of is there, and nothing is known against it.
     private func isUsable(_ entry: IndexEntry, _ segment: IndexSegment) throws(StoreError) -> Bool {
         let packState = segment.state(ofPack: entry.pack)
         if packState.contains(.absent) { return false }
         guard packState.contains(.isDamaged) || !packState.contains(.isLookedAt) else { return true }
-        let place: Location
-        do throws(StoreError) { place = try segment.location(of: entry) } catch {
-            guard error.code == .corrupt || error.code == .io else { throw error }
-            if error.code == .io { try checkAlive() }
-            distrust(segment)
-            return false
-        }
+        guard let place = try location(of: entry, in: segment) else { return false }
         if packState.contains(.isDamaged), try census().damage[place.pack]?.covers(place) == true { return false }
         if !packState.contains(.isLookedAt) {
             guard try isComplete(place.pack) else {
@@ -224,8 +228,9 @@ extension LocalStore {
                     doubtful[place] = recent.place
                 }
                 for segment in segments where result[place] == nil {
-                    guard let entry = try find(ids[place], in: segment) else { continue }
-                    let location = try segment.location(of: entry)
+                    guard let entry = try find(ids[place], in: segment),
+                        let location = try location(of: entry, in: segment)
+                    else { continue }
                     if try isUsable(entry, segment) { result[place] = location } else { doubtful[place] = location }
                 }
                 if result[place] == nil { left.append(place) }

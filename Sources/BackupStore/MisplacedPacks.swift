@@ -36,14 +36,15 @@ extension LocalStore {
     }
 
     /// Puts a pack in its place, where there is none, or none that is whole. What was there is set aside.
-    /// - Returns: what was done, or why nothing was; and whether another repair may do more.
-    func place(_ misplaced: MisplacedPack) throws(StoreError) -> PointProblem {
+    /// - Returns: what was done, or why nothing was, and whether another repair may do more; `nil` when it has gone.
+    func place(_ misplaced: MisplacedPack) throws(StoreError) -> PointProblem? {
         let name = misplaced.pack.description
         let target = try path(.pack, name)
         let remark = "\(misplaced.path) lies in the wrong folder"
         // From before it is read: what is noted meanwhile stays.
         let marks = try noteMarks()
         let own = try state(ofPackAt: misplaced.path, misplaced.pack)
+        if own == .missing { return nil }
         if own == .unreadable { return PointProblem("\(remark), and can't be read now", isUnreadable: true) }
         let lock = try lockReplacing()
         defer { withExtendedLifetime(lock) {} }
@@ -58,6 +59,7 @@ extension LocalStore {
                     "\(remark), and is damaged, as is what is in its place: the next repair looks what is left of it",
                     isUnreadable: true)
             case .damaged: _ = try setAside(pack: name)
+            case .missing: break
             }
         }
         // What is left of it is worth something; until the repair knows what, nobody builds on it.
@@ -72,19 +74,23 @@ extension LocalStore {
             return PointProblem("\(remark), and a backup has put one in its place", isUnreadable: own == .damaged)
         }
         forgetOpen(pack: name)
-        if own == .whole {
+        if own == .damaged {
+            // Where the file system can't rename so, a writer's may have been there for a moment.
+            try note([misplaced.pack: PackDamage(isWhole: true)])
+        } else {
             try removeNotes([misplaced.pack], markedBefore: marks)
             forgetCensus()
         }
         return PointProblem("pack \(name) lay in the wrong folder, as \(misplaced.path): it was put in its place")
     }
 
-    private enum PackFileState { case whole, damaged, unreadable }
+    private enum PackFileState { case whole, damaged, unreadable, missing }
 
     /// Whether a file is the pack of that name, down to the last byte.
     private func state(ofPackAt path: String, _ pack: Digest) throws(StoreError) -> PackFileState {
         do throws(StoreError) {
-            guard try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular }) else { return .damaged }
+            guard let kind = try storing({ () throws(SystemError) in try fs.kind(of: path) }) else { return .missing }
+            guard kind == .regular else { return .damaged }
             let file = try storing { () throws(SystemError) in try fs.open(path, .read) }
             // Whoever put it there may have been cut off since: what is read may be in the host's cache only.
             try storing { () throws(SystemError) in try file.synchronize() }
@@ -95,8 +101,12 @@ extension LocalStore {
             for frame in directory.frames where try check.problem(frame, in: file) != nil { return .damaged }
             return .whole
         } catch {
-            guard [.io, .missing, .corrupt].contains(error.code) else { throw error }
-            return error.code == .io ? .unreadable : .damaged
+            switch error.code {
+            case .io, .permission: return .unreadable
+            case .missing: return .missing
+            case .corrupt: return .damaged
+            default: throw error
+            }
         }
     }
 

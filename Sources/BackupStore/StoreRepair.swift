@@ -87,9 +87,9 @@ private struct StoreRepairing {
 
     mutating func run(_ progress: (UInt64, UInt64) -> Bool) throws(StoreError) -> Bool {
         for pack in try store.misplacedPacks() {
-            let done = try store.place(pack)
+            guard let done = try store.place(pack) else { continue }
             report.add(done.text)
-            if done.isUnreadable { report.unreadable.append("pack \(pack.pack)") }
+            if done.isUnreadable { report.unreadable.append(pack.path) }
         }
         notesAtStart = try store.noteMarks()
         // The index first: what is put in meanwhile is in no file of before that names it.
@@ -133,6 +133,7 @@ private struct StoreRepairing {
         guard let name = Digest(hex: pack.name) else { return }
         var damage = PackDamage()
         var directory: PackDirectory?
+        var isReadable = true
         store.forgetOpen(pack: pack.name)
         do throws(StoreError) {
             let found = try store.packDirectory(pack.name, byteCount: pack.byteCount)
@@ -164,12 +165,15 @@ private struct StoreRepairing {
             report.add(error.message)
             damage.isWhole = true
             // One of a later format is not ours to take out.
-            if error.code == .io || error.code == .unsupported { report.unreadable.append("pack \(pack.name)") }
+            if error.code == .io || error.code == .unsupported {
+                report.unreadable.append("pack \(pack.name)")
+                isReadable = false
+            }
         }
         if damage == PackDamage() {
             whole.append(name)
         } else {
-            bad.append(BadPack(name: pack.name, directory: directory, damage: damage))
+            bad.append(BadPack(name: pack.name, directory: directory, damage: damage, isReadable: isReadable))
         }
         if entries.count >= Self.entriesMax { try flush() }
     }
@@ -231,7 +235,6 @@ private struct StoreRepairing {
         report.objectsSaved += UInt64(saved.count)
         entries += saved
         if entries.count >= Self.entriesMax { try flush() }
-        if one.damage.isWhole && report.unreadable.contains("pack \(one.name)") { one.isReadable = false }
         return one
     }
 

@@ -130,13 +130,19 @@ extension KernelDisk {
         guard let stack else { throw DiskError(.notFound, "\(device.path) was detached", path: held.path) }
         guard !isReadOnly else { return }
         let wasStopped = try held.wasStopped()
+        // It stays on record until it is over, whoever dies meanwhile.
+        if wasStopped { held.noteStopped(true) }
         try held.adopt(stack.files)
         held.noteAttached()
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }
         try held.setByteCount(status.deviceBytes)
         // Whoever was about to give the disk away has ended, and nobody has got it. What an error of the host has
         // aborted stays so.
-        if status.isAborted, wasStopped, try !held.isGivenAway() { abort.lift() }
+        if !status.isAborted {
+            if wasStopped { held.noteStopped(false) }
+        } else if wasStopped, try !held.isGivenAway() {
+            abort.lift()
+        }
     }
 }
 

@@ -43,6 +43,7 @@ final class KernelDisk: ControlledDisk {
             // On record as long as it lasts: whoever takes the device over must tell it from an error of the host.
             if isOn { held.noteStopped(true) }
             do throws(DriverError) { try Driver().setAborted(isOn, device) } catch {
+                if isOn { held.noteStopped(false) }
                 throw DiskError(error, path: held.path)
             }
             if !isOn { held.noteStopped(false) }

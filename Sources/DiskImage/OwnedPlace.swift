@@ -35,6 +35,8 @@ final class OwnedPlace: Sendable {
     let folder: FileIdentity
     let lock: FileIdentity?
     let known = Mutex(Known())
+    /// Held while what is served is stored: several threads change it.
+    let recording = Mutex(())
 
     init(folder: FileIdentity, lock: FileIdentity?) {
         self.folder = folder
@@ -102,6 +104,10 @@ extension DiskFolder {
     /// differs by files that are on the list of leftovers.
     func recordServed(_ descriptor: DiskDescriptor) {
         guard let owned, isInPlace else { return }
+        owned.recording.withLock { _ in recordServed(descriptor, owned) }
+    }
+
+    private func recordServed(_ descriptor: DiskDescriptor, _ owned: OwnedPlace) {
         // Also what only marks a state: whoever goes on with this one must not take half a merge for a snapshot.
         let isStopped = owned.known.withLock { $0.isStopped }
         let bytes = descriptor.encode() + (isStopped ? Self.stoppedRemark : [])
@@ -189,6 +195,8 @@ extension DiskFolder {
             known.chains = [chain]
             known.descriptor = descriptor
         }
+        // Another thread may have stored the one of before meanwhile.
+        recordServed(descriptor)
     }
 
     /// The files of what is served, whichever of the descriptors that there may be is in place, but for those that are
@@ -339,7 +347,7 @@ extension DiskFolder {
 
     /// Stores the descriptor of what was served beside the one that is there. - Returns: what to tell of it.
     private func keepServed(_ served: DiskDescriptor, _ reason: DiskError) -> DiskError {
-        let bytes = served.encode() + (reason.code == .io ? [] : Self.keptRemark)
+        let bytes = served.encode() + ([.corrupt, .notFound, .unsupported].contains(reason.code) ? Self.keptRemark : [])
         do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
             return reason.and(DiskError(error, path: servedDescriptorPath))
         }

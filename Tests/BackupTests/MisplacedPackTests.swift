@@ -94,7 +94,10 @@ import Testing
         let found = try misplaced(damagedAt: 20, left: other)
         let first = try repair(found.world)
         #expect(first.pointsSetAside.isEmpty && !first.repair.unreadable.isEmpty)
-        _ = try repair(found.world)
+        #expect(try found.world.fs.exists(found.wrong))
+        let second = try repair(found.world)
+        #expect(second.repair.unreadable.isEmpty)
+        #expect(try !found.world.fs.exists(found.wrong))
         #expect(try backup(found.world) == nil)
     }
 

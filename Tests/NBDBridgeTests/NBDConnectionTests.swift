@@ -110,7 +110,8 @@ private final class Server {
         }
         let first = try server()
         let impatient = try NBDConnection(
-            unixSocket: first.socket, silenceMaxMilliseconds: 1000, flushMaxMilliseconds: 1000)
+            unixSocket: first.socket, silenceMaxMilliseconds: call == "flush" ? 60_000 : 1000,
+            flushMaxMilliseconds: call == "flush" ? 1000 : 60_000)
         let late = #expect(throws: NBDError.self) { try ask(impatient) }
         #expect(late?.code == .timedOut && late?.message.hasSuffix("no answer for 1 s") == true)
         let isWanted = Mutex(false)
