@@ -1,8 +1,8 @@
 internal import AgentAPI
 internal import Backup
 internal import BackupStore
-internal import BlockIO
-internal import DiskImage
+public import BlockIO
+public import DiskImage
 internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
@@ -59,6 +59,10 @@ struct BackupPreparation {
             begun.remarks.append("the point before, \(mark.point), is not in the store any more: everything is read")
             return .begun(begun)
         }
+        guard point.content.disk == begun.marks.disk, point.content.snapshot == mark.snapshot else {
+            begun.remarks.append("the point before, \(mark.point), is of another disk or state: everything is read")
+            return .begun(begun)
+        }
         if mark.time > time.realtime() {
             begun.remarks.append(
                 "the point before, \(mark.point), is of a later time than now: the clock is wrong, or was")
@@ -97,12 +101,11 @@ struct BackupPreparation {
     /// A copied folder has the marks of the original, which goes on being backed up under that identity.
     private func separateCopy(_ begun: inout Begun) throws {
         guard let original = begun.marks.folder, !original.isSame(as: begun.folder),
-            try fs.exists("\(original)/\(DiskMarks.fileName)")
+            // Also while a backup of it runs; nothing is changed there.
+            DiskMarks.identity(in: original, fs) == begun.marks.disk,
+            // Not the same folder by another way.
+            try fs.identity(of: original) != fs.identity(of: begun.folder)
         else { return }
-        // The same folder by another way has our own lock in it.
-        guard let lock = (try? fs.lock("\(original)/\(Self.lockName)", wait: false)) ?? nil else { return }
-        defer { withExtendedLifetime(lock) {} }
-        guard try DiskMarks.load(folder: original, in: fs).marks.disk == begun.marks.disk else { return }
         begun.remarks.append(begun.marks.separate(from: original))
     }
 
@@ -154,4 +157,25 @@ struct BackupPreparation {
         disk.marks.began(guid)
         try disk.marks.store(folder: disk.folder, in: fs)
     }
+}
+
+/// The next backups of the disk read everything: a state that they would count from is about to change.
+/// - Throws: `.busy` while a backup of it runs.
+public func forgetBackupBases(of disk: String, in fs: any FileSystem) throws(DiskError) {
+    let folder: String
+    let lock: (any HeldLock)?
+    do throws(SystemError) {
+        folder = try fs.resolve(disk)
+        guard try fs.isFolder(folder), try fs.exists("\(folder)/\(DiskMarks.fileName)") else { return }
+        lock = try fs.lock("\(folder)/\(BackupPreparation.lockName)", wait: false)
+    } catch { throw DiskError(error, path: disk) }
+    guard let lock else {
+        throw DiskError(.busy, "\(folder): a backup of the disk is running: wait for its end", path: folder)
+    }
+    defer { withExtendedLifetime(lock) {} }
+    do throws(BackupError) {
+        var marks = try DiskMarks.load(folder: folder, in: fs).marks
+        marks.forgetBases()
+        try marks.store(folder: folder, in: fs)
+    } catch { throw DiskError(.io, error.message, path: folder) }
 }

@@ -90,8 +90,9 @@ public struct PeerAgent: Sendable {
                 ServiceRefusal("readOnly", "this login may only read: \(request.service) of \(request.path) is refused")
             )
         }
-        guard !request.path.isEmpty, !request.path.utf8.contains(0) else {
-            return .failure(ServiceRefusal("invalid", "the request names no folder"))
+        // Hooks get names a line each.
+        guard !request.path.isEmpty, !request.path.utf8.contains(where: { $0 < 0x20 || $0 == 0x7f }) else {
+            return .failure(ServiceRefusal("invalid", "the request names no folder, or one with control characters"))
         }
         if limits.storeFolder != nil && limits.rootFolder == nil && !isStore {
             return .failure(ServiceRefusal("forbidden", "this login is for stores only"))

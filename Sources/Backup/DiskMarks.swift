@@ -36,6 +36,9 @@ public struct DiskMarks: Codable, Hashable, Sendable {
     public var statesBefore: [String]?
 
     public static let fileName = "godwit-marks.json"
+    private static let byteCountMax = 1 << 20
+    /// Each keeps a state of the disk from being merged; more stores than this are some that were there once.
+    private static let storesMax = 16
 
     public init(disk: String) { self.disk = disk }
 
@@ -51,6 +54,12 @@ public struct DiskMarks: Codable, Hashable, Sendable {
     public mutating func finished(_ mark: Mark, store: String) {
         let old = stores.updateValue(mark, forKey: store)
         if let old, !retired.contains(old.snapshot) { retired.append(old.snapshot) }
+        while stores.count > Self.storesMax {
+            let others = stores.filter { $0.key != store }
+            guard let oldest = others.min(by: { ($0.value.time, $0.key) < ($1.value.time, $1.key) }) else { break }
+            stores[oldest.key] = nil
+            if !retired.contains(oldest.value.snapshot) { retired.append(oldest.value.snapshot) }
+        }
         let needed = needed
         retired.removeAll { needed.contains($0) }
     }
@@ -68,7 +77,7 @@ public struct DiskMarks: Codable, Hashable, Sendable {
     public static func load(folder: String, in fs: any FileSystem) throws(BackupError) -> Found {
         let path = "\(folder)/\(fileName)"
         let bytes: [UInt8]
-        do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
+        do throws(SystemError) { bytes = try fs.contents(of: path, limit: byteCountMax) } catch {
             guard error.errno == .noSuchFileOrDirectory else { throw BackupError(.io, error.description) }
             return Found(marks: DiskMarks(disk: newUUID()))
         }
@@ -85,12 +94,24 @@ public struct DiskMarks: Codable, Hashable, Sendable {
 
     static let unreadableSuffix = ".unreadable"
 
+    /// The identity of the disk in `folder`, as its marks have it; `nil` when they are not there, or can't be read.
+    /// Nothing is changed.
+    public static func identity(in folder: String, _ fs: any FileSystem) -> String? {
+        guard let bytes = try? fs.contents(of: "\(folder)/\(fileName)", limit: byteCountMax) else { return nil }
+        return (try? JSONDecoder().decode(DiskMarks.self, from: Data(bytes)))?.disk
+    }
+
+    /// Forgets what the next backups would build on: a state that they count from is not what it was any more.
+    public mutating func forgetBases() {
+        retired = Array(Set(retired + stores.values.map(\.snapshot))).sorted()
+        stores = [:]
+    }
+
     /// Gives a copy of a disk's folder an identity of its own, and forgets what it has of the original's backups.
     /// - Returns: what is to be told.
     public mutating func separate(from original: String) -> String {
         disk = newUUID()
-        retired = Array(Set(retired + stores.values.map(\.snapshot))).sorted()
-        stores = [:]
+        forgetBases()
         folder = nil
         return "it is a copy of \(original): the disk is read in whole and has an identity of its own in the stores"
     }
@@ -99,7 +120,9 @@ public struct DiskMarks: Codable, Hashable, Sendable {
     public func store(folder: String, in fs: any FileSystem) throws(BackupError) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
-        guard let data = try? encoder.encode(self) else { throw BackupError(.invalid, "the marks cannot be encoded") }
+        guard let data = try? encoder.encode(self), data.count < Self.byteCountMax else {
+            throw BackupError(.invalid, "the marks of \(folder) cannot be encoded")
+        }
         try onHost { () throws(SystemError) in
             try fs.replaceContents(of: "\(folder)/\(Self.fileName)", with: [UInt8](data) + [10])
         }

@@ -59,6 +59,8 @@ final class StoreLink: Sendable {
         }
     }
 
+    private static let partBytes = 64
+
     private static func take(_ message: Message, address: String, _ state: inout State) throws(TransportError) {
         guard var answer = state.answers[message.id], !answer.isWhole else {
             // The failure of an upload that was abandoned before it arrived.
@@ -67,7 +69,8 @@ final class StoreLink: Sendable {
         }
         switch message.kind {
         case StoreMessage.reply, StoreMessage.part:
-            answer.byteCount += message.payload.count
+            // Each takes memory, whatever is in it.
+            answer.byteCount += message.payload.count + partBytes
             guard answer.byteCount <= answerMax else {
                 throw TransportError(.protocolViolation, "the peer's answer is over \(answerMax) bytes")
             }

@@ -130,6 +130,9 @@ struct StoreOpening {
         guard reader.remaining > 0 else { return }
         version = try reader.next("version")
         damage = try reader.text("damage")
+        guard damage.isEmpty || Digest(hex: damage) != nil else {
+            throw TransportError(.protocolViolation, "the peer's store tells of its damage what cannot be")
+        }
         // What follows is for later versions.
     }
 }

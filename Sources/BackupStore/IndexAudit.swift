@@ -23,10 +23,16 @@ public final class IndexAudit: Sendable {
     /// Entries of all index files.
     public let entryCount: UInt64
     private let segments: [IndexSegment]
+    /// Damaged ones, whose good pages may be all that tells what lies in a damaged pack.
+    private let damaged: [IndexSegment]
     private let sums: [Digest: [(segment: Int, sum: Sum)]]
 
-    init(_ segments: [IndexSegment], _ sums: [Digest: [(segment: Int, sum: Sum)]], entryCount: UInt64) {
+    init(
+        _ segments: [IndexSegment], damaged: [IndexSegment], _ sums: [Digest: [(segment: Int, sum: Sum)]],
+        entryCount: UInt64
+    ) {
         self.segments = segments
+        self.damaged = damaged
         self.sums = sums
         self.entryCount = entryCount
     }
@@ -51,8 +57,29 @@ public final class IndexAudit: Sendable {
                 return true
             }
         }
+        for segment in damaged { found.merge(Self.readablePlaces(in: pack, segment)) { sound, _ in sound } }
         // The same each time: in the order of before they would be a pack of the same name.
         return found.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
+    }
+
+    /// The pages that are whole by their checksums. Whoever uses a place compares what is there with its identity.
+    private static func readablePlaces(in pack: Digest, _ segment: IndexSegment) -> [Digest: Location] {
+        var found: [Digest: Location] = [:]
+        var own: UInt32?
+        var next: UInt32 = 0
+        let isWhole: Void? = try? segment.forEachPack { name in
+            if name == pack { own = next }
+            next += 1
+        }
+        guard isWhole != nil, let own else { return [:] }
+        for index in 0..<segment.trailer.pageCount {
+            guard let page = try? segment.page(index) else { continue }
+            for place in 0..<page.count {
+                guard let entry = try? segment.entry(page, place, at: index), entry.pack == own else { continue }
+                found[entry.id] = entry.location(in: pack)
+            }
+        }
+        return found
     }
 
     /// How many entries name a place in `pack` at which its directory has something else.
@@ -88,13 +115,16 @@ extension LocalStore {
         damaged: (_ name: String, StoreError) -> Void, goesOn: () -> Bool = { true }
     ) throws(StoreError) -> IndexAudit? {
         var segments: [IndexSegment] = []
+        var damagedSegments: [IndexSegment] = []
         var sums: [Digest: [(segment: Int, sum: IndexAudit.Sum)]] = [:]
         var entryCount: UInt64 = 0
         for object in try list(.index) {
+            var opened: IndexSegment?
             do throws(StoreError) {
                 let segment = try IndexSegment(
                     opening: try path(.index, object.name), name: object.name, number: UInt64.max, cache: PageCache(),
                     in: fs)
+                opened = segment
                 var packs: [Digest] = []
                 try segment.forEachPack { packs.append($0) }
                 var own = [IndexAudit.Sum](repeating: .init(), count: packs.count)
@@ -115,9 +145,10 @@ extension LocalStore {
                 guard [.corrupt, .unsupported, .missing, .io].contains(error.code) else { throw error }
                 // Merged away since the listing.
                 if error.code == .missing { continue }
+                if let opened { damagedSegments.append(opened) }
                 damaged(object.name, error)
             }
         }
-        return IndexAudit(segments, sums, entryCount: entryCount)
+        return IndexAudit(segments, damaged: damagedSegments, sums, entryCount: entryCount)
     }
 }

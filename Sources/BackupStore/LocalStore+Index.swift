@@ -101,12 +101,16 @@ extension LocalStore {
         try hasPackBytes(try path(.pack, pack.description))
     }
 
-    /// Whether there is a file with room for a pack. It may go at any moment.
+    /// Whether there is a file with room for a pack. It may go at any moment. One that can't be examined is there: what
+    /// becomes of it who reads it finds out.
     func hasPackBytes(_ path: String) throws(StoreError) -> Bool {
-        try storing { () throws(SystemError) in
-            do throws(SystemError) { return try fs.fileSize(path) >= Self.packBytesMin } catch {
-                guard [.noSuchFileOrDirectory, .notDirectory].contains(error.errno) else { throw error }
-                return false
+        do throws(SystemError) { return try fs.fileSize(path) >= Self.packBytesMin } catch {
+            switch error.errno {
+            case .noSuchFileOrDirectory, .notDirectory: return false
+            case .noMemory, .tooManyOpenFiles, .tooManyOpenFilesInSystem, .permissionDenied: throw StoreError(error)
+            default:
+                try checkAlive()
+                return true
             }
         }
     }
@@ -318,6 +322,7 @@ extension LocalStore {
         try takeUpUnnamed(entriesMax: session == nil ? Self.fillUpMax : .max)
         return true
     }
+    private static let servedSegmentsMax = 64
     /// Some 100 MB, for 64 GiB of content in chunks of 64 KiB.
     private static let fillUpMax = 1 << 20
 
@@ -346,7 +351,8 @@ extension LocalStore {
                 state.recentPacks -= packs
             }
         }
-        if !isServed { try tidy() }
+        // One that is served leaves it to others as long as it can: each file takes a descriptor.
+        if !isServed || segments.count > Self.servedSegmentsMax { try tidy() }
     }
 
     /// Makes an index file of these objects durable and visible; their packs must be so already.

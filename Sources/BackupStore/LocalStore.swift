@@ -89,6 +89,9 @@ public final class LocalStore: StoreBackend {
         }
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
         let parent = folderPart(of: folder)
+        if let other = try store(holding: parent, in: fs) {
+            throw StoreError(.invalid, "\(folder) is within the store \(other), where nothing else has a place")
+        }
         guard try storing({ () throws(SystemError) in try fs.isFolder(parent) }) else {
             throw StoreError(
                 .notAStore, "there is no folder \(parent) to make the store in: is its file system mounted?")
@@ -246,8 +249,16 @@ public final class LocalStore: StoreBackend {
                 do throws(SystemError) {
                     objects.append(StoredObject(name: name, byteCount: try fs.fileSize("\(folder)/\(name)")))
                 } catch {
+                    switch error.errno {
                     // A merged index file, or a pack that is set aside, may go between the listing and the look.
-                    guard error.errno == .noSuchFileOrDirectory else { throw StoreError(error) }
+                    case .noSuchFileOrDirectory: break
+                    case .noMemory, .tooManyOpenFiles, .tooManyOpenFilesInSystem, .permissionDenied:
+                        throw StoreError(error)
+                    // One file that its file system can't examine is that file's trouble.
+                    default:
+                        try checkAlive()
+                        objects.append(StoredObject(name: name, byteCount: 0, isUnreadable: true))
+                    }
                 }
             }
         }

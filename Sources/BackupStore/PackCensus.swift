@@ -84,7 +84,12 @@ extension LocalStore {
         for pack in try formerPacks() where !census.has(pack) { lines.append("\(pack) missing") }
         // What an index file named that was taken out may never have been there.
         for name in try indexesAside() { lines.append("index \(name) aside") }
-        for segment in try preparedSegments() {
+        let segments = try preparedSegments()
+        // What an index file names that can't be used now may not be there either.
+        let usable = Set(segments.map(\.name))
+        for name in try storing({ () throws(SystemError) in try fs.list("\(address)/index") })
+        where ObjectName.isValid(name, as: .index) && !usable.contains(name) { lines.append("index \(name) unread") }
+        for segment in segments {
             var number: UInt32 = 0
             try segment.forEachPack { pack in
                 if segment.state(ofPack: number).contains(.absent) { lines.append("\(pack) missing") }

@@ -23,9 +23,12 @@ public struct StoreInfo: Hashable, Sendable {
 public struct StoredObject: Hashable, Sendable {
     public var name: String
     public var byteCount: UInt64
-    public init(name: String, byteCount: UInt64) {
+    /// It is there, and can't be examined now: not even its size is known.
+    public var isUnreadable: Bool
+    public init(name: String, byteCount: UInt64, isUnreadable: Bool = false) {
         self.name = name
         self.byteCount = byteCount
+        self.isUnreadable = isUnreadable
     }
 }
 

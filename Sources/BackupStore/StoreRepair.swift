@@ -136,6 +136,7 @@ private struct StoreRepairing {
         var isReadable = true
         store.forgetOpen(pack: pack.name)
         do throws(StoreError) {
+            guard !pack.isUnreadable else { throw StoreError(.io, "pack \(pack.name) can't be examined") }
             let found = try store.packDirectory(pack.name, byteCount: pack.byteCount)
             directory = found
             if !audit.names(name) { report.packsTakenUp += 1 }
@@ -214,7 +215,14 @@ private struct StoreRepairing {
         }
         let check = PackFileCheck()
         do throws(StoreError) {
-            let (file, size) = try store.open(.pack, one.name)
+            let file: any StorageFile
+            let size: UInt64
+            do throws(StoreError) { (file, size) = try store.open(.pack, one.name) } catch {
+                guard error.code == .io || error.code == .missing else { throw error }
+                writer.abandon()
+                one.isReadable = false
+                return one
+            }
             for frame in frames {
                 var objects: [(id: Digest, bytes: [UInt8])] = []
                 let place = frame[0].place

@@ -98,7 +98,7 @@ final class WriteSession: Sendable {
         var files: [Substring: [String]] = [:]
         let names = try fs.list(folder)
         // Over a network another host's lock may not be seen here; then only this host's own are touched.
-        let isShared = networkTypes.contains(try fs.space(at: folder).typeMagic)
+        let isShared = !localTypes.contains(try fs.space(at: folder).typeMagic)
         for name in names {
             guard let session = session(of: name), !isShared || session.begins(with: host) else { continue }
             files[session, default: []].append("\(folder)/\(name)")
@@ -114,8 +114,13 @@ final class WriteSession: Sendable {
         return left
     }
 
-    /// Types of file systems whose locks may be known to one host only: NFS, SMB, and FUSE (sshfs).
-    private static let networkTypes: Set<UInt64> = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x517b, 0x6573_5546]
+    /// Types of file systems of which one host has the locks, and knows them all: ext, XFS, btrfs, tmpfs and ramfs,
+    /// overlayfs, ZFS, F2FS, bcachefs, JFS, NILFS, ReiserFS, FAT, exFAT, NTFS. Of all others (NFS, SMB, 9p, FUSE,
+    /// clusters) another host's lock may not be seen here.
+    private static let localTypes: Set<UInt64> = [
+        0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010,
+        0xca45_1a4e, 0x3153_464a, 0x3434, 0x5265_4973, 0x4d44, 0x2011_bab0, 0x7366_746e,
+    ]
 
     /// A path for a new file.
     func nextPath() throws(StoreError) -> String {

@@ -226,6 +226,7 @@ static void look_into_files(struct cssh_connection *connection, const struct css
 static int check_host(struct cssh_connection *connection, const struct cssh_target *target, struct cssh_report *report)
 {
 	struct known_hosts_answer answer = {0};
+	int strict = 1;
 
 	describe_host_key(connection->session, report);
 	look_into_files(connection, target, report, &answer);
@@ -239,6 +240,9 @@ static int check_host(struct cssh_connection *connection, const struct cssh_targ
 			    answer.has_other	   ? CSSH_HOST_CHANGED
 			    : answer.has_authority ? CSSH_HOST_BY_AUTHORITY
 						   : CSSH_HOST_UNKNOWN);
+	// Without this the library takes any key where the user's settings are not strict: nobody is there to be asked.
+	if (ssh_options_set(connection->session, SSH_OPTIONS_STRICTHOSTKEYCHECK, &strict) < 0)
+		return fail(connection, report, CSSH_BAD_CONFIG);
 	switch (ssh_session_is_known_server(connection->session)) {
 	case SSH_KNOWN_HOSTS_OK:
 		return 0;

@@ -36,6 +36,7 @@ static void become_bound(const char *path, char *const argv[], char *const envp[
 	}
 	sigaction(SIGPIPE, &standard, NULL);
 	sigaction(SIGXFSZ, &standard, NULL);
+	shim_restore_open_files();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execve(path, argv, envp);

@@ -580,6 +580,25 @@ void shim_ignore_sigpipe(void)
 
 void shim_ignore_sigxfsz(void) { signal(SIGXFSZ, SIG_IGN); }
 
+static struct rlimit open_files_before;
+
+void shim_raise_open_files(uint64_t wanted)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+		return;
+	open_files_before = limit;
+	limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void shim_restore_open_files(void)
+{
+	if (open_files_before.rlim_cur != 0)
+		setrlimit(RLIMIT_NOFILE, &open_files_before);
+}
+
 int32_t shim_signal_descriptor(const int32_t *signals, uint32_t count)
 {
 	sigset_t set;

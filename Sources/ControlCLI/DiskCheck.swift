@@ -1,3 +1,4 @@
+internal import AgentCore
 internal import ArgumentParser
 internal import BlockIO
 internal import DiskImage
@@ -13,7 +14,10 @@ struct DiskCheck: ParsableCommand {
 
     func run() throws {
         let disk = try DiskArgument.existing(disk, common.configuration())
-        let report = try checkDisk(at: disk.path, repair: repair, in: LinuxFileSystem())
+        let fs = LinuxFileSystem()
+        let report = try checkDisk(at: disk.path, repair: repair, in: fs) { () throws(DiskError) in
+            try forgetBackupBases(of: disk.path, in: fs)
+        }
         try Report(common).result(CheckResult(report), lines(report))
         guard report.isSound else {
             let way = repair ? "restore it from a backup" : "repair it with 'godwit disk check --repair \(disk.path)'"

@@ -12,6 +12,8 @@ public enum Program {
     /// Runs the command that the arguments of this process name. - Returns: the exit status.
     public static func main() -> Int32 {
         ignoreFileSizeLimit()
+        // Each index file of a store takes one; a repair that runs for hours keeps them from being merged.
+        raiseOpenFileLimit(to: 1 << 16)
         guard let arguments = processArguments() else {
             let odd = "an argument is not UTF-8: rename the file, or whatever it names"
             return report(CommandFailure(.usage, odd), CommandLine.arguments)

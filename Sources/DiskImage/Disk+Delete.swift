@@ -138,6 +138,9 @@ extension Disk {
         let childLease = try leaseBelow(try imagePath(of: childName, try folder.load(), folder))
         let descriptor = try markTemporary(parentName, folder)
         let pair = try openPair(descriptor, childName, folder)
+        guard pair.parent.path.isSame(as: lease.path) else {
+            throw DiskError(.busy, "\(path): the disk's snapshots have changed meanwhile; try again", path: path)
+        }
         forget(lease)
         let parent = try beginMerge(pair, lease)
         let merge = DeltaMerge(
@@ -301,7 +304,15 @@ extension Disk {
         guard follows < Self.followsMax else { return .done(nil) }
         follows += 1
         let prepared = try prepareSnapshot()
-        do throws(DiskError) { _ = try commit(prepared, isTemporary: true) } catch {
+        do throws(DiskError) {
+            let descriptor = try folder.load()
+            guard descriptor.children(of: parent) == [descriptor.top] else {
+                // A snapshot that was on its way when this began has ended: it is another child by now.
+                abandonSnapshot(prepared)
+                return .topChanged
+            }
+            _ = try commit(prepared, isTemporary: true)
+        } catch {
             // Nobody else could.
             abandonSnapshot(prepared)
             throw error

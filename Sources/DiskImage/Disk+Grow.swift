@@ -128,6 +128,8 @@ extension Disk {
             try flush()
         } while moved > 0
         try BatGrowth.fillRoom(room, top)
+        // By way of everybody's flushes: the host tells of what it could not store only once.
+        try flush()
     }
 
     /// Makes a delta below the top larger, for a merge. Its clusters move under everybody's feet, so requests are held,
@@ -156,7 +158,7 @@ extension Disk {
 
 /// The steps of making an image's block table longer. Nobody else uses the file meanwhile.
 enum BatGrowth {
-    /// Fills what was data with zeros, durably.
+    /// Fills what was data with zeros.
     static func fillRoom(_ room: Range<UInt64>, _ delta: WritableDelta) throws(DiskError) {
         let size = delta.delta.clusterSize
         let end = size.offset(of: room.upperBound)
@@ -169,7 +171,6 @@ enum BatGrowth {
                 offset += count
             }
         }
-        try delta.delta.synchronize()
     }
 
     /// Writes the larger header, durably. - Returns: the file as it is then.
@@ -228,6 +229,7 @@ enum BatGrowth {
         }
         try enter(moves, in: delta.delta)
         try fillRoom(room, delta)
+        try delta.delta.synchronize()
     }
 
     /// A new entry for a cluster whose data was copied.

@@ -28,6 +28,13 @@ extension Disk {
             let disk = Disk(
                 path: folder.path, fs: fs, options: options, folder: folder, locks: [lock], chain: chain.chain,
                 isRepaired: chain.isRepaired)
+            // Repairs take their time, and ploop's tools need no lock of ours.
+            guard try folder.load().encode() == descriptor.encode() else {
+                throw DiskError(
+                    .busy,
+                    "\(folder.path): another program changed the descriptor while the disk was opened; try again",
+                    path: folder.path)
+            }
             try folder.noteServed(descriptor)
             try folder.removeLeftovers(descriptor)
             try disk.recordMissedSize(descriptor)

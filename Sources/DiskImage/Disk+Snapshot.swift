@@ -89,6 +89,12 @@ extension Disk {
 
     private func makeDelta(_ name: GUID, in folder: DiskFolder) throws(DiskError) -> PreparedSnapshot {
         guard let top = gate.chain.top else { throw DiskError(.invalid, "\(path) has no image", path: path) }
+        if top.isRaw, top.byteCount % top.clusterSize.bytes != 0 {
+            throw DiskError(
+                .unsupported,
+                "\(path): a raw base of \(top.byteCount) bytes, which are no whole clusters, can't have a snapshot: "
+                    + "resize the disk first", path: path)
+        }
         let unique = try newName()
         let descriptor = try folder.load()
         let file = descriptor.newDeltaFile(unique)
@@ -143,7 +149,7 @@ extension Disk {
     func commit(_ prepared: PreparedSnapshot, isTemporary: Bool) throws(DiskError) -> CommittedSnapshot {
         let folder = try writableFolder()
         let isMine = maintenance.change { state in
-            guard state.prepared === prepared else { return false }
+            guard state.prepared === prepared, !state.activities.isUnderWay(.close) else { return false }
             state.prepared = nil
             state.activities.turn(.prepared, into: .commit)
             return true

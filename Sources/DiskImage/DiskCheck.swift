@@ -8,26 +8,35 @@ internal import SystemPackage
 ///
 /// A repair loses nothing that was flushed: shared clusters are copied, and only entries that lead nowhere are cleared.
 /// The report tells what is left after it.
+/// - Parameter willChangeStates: called once before a file below the top is repaired: what reads as it did when it was
+///   frozen may read otherwise then, and what was derived from it is of a state that never was.
 /// - Throws: `.inUse` while another process owns the disk; `.notADisk`, `.corrupt` or `.unsupported` for a header or
 ///   descriptor that can't be read.
-public func checkDisk(at path: String, repair: Bool = false, in fs: any FileSystem) throws(DiskError) -> CheckReport {
+public func checkDisk(
+    at path: String, repair: Bool = false, in fs: any FileSystem,
+    willChangeStates: () throws(DiskError) -> Void = { () throws(DiskError) in }
+) throws(DiskError) -> CheckReport {
     switch try DiskLocation.find(path, in: fs) {
     case .image(let file):
         let locks = try repair ? lockForWriting(file, in: fs) : lockForReading(file, in: fs)
         defer { withExtendedLifetime(locks) {} }
         var report = CheckReport(path: file)
-        report.images = [try checkImage(file, name: file, guid: "", repair: repair, report: &report, in: fs)]
+        let image = try checkImage(file, name: file, guid: "", repair: repair, report: &report, in: fs) {
+            () throws(DiskError) in
+        }
+        report.images = [image]
         return report
     case .folder(let folder):
         let lock = repair ? try folder.lockOwner() : try folder.lockForReading()
         defer { withExtendedLifetime(lock) {} }
         if repair { try folder.settleServed(try folder.load()) }
-        return try checkFolder(folder, repair: repair)
+        return try checkFolder(folder, repair: repair, willChangeStates)
     }
 }
 
 private func checkImage(
-    _ path: String, name: String, guid: String, repair: Bool, report: inout CheckReport, in fs: any FileSystem
+    _ path: String, name: String, guid: String, repair: Bool, report: inout CheckReport, in fs: any FileSystem,
+    willRepair: () throws(DiskError) -> Void
 ) throws(DiskError) -> ImageCheckReport {
     let file = try withPath(path) { () throws(SystemError) in try fs.open(path, repair ? .update : .read) }
     // As the medium has it: what is repaired is made durable.
@@ -38,6 +47,7 @@ private func checkImage(
     // Leaks are legal, and giving them back is the engine's business.
     let reasons = check.report.counts.filter { $0.key != CheckFinding.Kind.leak.rawValue }
     guard repair, !reasons.isEmpty else { return check.report }
+    try willRepair()
     report.repaired.merge(reasons) { $0 + $1 }
     var work = ImageRepair(check)
     // An image by itself is locked by whoever repairs it; one of a disk may be read as part of a frozen state.
@@ -50,7 +60,10 @@ private func checkImage(
     return result
 }
 
-private func checkFolder(_ folder: DiskFolder, repair: Bool) throws(DiskError) -> CheckReport {
+private func checkFolder(
+    _ folder: DiskFolder, repair: Bool, _ willChangeStates: () throws(DiskError) -> Void
+) throws(DiskError) -> CheckReport {
+    var isTold = false
     let descriptor = try folder.load()
     var report = CheckReport(path: folder.path)
     for image in descriptor.images {
@@ -62,7 +75,12 @@ private func checkFolder(_ folder: DiskFolder, repair: Bool) throws(DiskError) -
                 report.images.append(
                     try checkImage(
                         path, name: image.file, guid: image.guid.description, repair: repair, report: &report,
-                        in: folder.fs))
+                        in: folder.fs
+                    ) { () throws(DiskError) in
+                        guard image.guid != descriptor.top, !isTold else { return }
+                        try willChangeStates()
+                        isTold = true
+                    })
             }
         } catch {
             guard [.notFound, .notADisk, .corrupt, .unsupported].contains(error.code) else { throw error }

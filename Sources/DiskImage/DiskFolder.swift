@@ -116,7 +116,12 @@ public struct DiskFolder: Sendable {
                 guard error.kind != .notFound else { return }
                 throw DiskError(error, path: path)
             }
-            if resolved.isSame(as: path) { return }
+            if resolved.isSame(as: path) {
+                // A device of the host with an image's name would be read and written as one.
+                let kind = try withPath(path) { () throws(SystemError) in try fs.kind(of: path) }
+                guard let kind, kind != .regular else { return }
+                throw DiskError(.unsupported, "\(path) is not a regular file, so it is no image of a disk", path: path)
+            }
         }
         throw DiskError(
             .unsupported,

@@ -153,7 +153,7 @@ public final class HeldDisk: Sendable {
         for path in missing {
             let descriptor = try folder.load()
             guard let image = descriptor.images.first(where: { folder.path(of: $0).isSame(as: path) }) else { continue }
-            try finishMerge(of: image.guid, folder)
+            _ = try finishMerge(of: image.file, folder)
         }
     }
 
@@ -268,16 +268,17 @@ public final class HeldDisk: Sendable {
     public struct PendingMerge: ~Copyable, Sendable {
         public let child: String
         public let parent: String
-        fileprivate let childState: GUID
+        /// The child as the descriptor names it. A snapshot gives its state another name, never the file.
+        fileprivate let childFile: String
         private let parentLease: ExclusiveLease
         private let childLease: ExclusiveLease
 
         fileprivate init(
-            child: consuming ExclusiveLease, _ childState: GUID, into parent: consuming ExclusiveLease
+            child: consuming ExclusiveLease, _ childFile: String, into parent: consuming ExclusiveLease
         ) {
             self.child = child.path
             self.parent = parent.path
-            self.childState = childState
+            self.childFile = childFile
             parentLease = parent
             childLease = child
         }
@@ -323,25 +324,33 @@ public final class HeldDisk: Sendable {
         if !shot.isTemporary {
             try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.markTemporary(name) }
         }
-        return .merge(PendingMerge(child: childLease, child, into: parentLease))
+        return .merge(PendingMerge(child: childLease, upper.file, into: parentLease))
     }
 
     /// The merge of that child is done: the descriptor lets go of its file, durably, then the file goes.
     /// - Returns: a state that waits to be removed as well.
     public func finishDeletion(_ merge: consuming PendingMerge) throws(DiskError) -> String? {
         let folder = try folderWithTree()
-        try finishMerge(of: merge.childState, folder)
-        return temporary(merge.childState, try folder.load())
+        let child = try finishMerge(of: merge.childFile, folder)
+        return temporary(child, try folder.load())
     }
 
-    private func finishMerge(of child: GUID, _ folder: DiskFolder) throws(DiskError) {
-        guard let file = try folder.load().image(child)?.file else {
-            throw DiskError(.notFound, "\(path): there is no snapshot \(child)", path: path)
-        }
+    /// - Parameter file: what the driver has merged: whichever state has it when the descriptor is locked.
+    /// - Returns: that state, which has the parent's file now.
+    private func finishMerge(of file: String, _ folder: DiskFolder) throws(DiskError) -> GUID {
+        var merged: GUID?
         try folder.lettingGo(of: file) { () throws(DiskError) in
-            _ = try folder.updateDescriptor { descriptor throws(ImageError) in try descriptor.mergeIntoParent(child) }
+            merged = try folder.updateDescriptor { descriptor throws(ImageError) -> GUID? in
+                guard let image = descriptor.images.first(where: { $0.file.isSame(as: file) }) else { return nil }
+                _ = try descriptor.mergeIntoParent(image.guid)
+                return image.guid
+            }
+            if merged == nil {
+                throw DiskError(.notFound, "\(path): no snapshot has the file \(file)", path: path)
+            }
         }
         folder.removeFile(file)
+        return merged ?? .none
     }
 
     private func temporary(_ name: GUID, _ descriptor: DiskDescriptor) -> String? {

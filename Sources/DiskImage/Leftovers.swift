@@ -87,7 +87,12 @@ extension DiskFolder {
             guard isThere else { continue }
             // Locked, it can't be a change that ploop's tools are just making.
             try withDescriptorLock { () throws(DiskError) in
-                try withPath(staging) { () throws(SystemError) in try fs.remove(staging) }
+                try withPath(staging) { () throws(SystemError) in
+                    do throws(SystemError) { try fs.remove(staging) } catch {
+                        // Whose change it was has made it.
+                        guard error.kind == .notFound else { throw error }
+                    }
+                }
             }
         }
         let names = try leftovers()

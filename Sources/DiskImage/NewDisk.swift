@@ -20,8 +20,9 @@ func withNewDisk(at folder: String, in fs: any FileSystem, _ fill: NewDiskFill) 
     defer { withExtendedLifetime(partial) {} }
     do throws(DiskError) {
         try fillNew(partial.path, in: fs, fill)
-        try withPath(partial.path) { () throws(SystemError) in try partial.dropLockFile(in: fs) }
         try partial.publish(in: fs)
+        // Only then: without its lock the folder would be one that a killed run has left.
+        partial.dropLockFile(in: fs)
     } catch {
         // The first failure is the one to report; what can't be removed now goes the next time.
         partial.discardFolder(in: fs)

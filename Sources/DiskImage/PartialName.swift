@@ -96,9 +96,9 @@ struct PartialName {
     func discardFile(in fs: any FileSystem) { try? fs.remove(path) }
     func discardFolder(in fs: any FileSystem) { Self.removeFolder(path, in: fs) }
 
-    /// The lock file goes with the name under which it said something.
-    func dropLockFile(in fs: any FileSystem) throws(SystemError) {
-        if lock != nil { try fs.remove("\(path)/\(DiskFolder.ownerLockName)") }
+    /// The lock file of what has its name now. Where it stays it is the disk's.
+    func dropLockFile(in fs: any FileSystem) {
+        if lock != nil { try? fs.remove("\(target)/\(DiskFolder.ownerLockName)") }
     }
 
     private static func removeFolder(_ path: String, in fs: any FileSystem) {

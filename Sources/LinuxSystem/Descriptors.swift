@@ -130,6 +130,10 @@ public func ignoreBrokenPipes() { shim_ignore_sigpipe() }
 /// the signal's own effect.
 public func ignoreFileSizeLimit() { shim_ignore_sigxfsz() }
 
+/// Lets this process have up to `count` files open, or as many as the host allows. Programs that end with it have
+/// the limit of before.
+public func raiseOpenFileLimit(to count: UInt64) { shim_raise_open_files(count) }
+
 /// What can be waited for on a descriptor.
 public struct PollEvents: OptionSet, Hashable, Sendable {
     public let rawValue: Int16

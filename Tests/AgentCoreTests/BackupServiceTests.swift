@@ -315,6 +315,58 @@ private struct BackedHost {
         try host.expectSound()
     }
 
+    private func copy(_ host: BackedHost, _ source: String, to target: String) throws {
+        try host.fs.createFolder(target)
+        for name in try host.fs.list(source) {
+            let bytes = try host.fs.contents(of: "\(source)/\(name)", limit: 1 << 30)
+            let file = try host.fs.open(target + "/" + name, OpenMode(writable: true, creation: .exclusive))
+            try file.writeBytes(bytes, at: 0)
+        }
+    }
+
+    @Test("a copy is another disk also while its original is backed up; the same folder by another way is not")
+    func copyBesideOriginal() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a copy beside its original")
+        let host = try prepared(folder, &random)
+        let one = BackedHost.folders[0]
+        let first = try run(host, at: Self.now, folders: [one]).outcomes[0].point.content.disk
+        try copy(host, one, to: "/disks/copy")
+        let report = try run(host, at: Self.now, folders: [one, "/disks/copy"])
+        let disks = report.outcomes.map(\.point.content.disk)
+        #expect(disks.count == 2 && disks[0] == first && disks[1] != first)
+    }
+
+    @Test("a mark that names a point of another disk or state is no base") func foreignMark() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a foreign mark")
+        var host = try prepared(folder, &random)
+        let points = try host.backup().map(\.point)
+        for (folder, mine, other) in [(BackedHost.folders[0], points[0], points[1])] {
+            let marks = folder + "/" + DiskMarks.fileName
+            let text = String(decoding: try host.fs.contents(of: marks, limit: 1 << 20), as: UTF8.self)
+            #expect(text.contains(mine.id))
+            try host.fs.replaceContents(of: marks, with: Array(text.replacing(mine.id, with: other.id).utf8))
+        }
+        let next = try host.backup()
+        #expect(!next[0].statistics.isIncremental && next[1].statistics.isIncremental)
+        try host.expectSound()
+    }
+
+    @Test("where a repair changes a state that backups count from, the next one reads everything")
+    func repaired() throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a repaired state")
+        var host = try prepared(folder, &random)
+        _ = try host.backup()
+        let one = BackedHost.folders[0]
+        try forgetBackupBases(of: one, in: host.fs)
+        let next = try host.backup()
+        #expect(!next[0].statistics.isIncremental && next[1].statistics.isIncremental)
+        // The state that it no longer needs goes with it.
+        #expect(try host.fs.list(one).count == host.fs.list(BackedHost.folders[1]).count)
+    }
+
     @Test("marks that can't be understood are kept and told of; a copied folder is another disk")
     func identities() throws {
         let folder = try TemporaryFolder()
@@ -323,12 +375,7 @@ private struct BackedHost {
         let one = BackedHost.folders[0]
         let first = try run(host, at: Self.now, folders: [one]).outcomes[0].point.content.disk
         // A copy.
-        try host.fs.createFolder("/disks/copy")
-        for name in try host.fs.list(one) {
-            let bytes = try host.fs.contents(of: "\(one)/\(name)", limit: 1 << 30)
-            let file = try host.fs.open("/disks/copy/" + name, OpenMode(writable: true, creation: .exclusive))
-            try file.writeBytes(bytes, at: 0)
-        }
+        try copy(host, one, to: "/disks/copy")
         let copy = try run(host, at: Self.now, folders: ["/disks/copy"]).outcomes[0]
         #expect(copy.point.content.disk != first && !copy.statistics.isIncremental && copy.remarks.count == 1)
         let next = try run(host, at: Self.now, folders: ["/disks/copy"]).outcomes[0]

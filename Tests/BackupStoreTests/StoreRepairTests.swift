@@ -292,6 +292,80 @@ import Testing
         store.close()
     }
 
+    @Test("a pack whose directory is damaged is saved by the good pages of an index file that is damaged, too")
+    func damagedIndex() throws {
+        let (fs, plain) = try Self.prepared()
+        let path = try #require(try Self.packs(fs).first { try fs.fileSize($0) > 6 * 4096 })
+        try fs.open(path, .update).writeBytes([0xee], at: try fs.fileSize(path) - 40)
+        // The name is not what the content stands for any more, but no page is hit.
+        for name in try fs.list("/store/index") {
+            let size = try fs.fileSize("/store/index/" + name)
+            let file = try fs.open("/store/index/" + name, .update)
+            let trailer = try file.readBytes(at: size - UInt64(IndexTrailer.byteCount), count: IndexTrailer.byteCount)
+            try fs.remove("/store/index/" + name)
+            let other = String(name.reversed())
+            let copy = try fs.open("/store/index/" + other, OpenMode(writable: true, creation: .exclusive))
+            try copy.writeBytes(try file.readBytes(at: 0, count: Int(size) - trailer.count), at: 0)
+            try copy.writeBytes(trailer, at: size - UInt64(trailer.count))
+        }
+        let report = try Self.repair(fs)
+        #expect(report.objectsSaved == 6 && report.objectsLost == 0, "\(report)")
+        #expect(try Self.whole(fs, plain).count == 24)
+    }
+
+    @Test("an index file that can't be used is damage of which writers are told") func unusableIndex() throws {
+        let (fs, _) = try Self.prepared()
+        var store = try LocalStore(opening: FilledStore.path, in: fs)
+        #expect(try store.damage() == nil)
+        store.close()
+        let name = try #require(try fs.list("/store/index").first)
+        try fs.open("/store/index/" + name, .update).truncate(to: 10)
+        store = try LocalStore(opening: FilledStore.path, in: fs)
+        #expect(try store.damage() != nil)
+        store.close()
+    }
+
+    @Test("no store is made within a store", arguments: ["aside", "points/20260101T000000Z-deadbeef", "tmp/repairing"])
+    func nested(name: String) throws {
+        let (fs, _) = try Self.prepared()
+        let error = #expect(throws: StoreError.self) {
+            try LocalStore.create(at: "/store/" + name, uuid: "uuid-2", in: fs)
+        }
+        #expect(error?.code == .invalid)
+        #expect(try !fs.exists("/store/" + name))
+    }
+
+    @Test("one file that can't be examined stops nothing else", arguments: ["packs", "points"])
+    func unexamined(folder: String) throws {
+        let (fs, plain) = try Self.prepared()
+        var store = try LocalStore(opening: FilledStore.path, in: fs)
+        let shape = TreeShape(byteCount: 1, chunkBytes: 4096)
+        var points: [RestorePoint] = []
+        for time in UInt64(1)...2 {
+            points.append(
+                RestorePoint(
+                    RestorePoint.Content(
+                        disk: "d", name: "n", time: time, root: TreeRoot(top: .zero, shape: shape), parent: nil,
+                        snapshot: "s")))
+            try store.put(.point, points[points.count - 1].id, points[points.count - 1].encoded())
+        }
+        store.close()
+        let path = folder == "packs" ? try Self.packs(fs)[0] : "/store/points/" + points[0].id
+        fs.setObserver { _, subject in subject == path ? .fail(.ioError) : nil }
+        store = try LocalStore(opening: FilledStore.path, in: fs)
+        var bad: [String] = []
+        let found = try store.points { name, _ in bad.append(name) }
+        #expect(found.map(\.id) == (folder == "packs" ? points : [points[1]]).map(\.id))
+        #expect(bad == (folder == "packs" ? [] : [points[0].id]))
+        #expect(try store.point(points[1].id) == points[1])
+        let report = try #require(try store.repair { _, _ in true })
+        #expect(report.packsSetAside.isEmpty && report.unreadable.isEmpty == (folder == "points"), "\(report)")
+        store.close()
+        fs.setObserver(nil)
+        _ = try Self.repair(fs)
+        #expect(try Self.whole(fs, plain).count == 24)
+    }
+
     @Test("only one repair runs; one that is stopped takes nothing away") func stopped() throws {
         let (fs, _) = try Self.prepared()
         let before = try Self.packs(fs) + fs.list("/store/index")

@@ -114,6 +114,29 @@ import Testing
         }
     }
 
+    @Test("a snapshot between a merge of the top and its record costs no file that anybody has")
+    func snapshotBeforeTheRecord() throws {
+        let fs = try newDisk()
+        let held = try HeldDisk.take("/disk", in: fs, readOnly: false)
+        let base = try files(held)[0]
+        let first = try held.makeTop()
+        try held.commitTop(first) { () throws(DiskError) in }
+        let merged = try files(held)[1]
+        switch try held.beginDeletion(of: first.guid) {
+        case .done: Issue.record("no merge is needed")
+        case .merge(let pending):
+            // The driver has merged the top into the base; a snapshot comes before that is on record.
+            let second = try held.makeTop()
+            try held.commitTop(second) { () throws(DiskError) in }
+            _ = try held.finishDeletion(pending)
+            #expect(try files(held) == [base, second.path])
+            #expect(try fs.exists(second.path) && !fs.exists(merged))
+            #expect(try held.snapshots().filter { !$0.isTop }.map(\.guid) == [second.guid])
+        }
+        try held.close()
+        try expectWhole(fs.afterPowerCut(.nothing), "the record")
+    }
+
     @Test("who takes a device over makes the descriptor what the driver has") func adopting() throws {
         let fs = try newDisk()
         var held = try HeldDisk.take("/disk", in: fs, readOnly: false)

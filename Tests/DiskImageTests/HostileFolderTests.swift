@@ -67,6 +67,19 @@ import Testing
         #expect(try !fs.exists(folder.file("out")))
     }
 
+    @Test("a device of the host with the name of an image is none") func device() throws {
+        let folder = try TemporaryFolder()
+        let disk = try makeDisk(folder)
+        try fs.remove("\(disk)/root.hds")
+        try expectTool("mknod", "\(disk)/root.hds", "b", "7", "250")
+        for readOnly in [false, true] {
+            var options = DiskOptions.standard
+            options.readOnly = readOnly
+            let error = #expect(throws: DiskError.self) { _ = try Disk.open(disk, in: fs, options: options) }
+            #expect(error?.code == .unsupported)
+        }
+    }
+
     @Test("the absolute name of a file in the folder is as good as its name") func absolute() throws {
         let folder = try TemporaryFolder()
         let disk = try makeDisk(folder)

@@ -223,7 +223,8 @@ public final class SimulatedFileSystem: FileSystem {
             let total = world.capacityPages ?? 1 << 38
             let unit = UInt64(SimulatedContent.pageBytes)
             return SpaceInfo(
-                freeBytes: UInt64(max(0, total - world.usedPages)) * unit, totalBytes: UInt64(total) * unit)
+                freeBytes: UInt64(max(0, total - world.usedPages)) * unit, totalBytes: UInt64(total) * unit,
+                typeMagic: 0x0102_1994)
         }
     }
 

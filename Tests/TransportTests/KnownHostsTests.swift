@@ -62,6 +62,14 @@ struct KnownHostsTests {
         expectRefused(.hostKeyUnknown, "@cert-authority") { try open() }
     }
 
+    @Test func settingsThatAreNotStrictAcceptNoKey() throws {
+        try write("known_hosts", "# nothing")
+        expectRefused(.hostKeyUnknown, "ssh-keyscan") { try open("StrictHostKeyChecking no") }
+        let other = try expectTool("cat", server.folder.file("other_key.pub")).filter { !$0.isNewline }
+        try write("known_hosts", "[127.0.0.1]:\(server.port) \(other)")
+        expectRefused(.hostKeyChanged, "changed") { try open("StrictHostKeyChecking no") }
+    }
+
     @Test func theHostIsKnownByItsAlias() throws {
         try write("known_hosts", "nickname \(key)")
         expectRefused(.hostKeyUnknown, "ssh-keyscan") { try open() }

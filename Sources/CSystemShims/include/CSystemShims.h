@@ -165,6 +165,10 @@ uint64_t shim_peak_memory(void);
 int32_t shim_processors(void);
 // Ignores SIGPIPE in the process, so that a closed peer is an EPIPE; and SIGXFSZ.
 void shim_ignore_sigpipe(void);
+// Lets the process have so many files open at a time, or as many as it may, at least as many as before.
+void shim_raise_open_files(uint64_t wanted);
+// The limit of before, for the programs that it starts. Async-signal-safe.
+void shim_restore_open_files(void);
 // Ignores SIGXFSZ in the process, so that a file at the limit of its size (RLIMIT_FSIZE) is an EFBIG.
 void shim_ignore_sigxfsz(void);
 // Routes these signals to a descriptor that becomes readable; returns the descriptor.
