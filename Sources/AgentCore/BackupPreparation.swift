@@ -102,11 +102,17 @@ struct BackupPreparation {
     private func separateCopy(_ begun: inout Begun) throws {
         guard let original = begun.marks.folder, !original.isSame(as: begun.folder),
             // Also while a backup of it runs; nothing is changed there.
-            DiskMarks.identity(in: original, fs) == begun.marks.disk,
-            // Not the same folder by another way.
-            try fs.identity(of: original) != fs.identity(of: begun.folder)
+            try DiskMarks.identity(in: original, fs) == begun.marks.disk, try !isSameFolder(original, as: begun.folder)
         else { return }
         begun.remarks.append(begun.marks.separate(from: original))
+    }
+
+    /// Also by way of two mounts of one server, which have numbers of their own: there it has our own lock in it.
+    private func isSameFolder(_ path: String, as folder: String) throws -> Bool {
+        guard let one = try fs.identity(of: path), let other = try fs.identity(of: folder) else { return false }
+        if one == other { return true }
+        guard one.inode == other.inode else { return false }
+        return try fs.lock("\(path)/\(Self.lockName)", wait: false) == nil
     }
 
     /// A backup that was killed between the switch and the record, or was not answered, may have left a state that

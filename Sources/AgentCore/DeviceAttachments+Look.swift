@@ -94,7 +94,7 @@ extension DeviceAttachments {
     /// in another mount namespace only.
     public func mountpoints(of disk: String) throws(AgentError) -> [String] {
         guard let device = try attached(disk)?.device else { return [] }
-        return try DeviceTree.toFreeze(on: device.path, isOfDriver: false)
+        return try DeviceTree.toFreeze(on: device.path, isOfDriver: false).map(\.path)
     }
 
     /// The disk's block device, where that does not follow when the disk grows: neither NBD clients nor FUSE files do.

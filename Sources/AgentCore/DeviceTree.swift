@@ -23,12 +23,15 @@ enum DeviceTree {
     }
 
     /// Where each file system can be frozen that the driver does not freeze, if it serves the disk.
-    static func toFreeze(on device: String, isOfDriver: Bool) throws(AgentError) -> [String] {
+    static func toFreeze(on device: String, isOfDriver: Bool) throws(AgentError) -> [FreezeTarget] {
         // The driver freezes what lies directly on its device, wherever that is mounted.
         let isDirect = isOfDriver ? try !isStackedOn(device) : false
         let here = try mounts(on: device).filter { !isDirect || $0.hasOwnNumber }
         let elsewhere = try mountsElsewhere(on: device).filter { !isDirect || $0.mount.hasOwnNumber }
-        return here.map(\.mountPoint) + elsewhere.map(\.path)
+        func target(_ mount: Mount, _ path: String) -> FreezeTarget {
+            FreezeTarget(path: path, device: mount.hasOwnNumber ? nil : mount.device)
+        }
+        return here.map { target($0, $0.mountPoint) } + elsewhere.map { target($0.mount, $0.path) }
     }
 
     /// The loop devices whose file is a device, which the kernel does not count among its holders.

@@ -1,5 +1,5 @@
 internal import Geometry
-internal import LinuxSystem
+public import LinuxSystem
 internal import Synchronization
 internal import SystemPackage
 
@@ -14,16 +14,16 @@ internal import SystemPackage
 /// On standard output: `frozen`, or `failed MESSAGE`; then `thawed EXPIRED NANOSECONDS`, with 1 when the deadline came
 /// first, and how long writes stood still.
 public enum FreezeGuard {
-    /// Freezes all of `mountpoints` (or none), says so on standard output, waits, thaws.
+    /// Freezes all of `targets` (or none), says so on standard output, waits, thaws.
     /// - Returns: the exit code.
-    public static func run(mountpoints: [String], deadlineMilliseconds: UInt64) -> Int32 {
+    public static func run(_ targets: [FreezeTarget], deadlineMilliseconds: UInt64) -> Int32 {
         ignoreBrokenPipes()
         let input = OwnedDescriptor(adopting: 0)
         let output = OwnedDescriptor(adopting: 1)
         do throws(SystemError) {
             let signals = try SignalWatch([Signal.terminate, Signal.interrupt, Signal.hangUp])
-            let watcher = try Watcher(mountpoints, deadlineMilliseconds)
-            for mountpoint in mountpoints { try FreezeHandle.synchronize(mountpoint) }
+            let watcher = try Watcher(targets, deadlineMilliseconds)
+            for target in targets { try FreezeHandle.synchronize(target) }
             // That may have taken long, and whoever wanted the freeze have gone.
             if try isToldToThaw(input, signals, milliseconds: 0) {
                 throw SystemError(errno: .canceled, operation: "freeze", subject: "what nobody waits for any more")
@@ -33,7 +33,7 @@ public enum FreezeGuard {
             try watcher.begin()
             // Those frozen before one fails thaw when the list goes.
             var handles: [FreezeHandle] = []
-            for mountpoint in mountpoints { handles.append(try FreezeHandle(freezing: mountpoint)) }
+            for target in targets { handles.append(try FreezeHandle(freezing: target)) }
             try? output.writeAll(Array("frozen\n".utf8))
             let isExpired = try wait(input, signals, until: start + deadlineMilliseconds * 1_000_000, time)
             // The last frozen first: a file system may lie in a file of one frozen before it.
@@ -53,11 +53,12 @@ public enum FreezeGuard {
         private let child: ChildProcess
         private let word: OwnedDescriptor
 
-        init(_ mountpoints: [String], _ deadlineMilliseconds: UInt64) throws(SystemError) {
+        init(_ targets: [FreezeTarget], _ deadlineMilliseconds: UInt64) throws(SystemError) {
             let pipe = try Pipe()
             child = try ChildProcess(
                 Installation.executable(),
-                ["internal-freeze-guard", "--watch", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
+                ["internal-freeze-guard", "--watch", "--deadline", "\(deadlineMilliseconds)ms", "--"]
+                    + targets.map(\.argument),
                 // It holds the guard's output open: who waits for the end of that waits for its thaw, too.
                 input: .descriptor(pipe.reading.number), output: .inherited, errors: .inherited, tie: .ownSession)
             word = pipe.keepWriting()
@@ -85,7 +86,7 @@ public enum FreezeGuard {
 
     /// Waits for the guard's word that all is thawed, or for its end, and in that case thaws.
     /// - Returns: the exit code.
-    public static func watch(mountpoints: [String], deadlineMilliseconds: UInt64) -> Int32 {
+    public static func watch(_ targets: [FreezeTarget], deadlineMilliseconds: UInt64) -> Int32 {
         // A service is stopped with all of its control group. Where this is not to be had, the session has to do.
         if let procs = try? openDescriptor("/sys/fs/cgroup/cgroup.procs", writable: true) {
             try? procs.writeAll(Array("\(ownProcess())".utf8))
@@ -97,25 +98,25 @@ public enum FreezeGuard {
         let milliseconds = Int(clamping: deadlineMilliseconds + slackMilliseconds)
         let count = (try? pollDescriptors(&entries, deadlineMilliseconds: milliseconds)) ?? 0
         if count == 0 {
-            thaw(mountpoints)
+            thaw(targets)
             // Its freeze may still be on its way in the kernel, where nothing ends it: then it is thawed after that.
         }
         if (try? input.readSome(upTo: 1))?.isEmpty == false { return 0 }
-        thaw(mountpoints)
+        thaw(targets)
         return 1
     }
 
     /// For one of them; one that hangs, behind a freeze that hangs, must not keep the others frozen.
     private static let thawNanoseconds: UInt64 = 1_000_000_000
 
-    private static func thaw(_ mountpoints: [String]) {
-        for mountpoint in mountpoints.reversed() {
+    private static func thaw(_ targets: [FreezeTarget]) {
+        for target in targets.reversed() {
             let isOver = Monitor(false)
             let thread = try? OwnThread(name: "thaw") {
-                _ = try? FreezeHandle.thaw(mountpoint)
+                _ = try? FreezeHandle.thaw(target)
                 isOver.change { $0 = true }
             }
-            if thread == nil { _ = try? FreezeHandle.thaw(mountpoint) }
+            if thread == nil { _ = try? FreezeHandle.thaw(target) }
             _ = isOver.wait(until: SystemTime().monotonic() + thawNanoseconds) { $0 ? true : nil }
         }
     }
@@ -141,7 +142,7 @@ public enum FreezeGuard {
 
 /// A running ``FreezeGuard``, seen from its parent. Dropping it thaws.
 final class Freeze: Sendable {
-    private let mountpoints: [String]
+    private let targets: [FreezeTarget]
     private let child: ChildProcess
     private let input: OwnedDescriptor
     private let output: OwnedDescriptor
@@ -152,21 +153,21 @@ final class Freeze: Sendable {
     /// How long the guard may take for what it does beyond waiting: writing out dirty data, thawing.
     private static let slackMilliseconds = 120_000
 
-    /// Freezes all of `mountpoints`.
+    /// Freezes all of `targets`.
     /// - Parameter servers: of the disks that they lie on. What is written before a freeze may wait for them without
     ///   end, and nobody waits for that.
     /// - Throws: why not; then none is frozen.
     init(
-        mountpoints: [String], deadlineMilliseconds: UInt64, executable: String, servers: [ServerSign] = []
+        _ targets: [FreezeTarget], deadlineMilliseconds: UInt64, executable: String, servers: [ServerSign] = []
     ) throws(AgentError) {
         ignoreBrokenPipes()
-        self.mountpoints = mountpoints
+        self.targets = targets
         do throws(SystemError) {
             let input = try Pipe()
             let output = try Pipe()
             child = try ChildProcess(
                 executable,
-                ["internal-freeze-guard", "--deadline", "\(deadlineMilliseconds)ms", "--"] + mountpoints,
+                ["internal-freeze-guard", "--deadline", "\(deadlineMilliseconds)ms", "--"] + targets.map(\.argument),
                 input: .descriptor(input.reading.number), output: .descriptor(output.writing.number),
                 errors: .inherited, tie: .ownSession)
             self.input = input.keepWriting()
@@ -228,7 +229,7 @@ final class Freeze: Sendable {
                 child.detach()
                 throw AgentError(
                     stalled: stall.code,
-                    "what \(mountpoints.joined(separator: ", ")) has to store before it can be "
+                    "what \(targets.map(\.path).joined(separator: ", ")) has to store before it can be "
                         + "frozen waits for the disk's server, and is left to itself: \(stall). It ends without "
                         + "a freeze")
             }
@@ -262,7 +263,7 @@ final class Freeze: Sendable {
         // One that hangs in the kernel, in a freeze that waits for a device, would have this process hang in its thaw.
         // It is left to the third process, which thaws when it has ended.
         guard (try? child.wait(deadlineMilliseconds: Self.slackMilliseconds)) != nil else { return child.detach() }
-        for mountpoint in mountpoints.reversed() { _ = try? FreezeHandle.thaw(mountpoint) }
+        for target in targets.reversed() { _ = try? FreezeHandle.thaw(target) }
     }
 
     deinit {

@@ -11,13 +11,13 @@ struct FreezeList {
     /// By the driver, which lets go by itself.
     private(set) var devices: [DeviceIndex] = []
     /// By a guard process: what does not lie directly on a device of the driver.
-    private(set) var mountpoints: [String] = []
+    private(set) var targets: [FreezeTarget] = []
     /// Of the disks that file systems to be frozen lie on.
     private(set) var servers: [ServerSign] = []
 
     init(holdsWrites: Bool) { self.holdsWrites = holdsWrites }
 
-    var isEmpty: Bool { devices.isEmpty && mountpoints.isEmpty }
+    var isEmpty: Bool { devices.isEmpty && targets.isEmpty }
 
     /// - Returns: whether anything of the disk is mounted here.
     mutating func add(_ disk: AttachedDisk) throws(AgentError) -> Bool {
@@ -29,7 +29,7 @@ struct FreezeList {
             servers.append(ServerSign(controlSocket: disk.controlSocket))
         }
         if let index = disk.driverDevice, holdsWrites || all.count > ours.count { devices.append(index) }
-        for mountpoint in ours where !mountpoints.contains(mountpoint) { mountpoints.append(mountpoint) }
+        for target in ours where !targets.contains(target) { targets.append(target) }
         return !all.isEmpty
     }
 }
@@ -56,10 +56,10 @@ final class GuestFreeze: Sendable {
         for server in list.servers { if let stall = server.stall() { throw stall } }
         start = SystemTime().monotonic()
         guardProcess =
-            list.mountpoints.isEmpty
+            list.targets.isEmpty
             ? nil
             : try Freeze(
-                mountpoints: list.mountpoints, deadlineMilliseconds: deadlineMilliseconds,
+                list.targets, deadlineMilliseconds: deadlineMilliseconds,
                 executable: Installation.executable(), servers: list.servers)
         devices = Mutex(nil)
         guard !list.devices.isEmpty else { return }

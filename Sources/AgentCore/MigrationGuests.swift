@@ -64,12 +64,12 @@ public final class AttachedGuest: GuestControl {
                 return
             }
             // The driver freezes what it can when its writes are paused.
-            let mountpoints = try DeviceTree.toFreeze(on: device.path, isOfDriver: attached?.backend == .kernel)
-            guard !mountpoints.isEmpty else { return }
+            let targets = try DeviceTree.toFreeze(on: device.path, isOfDriver: attached?.backend == .kernel)
+            guard !targets.isEmpty else { return }
             if let stall = attached.flatMap({ ServerSign(controlSocket: $0.controlSocket).stall() }) { throw stall }
             // Should it expire, the server still holds the writes back.
             let freeze = try Freeze(
-                mountpoints: mountpoints, deadlineMilliseconds: freezeMilliseconds,
+                targets, deadlineMilliseconds: freezeMilliseconds,
                 executable: Installation.executable())
             state.withLock { $0.frozen = freeze }
         } catch {

@@ -94,10 +94,16 @@ public struct DiskMarks: Codable, Hashable, Sendable {
 
     static let unreadableSuffix = ".unreadable"
 
-    /// The identity of the disk in `folder`, as its marks have it; `nil` when they are not there, or can't be read.
-    /// Nothing is changed.
-    public static func identity(in folder: String, _ fs: any FileSystem) -> String? {
-        guard let bytes = try? fs.contents(of: "\(folder)/\(fileName)", limit: byteCountMax) else { return nil }
+    /// The identity of the disk in `folder`, as its marks have it; `nil` when they are not there, or can't be
+    /// understood. Nothing is changed.
+    public static func identity(in folder: String, _ fs: any FileSystem) throws(BackupError) -> String? {
+        let bytes: [UInt8]
+        do throws(SystemError) { bytes = try fs.contents(of: "\(folder)/\(fileName)", limit: byteCountMax) } catch {
+            guard [.noSuchFileOrDirectory, .notDirectory, .fileTooLarge].contains(error.errno) else {
+                throw BackupError(.io, error.description)
+            }
+            return nil
+        }
         return (try? JSONDecoder().decode(DiskMarks.self, from: Data(bytes)))?.disk
     }
 

@@ -113,7 +113,11 @@ public final class RemoteStore: StoreBackend {
             objects += try link.parse { () throws(TransportError) in
                 var objects: [StoredObject] = []
                 for _ in 0..<(try reader.count("objects", each: 10)) {
-                    objects.append(StoredObject(name: try reader.text("name"), byteCount: try reader.next("size")))
+                    let name = try reader.text("name")
+                    let size = try reader.next("size", as: UInt64.self)
+                    let isUnreadable = size == StoreMessage.unreadableSize
+                    objects.append(
+                        StoredObject(name: name, byteCount: isUnreadable ? 0 : size, isUnreadable: isUnreadable))
                 }
                 try reader.finish()
                 return objects

@@ -8,6 +8,8 @@ enum StoreMessage {
     static let locate: UInt16 = 513
     static let read: UInt16 = 514
     static let list: UInt16 = 515
+    /// In a list: the object is there, and can't be examined.
+    static let unreadableSize = UInt64.max
     static let freeBytes: UInt16 = 516
     static let beginUpload: UInt16 = 517
     static let append: UInt16 = 518

@@ -182,7 +182,7 @@ private final class StoreSession {
             writer.put(UInt32(part.count))
             for object in part {
                 writer.put(text: object.name)
-                writer.put(object.byteCount)
+                writer.put(object.isUnreadable ? StoreMessage.unreadableSize : object.byteCount)
             }
             let kind = objects.isEmpty ? StoreMessage.reply : StoreMessage.part
             try peer.send(Message(kind: kind, id: id, payload: writer.bytes))

@@ -89,7 +89,9 @@ public final class LocalStore: StoreBackend {
         }
         let description = StoreDescription(uuid: uuid, chunkBytes: chunkBytes)
         let parent = folderPart(of: folder)
-        if let other = try store(holding: parent, in: fs) {
+        // Where there is one at the path itself, that is told below.
+        let place = try storing { () throws(SystemError) in try fs.isFolder(folder) ? try fs.resolve(folder) : folder }
+        if let other = try store(holding: folder, in: fs), !other.isSame(as: place) {
             throw StoreError(.invalid, "\(folder) is within the store \(other), where nothing else has a place")
         }
         guard try storing({ () throws(SystemError) in try fs.isFolder(parent) }) else {

@@ -33,14 +33,12 @@ extension LocalStore {
     ) throws(StoreError) {
         let target = try self.path(kind, name)
         let folder = folderPart(of: target)
-        var isThere = try storing { () throws(SystemError) in
-            if kind == .pack { try makeDurable(folder: folder) }
-            return try fs.exists(target)
-        }
+        if kind == .pack { try storing { () throws(SystemError) in try makeDurable(folder: folder) } }
+        var isThere = try isPresent(target)
         // A repair may be about to take out what is there.
         let replacing = isThere && kind == .pack ? try lockReplacing() : nil
         defer { withExtendedLifetime(replacing) {} }
-        if replacing != nil { isThere = try storing { () throws(SystemError) in try fs.exists(target) } }
+        if replacing != nil { isThere = try isPresent(target) }
         let isWhole = isThere ? try isSame(target, file, size) : false
         // The name of a point is short enough to be met on purpose: another one that is whole stays.
         if kind == .point, isThere, !isWhole, let bytes = try? fs.contents(of: target, limit: StoreLimits.pointMax),
@@ -63,6 +61,15 @@ extension LocalStore {
             if isThere || replacing != nil { forgetOpen(pack: name) }
             let hasNote = try hasNote(of: pack)
             if isThere || replacing != nil || hasNote { try forgetDamage(of: pack) }
+        }
+    }
+
+    /// One that can't be examined is there.
+    private func isPresent(_ path: String) throws(StoreError) -> Bool {
+        do throws(SystemError) { return try fs.exists(path) } catch {
+            guard error.errno == .ioError else { throw StoreError(error) }
+            try checkAlive()
+            return true
         }
     }
 

@@ -27,7 +27,7 @@ extension LocalStore {
                 let path = "\(folder)/\(name)"
                 // What is too short for one has no more than the name of a pack.
                 guard let pack = Digest(hex: name), try hasPackBytes(path),
-                    try storing({ () throws(SystemError) in try fs.kind(of: path) == .regular })
+                    ((try? fs.kind(of: path)) ?? .regular) == .regular
                 else { continue }
                 found.append(MisplacedPack(pack: pack, path: path))
             }
@@ -49,7 +49,8 @@ extension LocalStore {
         let lock = try lockReplacing()
         defer { withExtendedLifetime(lock) {} }
         try storing { () throws(SystemError) in try makeDurable(folder: folderPart(of: target)) }
-        if try storing({ () throws(SystemError) in try fs.isTaken(target) }) {
+        // What can't be examined is there.
+        if (try? fs.isTaken(target)) ?? true {
             switch try state(ofPackAt: target, misplaced.pack) {
             case .whole: return PointProblem("\(remark), and the one in its place is whole: remove it")
             case .unreadable:
@@ -58,8 +59,8 @@ extension LocalStore {
                 return PointProblem(
                     "\(remark), and is damaged, as is what is in its place: the next repair looks what is left of it",
                     isUnreadable: true)
-            case .damaged: _ = try setAside(pack: name)
-            case .missing: break
+            // A link that leads nowhere is taken, and not there.
+            case .damaged, .missing: _ = try setAside(pack: name)
             }
         }
         // What is left of it is worth something; until the repair knows what, nobody builds on it.

@@ -84,11 +84,15 @@ extension LocalStore {
         for pack in try formerPacks() where !census.has(pack) { lines.append("\(pack) missing") }
         // What an index file named that was taken out may never have been there.
         for name in try indexesAside() { lines.append("index \(name) aside") }
+        // What an index file names that can't be used may not be there either. Others write and merge files meanwhile.
+        func listed() throws(StoreError) -> Set<String> {
+            Set(try storing { () throws(SystemError) in try fs.list("\(address)/index") })
+        }
+        let before = try listed()
+        try reloadIndex()
         let segments = try preparedSegments()
-        // What an index file names that can't be used now may not be there either.
-        let usable = Set(segments.map(\.name))
-        for name in try storing({ () throws(SystemError) in try fs.list("\(address)/index") })
-        where ObjectName.isValid(name, as: .index) && !usable.contains(name) { lines.append("index \(name) unread") }
+        let unused = try before.intersection(listed()).subtracting(segments.map(\.name))
+        for name in unused where ObjectName.isValid(name, as: .index) { lines.append("index \(name) unread") }
         for segment in segments {
             var number: UInt32 = 0
             try segment.forEachPack { pack in

@@ -156,6 +156,17 @@ int32_t shim_stat_in(int32_t folder, const char *name, struct shim_stat *result)
 	return fill_stat(fstatat(folder, name, &st, 0), &st, result);
 }
 
+int32_t shim_device_of(int32_t fd, uint32_t *major_number, uint32_t *minor_number)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	*major_number = major(st.st_dev);
+	*minor_number = minor(st.st_dev);
+	return 0;
+}
+
 int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor)
 {
 	struct statx st;

@@ -15,8 +15,8 @@ struct DiskCheck: ParsableCommand {
     func run() throws {
         let disk = try DiskArgument.existing(disk, common.configuration())
         let fs = LinuxFileSystem()
-        let report = try checkDisk(at: disk.path, repair: repair, in: fs) { () throws(DiskError) in
-            try forgetBackupBases(of: disk.path, in: fs)
+        let report = try checkDisk(at: disk.path, repair: repair, in: fs) { (folder) throws(DiskError) in
+            try forgetBackupBases(of: folder, in: fs)
         }
         try Report(common).result(CheckResult(report), lines(report))
         guard report.isSound else {

@@ -1,5 +1,6 @@
 internal import AgentCore
 internal import ArgumentParser
+internal import LinuxSystem
 
 /// Not for people: the process that thaws file systems whatever happens to who froze them.
 struct FreezeGuardCommand: ParsableCommand {
@@ -10,13 +11,18 @@ struct FreezeGuardCommand: ParsableCommand {
     @Option var deadline: DurationArgument
     /// The process that thaws when the guard can't.
     @Flag var watch = false
-    @Argument var mountpoints: [String]
+    /// See `FreezeTarget.argument`.
+    @Argument var targets: [String]
 
     func run() throws {
+        let targets = self.targets.compactMap { FreezeTarget(argument: $0) }
+        guard targets.count == self.targets.count else {
+            throw ValidationError("what is to be frozen is not understood")
+        }
         let code =
             watch
-            ? FreezeGuard.watch(mountpoints: mountpoints, deadlineMilliseconds: deadline.milliseconds)
-            : FreezeGuard.run(mountpoints: mountpoints, deadlineMilliseconds: deadline.milliseconds)
+            ? FreezeGuard.watch(targets, deadlineMilliseconds: deadline.milliseconds)
+            : FreezeGuard.run(targets, deadlineMilliseconds: deadline.milliseconds)
         if code != 0 { throw ExitCode(code) }
     }
 }

@@ -131,7 +131,7 @@ extension KernelDisk {
         guard !isReadOnly else { return }
         let wasStopped = try held.wasStopped()
         // It stays on record until it is over, whoever dies meanwhile.
-        if wasStopped { held.noteStopped(true) }
+        if wasStopped { held.keepStopped() }
         try held.adopt(stack.files)
         held.noteAttached()
         let status = try asking { () throws(DriverError) in try driver.status(of: device) }

@@ -148,8 +148,9 @@ extension Disk {
 
     func commit(_ prepared: PreparedSnapshot, isTemporary: Bool) throws(DiskError) -> CommittedSnapshot {
         let folder = try writableFolder()
+        if maintenance.withLock({ $0.activities.isUnderWay(.close) }) { throw DiskError.busy(.close, path: path) }
         let isMine = maintenance.change { state in
-            guard state.prepared === prepared, !state.activities.isUnderWay(.close) else { return false }
+            guard state.prepared === prepared else { return false }
             state.prepared = nil
             state.activities.turn(.prepared, into: .commit)
             return true

@@ -8,13 +8,13 @@ internal import SystemPackage
 ///
 /// A repair loses nothing that was flushed: shared clusters are copied, and only entries that lead nowhere are cleared.
 /// The report tells what is left after it.
-/// - Parameter willChangeStates: called once before a file below the top is repaired: what reads as it did when it was
-///   frozen may read otherwise then, and what was derived from it is of a state that never was.
+/// - Parameter willChangeStates: called with the disk's folder before a file below the top is repaired: what reads as
+///   it did when it was frozen may read otherwise then, and what was derived from it is of a state that never was.
 /// - Throws: `.inUse` while another process owns the disk; `.notADisk`, `.corrupt` or `.unsupported` for a header or
 ///   descriptor that can't be read.
 public func checkDisk(
     at path: String, repair: Bool = false, in fs: any FileSystem,
-    willChangeStates: () throws(DiskError) -> Void = { () throws(DiskError) in }
+    willChangeStates: (_ folder: String) throws(DiskError) -> Void = { (_) throws(DiskError) in }
 ) throws(DiskError) -> CheckReport {
     switch try DiskLocation.find(path, in: fs) {
     case .image(let file):
@@ -23,6 +23,7 @@ public func checkDisk(
         var report = CheckReport(path: file)
         let image = try checkImage(file, name: file, guid: "", repair: repair, report: &report, in: fs) {
             () throws(DiskError) in
+            if let folder = diskBelowWhoseTopLies(file, in: fs) { try willChangeStates(folder.path) }
         }
         report.images = [image]
         return report
@@ -30,8 +31,19 @@ public func checkDisk(
         let lock = repair ? try folder.lockOwner() : try folder.lockForReading()
         defer { withExtendedLifetime(lock) {} }
         if repair { try folder.settleServed(try folder.load()) }
-        return try checkFolder(folder, repair: repair, willChangeStates)
+        return try checkFolder(folder, repair: repair) { () throws(DiskError) in try willChangeStates(folder.path) }
     }
+}
+
+/// The disk that has this image below its top.
+private func diskBelowWhoseTopLies(_ image: String, in fs: any FileSystem) -> DiskFolder? {
+    guard let path = try? fs.resolve(image) else { return nil }
+    let folder = DiskFolder(resolvedPath: folderPart(of: path), fs: fs)
+    guard let descriptor = try? folder.load(),
+        let own = descriptor.images.first(where: { folder.path(of: $0).isSame(as: path) }),
+        own.guid != descriptor.top
+    else { return nil }
+    return folder
 }
 
 private func checkImage(
@@ -61,7 +73,7 @@ private func checkImage(
 }
 
 private func checkFolder(
-    _ folder: DiskFolder, repair: Bool, _ willChangeStates: () throws(DiskError) -> Void
+    _ folder: DiskFolder, repair: Bool, willChangeStates: () throws(DiskError) -> Void
 ) throws(DiskError) -> CheckReport {
     var isTold = false
     let descriptor = try folder.load()

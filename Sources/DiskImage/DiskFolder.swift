@@ -119,8 +119,8 @@ public struct DiskFolder: Sendable {
             if resolved.isSame(as: path) {
                 // A device of the host with an image's name would be read and written as one.
                 let kind = try withPath(path) { () throws(SystemError) in try fs.kind(of: path) }
-                guard let kind, kind != .regular else { return }
-                throw DiskError(.unsupported, "\(path) is not a regular file, so it is no image of a disk", path: path)
+                guard kind == .blockDevice else { return }
+                throw DiskError(.unsupported, "\(path) is a block device, so it is no image of a disk", path: path)
             }
         }
         throw DiskError(

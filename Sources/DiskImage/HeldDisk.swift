@@ -88,6 +88,9 @@ public final class HeldDisk: Sendable {
     /// To be called before the device's writes are stopped for another host, and after they go on.
     public func noteStopped(_ isStopped: Bool) { folder?.recordStopped(isStopped) }
 
+    /// What is on record already stays so with the next record. Nothing is stored: nobody has seen yet what is served.
+    public func keepStopped() { folder?.owned?.known.withLock { $0.isStopped = true } }
+
     /// Whether whoever had the device before has stopped its writes for another host.
     /// - Throws: when that can't be found out.
     public func wasStopped() throws(DiskError) -> Bool {

@@ -347,7 +347,8 @@ extension DiskFolder {
 
     /// Stores the descriptor of what was served beside the one that is there. - Returns: what to tell of it.
     private func keepServed(_ served: DiskDescriptor, _ reason: DiskError) -> DiskError {
-        let bytes = served.encode() + ([.corrupt, .notFound, .unsupported].contains(reason.code) ? Self.keptRemark : [])
+        let isReplaced = [.corrupt, .notFound, .unsupported, .notADisk, .invalid].contains(reason.code)
+        let bytes = served.encode() + (isReplaced ? Self.keptRemark : [])
         do throws(SystemError) { try fs.replaceContents(of: servedDescriptorPath, with: bytes) } catch {
             return reason.and(DiskError(error, path: servedDescriptorPath))
         }

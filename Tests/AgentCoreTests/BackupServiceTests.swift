@@ -353,14 +353,26 @@ private struct BackedHost {
         try host.expectSound()
     }
 
-    @Test("where a repair changes a state that backups count from, the next one reads everything")
-    func repaired() throws {
+    @Test(
+        "where a repair changes a state that backups count from, the next one reads everything",
+        arguments: ["", "/DiskDescriptor.xml", "/root.hds"])
+    func repaired(path: String) throws {
         let folder = try TemporaryFolder()
         var random = SeededRandom("a repaired state")
         var host = try prepared(folder, &random)
         _ = try host.backup()
         let one = BackedHost.folders[0]
-        try forgetBackupBases(of: one, in: host.fs)
+        // The frozen image was not closed, as after a crash in a merge: a repair says what it is about to do.
+        let file = try host.fs.open(one + "/root.hds", .update)
+        var header = try file.readBytes(at: 0, count: 64)
+        header.replaceSubrange(44..<48, with: [0x59, 0x6e, 0x6f, 0x74])
+        try file.writeBytes(header, at: 0)
+        var told: [String] = []
+        _ = try checkDisk(at: one + path, repair: true, in: host.fs) { (folder) throws(DiskError) in
+            told.append(folder)
+            try forgetBackupBases(of: folder, in: host.fs)
+        }
+        #expect(told == [one])
         let next = try host.backup()
         #expect(!next[0].statistics.isIncremental && next[1].statistics.isIncremental)
         // The state that it no longer needs goes with it.

@@ -22,7 +22,7 @@ private final class ScratchMount: Sendable {
     /// Whether a write would wait. Leaves it as it was.
     func isFrozen() throws -> Bool {
         do throws(SystemError) {
-            try FreezeHandle(freezing: path).thaw()
+            try FreezeHandle(freezing: FreezeTarget(path: path)).thaw()
             return false
         } catch {
             guard error.errno == .resourceBusy else { throw error }
@@ -31,7 +31,7 @@ private final class ScratchMount: Sendable {
     }
 
     deinit {
-        _ = try? FreezeHandle.thaw(path)
+        _ = try? FreezeHandle.thaw(FreezeTarget(path: path))
         _ = try? ChildProcess.run("umount", [path])
     }
 }
@@ -47,7 +47,22 @@ private let canFreeze = canMountLoop && hasTool("mkfs.ext4") && (try? LinuxFileS
     .timeLimit(.minutes(5)))
 struct FreezeGuardTests {
     private func freeze(_ mounts: [String], _ milliseconds: UInt64 = 60_000) throws -> Freeze {
-        try Freeze(mountpoints: mounts, deadlineMilliseconds: milliseconds, executable: program)
+        try Freeze(mounts.map { FreezeTarget(path: $0) }, deadlineMilliseconds: milliseconds, executable: program)
+    }
+
+    @Test func onlyTheFileSystemThatIsMeantIsFrozen() throws {
+        let mount = try ScratchMount()
+        let device = try #require(try MountTable.current().mounts.last { $0.mountPoint == mount.path }).device
+        let own = try Freeze(
+            [FreezeTarget(path: mount.path, device: device)], deadlineMilliseconds: 60_000, executable: program)
+        #expect(try mount.isFrozen())
+        _ = try own.thaw()
+        let error = #expect(throws: AgentError.self) {
+            _ = try Freeze(
+                [FreezeTarget(path: mount.path, device: "7:99999")], deadlineMilliseconds: 60_000, executable: program)
+        }
+        #expect(error?.message.contains("another file system") == true)
+        #expect(try !mount.isFrozen())
     }
 
     @Test func aFreezeLastsUntilTheThaw() throws {
@@ -147,7 +162,7 @@ struct FreezeGuardTests {
             program, ["internal-freeze-guard", "--watch", "--deadline", "1ms", "--", mount.path],
             input: .descriptor(input.reading.number))
         let word = input.keepWriting()
-        let other = try FreezeHandle(freezing: mount.path)
+        let other = try FreezeHandle(freezing: FreezeTarget(path: mount.path))
         #expect(try watcher.wait(deadlineMilliseconds: 6_000) == nil)
         #expect(try mount.isFrozen())
         try word.writeAll([2])
@@ -156,7 +171,7 @@ struct FreezeGuardTests {
         #expect(try !mount.isFrozen())
         withExtendedLifetime(other) {}
         // A guard that hung in its freeze until now has been killed meanwhile: what it froze last is thawed, too.
-        let late = try FreezeHandle(freezing: mount.path)
+        let late = try FreezeHandle(freezing: FreezeTarget(path: mount.path))
         #expect(try watcher.wait(deadlineMilliseconds: 0) == nil)
         closeDescriptor(word)
         #expect(try watcher.wait(deadlineMilliseconds: 30_000) == 1)
@@ -168,7 +183,7 @@ struct FreezeGuardTests {
 
     @Test func aFreezeOfSomebodyElseStays() throws {
         let mount = try ScratchMount()
-        let other = try FreezeHandle(freezing: mount.path)
+        let other = try FreezeHandle(freezing: FreezeTarget(path: mount.path))
         let error = #expect(throws: AgentError.self) { try freeze([mount.path]) }
         #expect(error?.code == .busy, "\(String(describing: error))")
         #expect(try mount.isFrozen())

@@ -134,6 +134,34 @@ import Testing
         }
     }
 
+    @Test("a link that leads nowhere in a pack's place makes way for the pack") func dangling() throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        let path = folder.file("store")
+        try LocalStore.create(at: path, uuid: "uuid-1", in: fs)
+        let content = MemorySource(byteCount: 1 << 20, clusterBytes: 32 << 10)
+        content.write([UInt8](repeating: 7, count: 300_000), at: 5000)
+        var store = try LocalStore(opening: path, in: fs)
+        let job = BackupJob(
+            disk: "disk-1", name: "test", snapshot: content.freeze(), time: 1_700_000_000_000_000_000, base: nil,
+            options: BackupJob.Options(workers: 1, packBytesTarget: 12_000))
+        _ = try job.run(source: content, store: store)
+        let name = try #require(try store.list(.pack).first).name
+        store.close()
+        let place = "\(path)/packs/\(name.prefix(2))/\(name)"
+        let wrong = "\(path)/packs/\(name.hasPrefix("ff") ? "ee" : "ff")"
+        if try !fs.exists(wrong) { try fs.createFolder(wrong) }
+        try fs.rename(place, to: "\(wrong)/\(name)")
+        try expectTool("ln", "-s", "/nowhere/at-all", place)
+        store = try LocalStore(opening: path, in: fs)
+        var repair = RepairJob()
+        repair.setsLostPointsAside = true
+        let outcome = try repair.run(store: store)
+        #expect(outcome.damagedPoints.isEmpty && outcome.pointsSetAside.isEmpty && outcome.points == 1)
+        #expect(try VerifyJob().run(store: store).isSound)
+        store.close()
+    }
+
     @Test(
         "a power cut takes nothing of a pack that comes in the place of a damaged one",
         arguments: [Survival.nothing, .everything, .prefix(seed: 1), .random(seed: 2)])

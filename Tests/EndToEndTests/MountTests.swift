@@ -135,7 +135,7 @@ struct MountTests {
         #expect(snapshot.consistent)
         #expect(snapshot.freezeNanoseconds > 0)
         #expect(try load.wait(deadlineMilliseconds: 120_000) == 0)
-        #expect(try !FreezeHandle.thaw(bench.mountPoint), "it was still frozen")
+        #expect(try !FreezeHandle.thaw(FreezeTarget(path: bench.mountPoint)), "it was still frozen")
         try bench.godwit("snapshot", "delete", bench.disk, snapshot.guid)
         try checkAll(bench)
     }

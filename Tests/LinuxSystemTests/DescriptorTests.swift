@@ -71,9 +71,9 @@ import Testing
         try expectTool("mount", "-o", "loop", image, mountPoint)
         defer { _ = try? runTool("umount", mountPoint) }
         do {
-            let freeze = try FreezeHandle(freezing: mountPoint)
+            let freeze = try FreezeHandle(freezing: FreezeTarget(path: mountPoint))
             #expect(throws: SystemError(errno: .resourceBusy, operation: "freeze", subject: mountPoint)) {
-                try FreezeHandle(freezing: mountPoint)
+                try FreezeHandle(freezing: FreezeTarget(path: mountPoint))
             }
             let writer = try ChildProcess("touch", ["\(mountPoint)/file"])
             #expect(try writer.wait(deadlineMilliseconds: 50) == nil)
@@ -81,6 +81,6 @@ import Testing
             try freeze.thaw()
             #expect(try writer.wait() == 0)
         }
-        #expect(try FreezeHandle.thaw(mountPoint) == false)
+        #expect(try FreezeHandle.thaw(FreezeTarget(path: mountPoint)) == false)
     }
 }

@@ -38,13 +38,16 @@ extension MigrationWorld {
         target = WorldProcess("target")
         try look("at the end")
         let step = Step(number: 1_000_000, lane: 1, action: .recover(messages: 0))
-        guard try MigrationRecovery.record(Self.here, in: ours) != nil else {
+        guard let record = try MigrationRecovery.record(Self.here, in: ours) else {
             guard source.write([1, 2, 3], at: 1024) else {
                 throw Finding("at the end: the disk is the source's, and its guest stands still")
             }
             return
         }
-        _ = try recovery(step, messages: 0).run()
+        let outcome = try recovery(step, messages: 0).run()
+        if record.state == .released, case .ownedThere(_, nil, _) = outcome, guestThere.starts == 0 {
+            throw Finding("at the end: a recovery said that the guest runs there, and it was not started")
+        }
         scheduler.joinAll { _ in true }
         try look("after the last recovery")
         let there = try arrived()

@@ -62,6 +62,8 @@ int32_t shim_stat(const char *path, struct shim_stat *result);
 int32_t shim_stat_in(int32_t folder, const char *name, struct shim_stat *result);
 // The number of a block device: 1; 0 = the path leads to something else. Asks no server of a network file system.
 int32_t shim_block_number(const char *path, uint32_t *major, uint32_t *minor);
+// Of the file system that an open file lies on.
+int32_t shim_device_of(int32_t fd, uint32_t *major, uint32_t *minor);
 // Of a link itself.
 int32_t shim_lstat(const char *path, struct shim_stat *result);
 int32_t shim_rename(const char *from, const char *to);
