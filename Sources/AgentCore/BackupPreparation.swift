@@ -100,19 +100,26 @@ struct BackupPreparation {
 
     /// A copied folder has the marks of the original, which goes on being backed up under that identity.
     private func separateCopy(_ begun: inout Begun) throws {
-        guard let original = begun.marks.folder, !original.isSame(as: begun.folder),
-            // Also while a backup of it runs; nothing is changed there.
-            try DiskMarks.identity(in: original, fs) == begun.marks.disk, try !isSameFolder(original, as: begun.folder)
-        else { return }
+        guard let original = begun.marks.folder, !original.isSame(as: begun.folder) else { return }
+        let identity: String?
+        do throws(BackupError) { identity = try DiskMarks.identity(in: original, fs) } catch {
+            // To read everything once is never wrong.
+            begun.remarks.append("whether it is a copy can't be found out: \(error.message)")
+            identity = begun.marks.disk
+        }
+        // Also while a backup of that one runs; nothing is changed there.
+        guard identity == begun.marks.disk, try !isSameFolder(original, as: begun.folder) else { return }
         begun.remarks.append(begun.marks.separate(from: original))
     }
 
-    /// Also by way of two mounts of one server, which have numbers of their own: there it has our own lock in it.
+    /// Whether both paths lead to one folder: also by way of two mounts of one server, which have numbers of their own,
+    /// while a clone of a volume has the same numbers of files. So a file is put into ours, and looked for there.
     private func isSameFolder(_ path: String, as folder: String) throws -> Bool {
-        guard let one = try fs.identity(of: path), let other = try fs.identity(of: folder) else { return false }
-        if one == other { return true }
-        guard one.inode == other.inode else { return false }
-        return try fs.lock("\(path)/\(Self.lockName)", wait: false) == nil
+        if let one = try? fs.identity(of: path), try one == fs.identity(of: folder) { return true }
+        let name = "\(Self.lockName).\(newUUID())"
+        _ = try fs.open("\(folder)/\(name)", OpenMode(writable: true, creation: .exclusive))
+        defer { try? fs.remove("\(folder)/\(name)") }
+        return (try? fs.exists("\(path)/\(name)")) == true
     }
 
     /// A backup that was killed between the switch and the record, or was not answered, may have left a state that

@@ -105,13 +105,9 @@ extension LocalStore {
     /// becomes of it who reads it finds out.
     func hasPackBytes(_ path: String) throws(StoreError) -> Bool {
         do throws(SystemError) { return try fs.fileSize(path) >= Self.packBytesMin } catch {
-            switch error.errno {
-            case .noSuchFileOrDirectory, .notDirectory: return false
-            case .noMemory, .tooManyOpenFiles, .tooManyOpenFilesInSystem, .permissionDenied: throw StoreError(error)
-            default:
-                try checkAlive()
-                return true
-            }
+            if [.noSuchFileOrDirectory, .notDirectory].contains(error.errno) { return false }
+            try expectOneFileOnly(error)
+            return true
         }
     }
 
@@ -167,14 +163,10 @@ extension LocalStore {
         do throws(SystemError) {
             isComplete = try Self.ending(of: try fs.open(path, .read)) != nil
         } catch {
-            switch error.errno {
-            case .noSuchFileOrDirectory: return false
-            case .tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .permissionDenied: throw StoreError(error)
+            if error.errno == .noSuchFileOrDirectory { return false }
             // It may be read another time, whatever its file system says of it now.
-            default:
-                try checkAlive()
-                return false
-            }
+            try expectOneFileOnly(error)
+            return false
         }
         if !isComplete, session != nil { try note([pack: PackDamage(isWhole: true)]) }
         return isComplete
@@ -304,6 +296,14 @@ extension LocalStore {
                     "the index of store \(address) is damaged, and the store is too large to do without: "
                         + "run `godwit store repair \(address)`")
             }
+        }
+    }
+
+    /// - Throws: that error, unless it is one file's trouble only.
+    func expectOneFileOnly(_ error: SystemError) throws(StoreError) {
+        switch error.errno {
+        case .noMemory, .tooManyOpenFiles, .tooManyOpenFilesInSystem, .permissionDenied: throw StoreError(error)
+        default: try checkAlive()
         }
     }
 

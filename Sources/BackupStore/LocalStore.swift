@@ -251,16 +251,10 @@ public final class LocalStore: StoreBackend {
                 do throws(SystemError) {
                     objects.append(StoredObject(name: name, byteCount: try fs.fileSize("\(folder)/\(name)")))
                 } catch {
-                    switch error.errno {
                     // A merged index file, or a pack that is set aside, may go between the listing and the look.
-                    case .noSuchFileOrDirectory: break
-                    case .noMemory, .tooManyOpenFiles, .tooManyOpenFilesInSystem, .permissionDenied:
-                        throw StoreError(error)
-                    // One file that its file system can't examine is that file's trouble.
-                    default:
-                        try checkAlive()
-                        objects.append(StoredObject(name: name, byteCount: 0, isUnreadable: true))
-                    }
+                    guard error.errno != .noSuchFileOrDirectory else { continue }
+                    try expectOneFileOnly(error)
+                    objects.append(StoredObject(name: name, byteCount: 0, isUnreadable: true))
                 }
             }
         }

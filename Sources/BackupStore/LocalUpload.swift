@@ -67,8 +67,7 @@ extension LocalStore {
     /// One that can't be examined is there.
     private func isPresent(_ path: String) throws(StoreError) -> Bool {
         do throws(SystemError) { return try fs.exists(path) } catch {
-            guard error.errno == .ioError else { throw StoreError(error) }
-            try checkAlive()
+            try expectOneFileOnly(error)
             return true
         }
     }
@@ -96,8 +95,8 @@ extension LocalStore {
             return true
         } catch {
             // What can't be read is as good as not there.
-            if error.errno == .ioError { return false }
-            throw StoreError(error)
+            try expectOneFileOnly(error)
+            return false
         }
     }
 }

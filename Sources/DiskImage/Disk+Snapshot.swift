@@ -148,8 +148,9 @@ extension Disk {
 
     func commit(_ prepared: PreparedSnapshot, isTemporary: Bool) throws(DiskError) -> CommittedSnapshot {
         let folder = try writableFolder()
-        if maintenance.withLock({ $0.activities.isUnderWay(.close) }) { throw DiskError.busy(.close, path: path) }
-        let isMine = maintenance.change { state in
+        let isMine = try maintenance.change { state throws(DiskError) in
+            // In one step: who closes waits for a commit that has begun, and for nothing that is prepared.
+            if state.activities.isUnderWay(.close) { throw DiskError.busy(.close, path: path) }
             guard state.prepared === prepared else { return false }
             state.prepared = nil
             state.activities.turn(.prepared, into: .commit)

@@ -335,6 +335,43 @@ private struct BackedHost {
         let report = try run(host, at: Self.now, folders: [one, "/disks/copy"])
         let disks = report.outcomes.map(\.point.content.disk)
         #expect(disks.count == 2 && disks[0] == first && disks[1] != first)
+        // Moved; what is at the old place can't be read, so it counts as a copy, and the backup goes on.
+        try host.fs.rename(one, to: "/disks/moved")
+        try host.fs.createFolder(one)
+        try copy(host, "/disks/moved", to: "/disks/back")
+        try host.fs.replaceContents(of: one + "/" + DiskMarks.fileName, with: [1])
+        host.fs.setObserver { call, subject in
+            call == .read && subject.hasPrefix(one + "/" + DiskMarks.fileName) ? .fail(.ioError) : nil
+        }
+        let moved = try run(host, at: Self.now, folders: ["/disks/moved"]).outcomes[0]
+        host.fs.setObserver(nil)
+        #expect(moved.point.content.disk != first && moved.remarks.count == 2)
+    }
+
+    @Test("a folder of real file systems by another way is the same disk, a clone with equal numbers is not")
+    func sameFolder() throws {
+        let folder = try TemporaryFolder()
+        let fs = LinuxFileSystem()
+        let attachments = DeviceAttachments(runFolder: folder.file("run"))
+        try LocalStore.create(at: folder.file("store"), uuid: "uuid-1", in: fs)
+        try createDisk(at: folder.file("disk"), options: CreateOptions(byteCount: 1 << 20), in: fs)
+        func backup(_ path: String) throws -> String {
+            let store = try LocalStore(opening: folder.file("store"), in: fs)
+            defer { store.close() }
+            let report = try BackupService(attachments: attachments, fs: fs).run(
+                [(folder.file(path), path)], store: store, hooks: nil, options: BackupService.Options())
+            if let (_, failure) = report.failures.first { throw failure }
+            return report.outcomes[0].point.content.disk
+        }
+        let first = try backup("disk")
+        // By a link above it: resolved, the same path; then moved for good.
+        try expectTool("ln", "-s", folder.path, folder.file("way"))
+        #expect(try backup("way/disk") == first)
+        try fs.rename(folder.file("disk"), to: folder.file("moved"))
+        #expect(try backup("moved") == first)
+        try expectTool("cp", "-a", folder.file("moved"), folder.file("copy"))
+        #expect(try backup("copy") != first && backup("moved") == first)
+        #expect(try fs.list(folder.file("moved")).allSatisfy { !$0.hasPrefix("godwit-backup.lock.") })
     }
 
     @Test("a mark that names a point of another disk or state is no base") func foreignMark() throws {
