@@ -113,13 +113,12 @@ struct BackupPreparation {
     }
 
     /// Whether both paths lead to one folder: also by way of two mounts of one server, which have numbers of their own,
-    /// while a clone of a volume has the same numbers of files. So a file is put into ours, and looked for there.
+    /// while a clone of a volume has the same numbers of files. So our lock's file gets a word that no other has.
     private func isSameFolder(_ path: String, as folder: String) throws -> Bool {
         if let one = try? fs.identity(of: path), try one == fs.identity(of: folder) { return true }
-        let name = "\(Self.lockName).\(newUUID())"
-        _ = try fs.open("\(folder)/\(name)", OpenMode(writable: true, creation: .exclusive))
-        defer { try? fs.remove("\(folder)/\(name)") }
-        return (try? fs.exists("\(path)/\(name)")) == true
+        let word = Array(newUUID().utf8)
+        try fs.open("\(folder)/\(Self.lockName)", .update).writeBytes(word, at: 0)
+        return (try? fs.contents(of: "\(path)/\(Self.lockName)", limit: 1 << 10)) == word
     }
 
     /// A backup that was killed between the switch and the record, or was not answered, may have left a state that

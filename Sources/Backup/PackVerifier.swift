@@ -114,7 +114,7 @@ final class PackQueue: Sendable {
     private func verify(
         _ pack: StoredObject, _ check: borrowing FrameCheck, _ stored: AlignedBuffer
     ) throws(StoreError) {
-        guard !pack.isUnreadable else { throw StoreError(.io, "pack \(pack.name) can't be examined") }
+        try pack.expectExamined(as: "pack")
         let directory = try store.packDirectory(pack.name, byteCount: pack.byteCount)
         try compare(pack.name, directory)
         for frame in directory.frames {

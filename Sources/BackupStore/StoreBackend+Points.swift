@@ -42,9 +42,7 @@ extension StoreBackend {
     }
 
     func point(_ object: StoredObject) throws(StoreError) -> RestorePoint {
-        guard !object.isUnreadable else {
-            throw StoreError(.io, "restore point \(object.name) can't be examined")
-        }
+        try object.expectExamined(as: "restore point")
         guard object.byteCount <= UInt64(StoreLimits.pointMax) else {
             throw StoreError(.corrupt, "restore point \(object.name) is damaged: it is too long")
         }

@@ -30,6 +30,11 @@ public struct StoredObject: Hashable, Sendable {
         self.byteCount = byteCount
         self.isUnreadable = isUnreadable
     }
+
+    /// - Throws: `.io` when it can't be examined now.
+    public func expectExamined(as kind: String) throws(StoreError) {
+        if isUnreadable { throw StoreError(.io, "\(kind) \(name) can't be examined") }
+    }
 }
 
 /// A run of bytes of a stored object.

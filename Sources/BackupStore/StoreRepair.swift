@@ -136,7 +136,7 @@ private struct StoreRepairing {
         var isReadable = true
         store.forgetOpen(pack: pack.name)
         do throws(StoreError) {
-            guard !pack.isUnreadable else { throw StoreError(.io, "pack \(pack.name) can't be examined") }
+            try pack.expectExamined(as: "pack")
             let found = try store.packDirectory(pack.name, byteCount: pack.byteCount)
             directory = found
             if !audit.names(name) { report.packsTakenUp += 1 }

@@ -324,7 +324,7 @@ private struct BackedHost {
         }
     }
 
-    @Test("a copy is another disk also while its original is backed up; the same folder by another way is not")
+    @Test("a copy is another disk also while its original is backed up, or can't be read")
     func copyBesideOriginal() throws {
         let folder = try TemporaryFolder()
         var random = SeededRandom("a copy beside its original")
@@ -348,7 +348,7 @@ private struct BackedHost {
         #expect(moved.point.content.disk != first && moved.remarks.count == 2)
     }
 
-    @Test("a folder of real file systems by another way is the same disk, a clone with equal numbers is not")
+    @Test("a folder that was moved, or is reached by a link, is the same disk, and a copy of it is not")
     func sameFolder() throws {
         let folder = try TemporaryFolder()
         let fs = LinuxFileSystem()
@@ -371,7 +371,6 @@ private struct BackedHost {
         #expect(try backup("moved") == first)
         try expectTool("cp", "-a", folder.file("moved"), folder.file("copy"))
         #expect(try backup("copy") != first && backup("moved") == first)
-        #expect(try fs.list(folder.file("moved")).allSatisfy { !$0.hasPrefix("godwit-backup.lock.") })
     }
 
     @Test("a mark that names a point of another disk or state is no base") func foreignMark() throws {

@@ -117,14 +117,8 @@ import Testing
     @Test("a pack in a wrong folder is not there, and a repair puts it in its place", arguments: Place.allCases)
     func misplaced(place: Place) throws {
         let world = try StoreWorld(backups: 2)
-        let root = StoreWorld.path
-        var store = try world.open()
-        let pack = try #require(try store.locate([world.kept[1].point.content.root.top])[0]).pack.description
-        store.close()
-        let path = "\(root)/packs/\(pack.prefix(2))/\(pack)"
-        let wrong = "\(root)/packs/\(pack.hasPrefix("ff") ? "ee" : "ff")"
+        let (pack, path, wrong) = try world.packToMisplace()
         let bytes = try world.fs.contents(of: path, limit: 1 << 20)
-        if try !world.fs.exists(wrong) { try world.fs.createFolder(wrong) }
         try world.fs.rename(path, to: "\(wrong)/\(pack)")
         if place != .empty {
             try world.fs.replaceContents(of: path, with: bytes)
@@ -132,7 +126,7 @@ import Testing
         }
         // What has a pack's name and is none, in a wrong folder, is in nobody's way.
         try world.fs.replaceContents(of: "\(wrong)/" + String(repeating: "a", count: 64), with: [1, 2, 3])
-        store = try world.open()
+        var store = try world.open()
         #expect(try store.damage() != nil || place != .empty)
         let found = try VerifyJob().run(store: store)
         #expect(!found.isSound && found.problems.contains { $0.contains(wrong) }, "\(found.problems)")

@@ -22,14 +22,8 @@ import Testing
     /// The pack with the last point's top lies in the wrong folder, with one byte of it changed where told.
     private func misplaced(damagedAt offset: Int? = nil, left: [UInt8]? = nil) throws -> Misplaced {
         let world = try StoreWorld(backups: 2)
-        let root = StoreWorld.path
-        let store = try world.open()
-        let pack = try #require(try store.locate([world.kept[1].point.content.root.top])[0]).pack.description
-        store.close()
-        let path = "\(root)/packs/\(pack.prefix(2))/\(pack)"
-        let folder = "\(root)/packs/\(pack.hasPrefix("ff") ? "ee" : "ff")"
+        let (pack, path, folder) = try world.packToMisplace()
         var bytes = try world.fs.contents(of: path, limit: 1 << 20)
-        if try !world.fs.exists(folder) { try world.fs.createFolder(folder) }
         try world.fs.remove(path)
         let whole = bytes
         if let offset { bytes[offset] ^= 0xee }

@@ -1,6 +1,8 @@
 import Backup
 import BackupStore
 import BlockIO
+import ChunkTree
+import Codecs
 import Glibc
 import TestSupport
 import Testing
@@ -133,6 +135,16 @@ struct StoreWorld {
             let file = try fs.open(path, .read)
             return try file.readBytes(at: 0, count: Int(try file.size()))
         } catch { throw BackupError(.io, "\(error)") }
+    }
+
+    /// Where the pack with the last point's top lies, and a folder that is the wrong one for it, which is made.
+    func packToMisplace() throws -> (pack: String, path: String, wrong: String) {
+        let store = try open()
+        defer { store.close() }
+        let pack = try #require(try store.locate([kept[kept.count - 1].point.content.root.top])[0]).pack.description
+        let folder = "\(Self.path)/packs/\(pack.hasPrefix("ff") ? "ee" : "ff")"
+        if try !fs.exists(folder) { try fs.createFolder(folder) }
+        return (pack, "\(Self.path)/packs/\(pack.prefix(2))/\(pack)", folder)
     }
 
     /// The store opens and is sound, all points that it must have are there, and any other one is whole, too.

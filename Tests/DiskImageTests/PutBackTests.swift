@@ -11,42 +11,15 @@ import Testing
 
 /// A descriptor of other files is put in the place of the one that is served: whatever comes after, nothing that was
 /// flushed is removed or written over.
-@Suite struct PutBackTests {
-    private static let cluster = ClusterSize.smallest
-    private static let descriptor = "/disk/DiskDescriptor.xml"
-    private static let served = "/disk/DiskDescriptor.xml.served"
-
+@Suite struct PutBackTests: ServedDiskSuite {
     enum End: CaseIterable { case cut, kill, failedFlush, fullHost }
 
-    private func newDisk(base: String = "root.hds") throws -> SimulatedFileSystem {
-        let fs = SimulatedFileSystem()
-        try createDisk(
-            at: "/disk", options: CreateOptions(byteCount: 64 * Self.cluster.bytes, clusterSize: Self.cluster), in: fs)
-        guard base != "root.hds" else { return fs }
+    private func newDisk(base: String) throws -> SimulatedFileSystem {
+        let fs = try newDisk()
         let text = String(decoding: try fs.contents(of: Self.descriptor, limit: 1 << 20), as: UTF8.self)
         try fs.rename("/disk/root.hds", to: "/disk/" + base)
         try fs.replaceContents(of: Self.descriptor, with: [UInt8](text.replacing("root.hds", with: base).utf8))
         return fs
-    }
-
-    private func open(_ fs: SimulatedFileSystem) throws -> Disk {
-        var options = DiskOptions.standard
-        options.finishInBackground = false
-        return try Disk.open("/disk", in: fs, options: options)
-    }
-
-    private func write(_ disk: Disk, _ byte: UInt8, at offset: UInt64 = 0) throws {
-        try [UInt8](repeating: byte, count: 4096).withUnsafeBytes { try disk.write(at: offset, from: $0) }
-        try disk.flush()
-    }
-
-    private func contents(_ fs: SimulatedFileSystem) throws -> [UInt8] {
-        try fs.contents(of: Self.descriptor, limit: 1 << 20)
-    }
-
-    private func code(_ body: () throws -> Void) -> DiskError.Code? {
-        do { try body() } catch { return (error as? DiskError)?.code }
-        return nil
     }
 
     private func listed(_ fs: SimulatedFileSystem) throws -> [String] {

@@ -9,38 +9,7 @@ import Testing
 @testable import DiskImage
 
 /// What is on record of a disk that is attached, when ploop's own tools, a failure, or nothing but a kill comes after.
-@Suite struct ServedRecordTests {
-    private static let cluster = ClusterSize.smallest
-    private static let descriptor = "/disk/DiskDescriptor.xml"
-    private static let served = "/disk/DiskDescriptor.xml.served"
-
-    private func newDisk() throws -> SimulatedFileSystem {
-        let fs = SimulatedFileSystem()
-        try createDisk(
-            at: "/disk", options: CreateOptions(byteCount: 64 * Self.cluster.bytes, clusterSize: Self.cluster), in: fs)
-        return fs
-    }
-
-    private func open(_ fs: SimulatedFileSystem) throws -> Disk {
-        var options = DiskOptions.standard
-        options.finishInBackground = false
-        return try Disk.open("/disk", in: fs, options: options)
-    }
-
-    private func write(_ disk: Disk, _ byte: UInt8) throws {
-        try [UInt8](repeating: byte, count: 4096).withUnsafeBytes { try disk.write(at: 0, from: $0) }
-        try disk.flush()
-    }
-
-    private func contents(_ fs: SimulatedFileSystem) throws -> [UInt8] {
-        try fs.contents(of: Self.descriptor, limit: 1 << 20)
-    }
-
-    private func code(_ body: () throws -> Void) -> DiskError.Code? {
-        do { try body() } catch { return (error as? DiskError)?.code }
-        return nil
-    }
-
+@Suite struct ServedRecordTests: ServedDiskSuite {
     /// A new top, as ploop's tools make one: on the top, or in its place.
     private func addTop(_ fs: SimulatedFileSystem, replacesTop: Bool = false) throws {
         let folder = DiskFolder(resolvedPath: "/disk", fs: fs)
