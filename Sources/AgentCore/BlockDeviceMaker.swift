@@ -120,9 +120,9 @@ struct BlockDeviceMaker {
                 try MountTable.current().mount(at: entry.fuseFolder) != nil
             }
             if isThere { return }
-            let passed = (time.monotonic() - start) / 1_000_000
+            let passed = time.elapsed(since: start) / 1_000_000
             guard passed < Self.fuseStartMilliseconds else {
-                throw AgentError(.timeout, "nbdfuse did not mount \(entry.fuseFolder); see \(entry.fuseLog)")
+                throw AgentError(.timeout, "nbdfuse did not mount \(entry.fuseFolder): \(RunEntry.tail(entry.fuseLog))")
             }
             let hasEnded = try withAgentError { () throws(SystemError) in
                 var entries = [watch.entry, PollEntry(child.descriptor, .readable)]

@@ -10,7 +10,11 @@ enum DeviceTree {
         let numbers = try numbers(BlockDeviceMaker.name(of: device))
         let table = try withAgentError { () throws(SystemError) in try MountTable.current() }
         var seen: Set<String> = []
-        return table.mounts.filter { $0.lies(on: numbers) && (all || seen.insert($0.device).inserted) }
+        let mounts = table.mounts.filter { $0.lies(on: numbers) }
+        if all { return mounts }
+        // What is found at its path comes first.
+        let sorted = mounts.filter { !table.isHidden($0) } + mounts.filter { table.isHidden($0) }
+        return sorted.filter { seen.insert($0.device).inserted }
     }
 
     /// Those that are mounted in other namespaces only.

@@ -38,7 +38,7 @@ public enum FreezeGuard {
             let isExpired = try wait(input, signals, until: start + deadlineMilliseconds * 1_000_000, time)
             // The last frozen first: a file system may lie in a file of one frozen before it.
             for handle in handles.reversed() { try handle.thaw() }
-            let nanoseconds = time.monotonic() - start
+            let nanoseconds = time.elapsed(since: start)
             watcher.dismiss()
             try? output.writeAll(Array("thawed \(isExpired ? 1 : 0) \(nanoseconds)\n".utf8))
             return 0

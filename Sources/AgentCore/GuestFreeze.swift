@@ -87,7 +87,7 @@ final class GuestFreeze: Sendable {
         var nanoseconds: UInt64 = 0
         if let frozen {
             do throws(DriverError) { isExpired = try frozen.thaw() } catch { throw AgentError(.io, error.message) }
-            nanoseconds = SystemTime().monotonic() - start
+            nanoseconds = SystemTime().elapsed(since: start)
         }
         if let thawed = try guardProcess?.thaw() {
             isExpired = isExpired || thawed.isExpired

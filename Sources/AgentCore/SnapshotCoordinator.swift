@@ -87,7 +87,7 @@ public struct SnapshotCoordinator: Sendable {
                 }
             }
         }
-        var held = list.holdsWrites ? SystemTime().monotonic() - start : 0
+        var held = list.holdsWrites ? SystemTime().elapsed(since: start) : 0
         var nanoseconds: UInt64 = 0
         do throws(AgentError) {
             if let thawed = try freeze?.thaw() {

@@ -128,7 +128,7 @@ public struct BackupJob: Sendable {
             try source.checkUnchanged()
             try onStore { () throws(StoreError) in try store.put(.point, point.id, bytes) }
             statistics.metadataBytesWritten += UInt64(bytes.count)
-            statistics.durationNanoseconds = clock.monotonic() - started
+            statistics.durationNanoseconds = clock.elapsed(since: started)
             statistics.peakMemoryBytes = peakMemoryBytes()
             return Outcome(point: point, statistics: statistics)
         } catch {

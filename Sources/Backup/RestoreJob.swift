@@ -85,7 +85,7 @@ public struct RestoreJob: Sendable {
         }
         statistics.byteCount = shape.byteCount
         statistics.rootDigest = point.content.root.digest.description
-        statistics.durationNanoseconds = clock.monotonic() - started
+        statistics.durationNanoseconds = clock.elapsed(since: started)
         statistics.peakMemoryBytes = peakMemoryBytes()
         return statistics
     }

@@ -75,7 +75,7 @@ public struct VerifyJob: Sendable {
         if let audit {
             report.unusedPacks = packs.count { pack in Digest(hex: pack.name).map { !audit.names($0) } ?? false }
         }
-        report.durationNanoseconds = clock.monotonic() - started
+        report.durationNanoseconds = clock.elapsed(since: started)
         return report
     }
 

@@ -19,6 +19,8 @@ public struct OpenMode: Hashable, Sendable {
     public var direct: Bool
     /// A block device is to be nobody else's: EBUSY when it is mounted or part of another device.
     public var isClaimed = false
+    /// Of an existing file: a symbolic link at the end of the path is followed, and is ELOOP otherwise.
+    public var followsLink = true
 
     public init(writable: Bool, creation: Creation = .never, direct: Bool = false) {
         self.writable = writable

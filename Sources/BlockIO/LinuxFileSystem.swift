@@ -37,7 +37,7 @@ public struct LinuxFileSystem: FileSystem {
         // Without creation the flag claims a device, and means nothing for a file.
         if mode.isClaimed { flags |= SHIM_OPEN_EXCLUSIVE }
         switch mode.creation {
-        case .never: break
+        case .never: if !mode.followsLink { flags |= SHIM_OPEN_NO_LINK }
         // A name that we make is never somebody's link to another file.
         case .exclusive: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_EXCLUSIVE | SHIM_OPEN_NO_LINK
         case .replace: flags |= SHIM_OPEN_CREATE | SHIM_OPEN_TRUNCATE | SHIM_OPEN_NO_LINK

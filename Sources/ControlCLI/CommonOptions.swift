@@ -27,8 +27,12 @@ struct CommonOptions: ParsableArguments {
         let named = config ?? environmentVariable("GODWIT_CONFIG")
         let path = named ?? Configuration.defaultPath
         let bytes: [UInt8]
-        do {
+        do throws(SystemError) {
             bytes = try LinuxFileSystem().contents(of: path, limit: Configuration.sizeMax)
+            // Its hooks are run as whoever runs this.
+            if try isWorldWritable(path) {
+                throw SystemError(errno: .notPermitted, operation: "use, for anybody may write to it,", subject: path)
+            }
         } catch {
             if named == nil, error.errno == .noSuchFileOrDirectory { return Configuration() }
             throw CommandFailure(.configuration, "\(error.description): name another file with --config")

@@ -15,6 +15,21 @@ enum PrintableText {
         return String(shown)
     }
 
+    /// The same text of JSON, where such characters lie within strings only.
+    static func of(json text: String) -> String {
+        guard text.unicodeScalars.contains(where: isControl) else { return text }
+        var shown = String.UnicodeScalarView()
+        for scalar in text.unicodeScalars {
+            if isControl(scalar) {
+                let digits = String(scalar.value, radix: 16)
+                shown += "\\u\(String(repeating: "0", count: 4 - digits.count))\(digits)".unicodeScalars
+            } else {
+                shown.append(scalar)
+            }
+        }
+        return String(shown)
+    }
+
     private static func isControl(_ scalar: Unicode.Scalar) -> Bool {
         switch scalar.value {
         // C0, DEL and C1; line and paragraph separators; marks, embeddings and isolates of a direction.

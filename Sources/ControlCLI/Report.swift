@@ -38,7 +38,7 @@ struct Report {
     static func json(_ value: some Encodable) throws(CommandFailure) -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return try translated { String(decoding: try encoder.encode(value), as: UTF8.self) }
+        return try translated { PrintableText.of(json: String(decoding: try encoder.encode(value), as: UTF8.self)) }
     }
 
     /// For remarks: when nobody reads them there is nobody left to tell.

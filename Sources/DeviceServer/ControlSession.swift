@@ -52,7 +52,7 @@ final class ControlSession {
                         answer(request) { done, total in
                             // A caller that has gone away has no use for the rest.
                             guard !channel.isHungUp else { return false }
-                            guard time.monotonic() - lastSent >= Self.progressInterval else { return true }
+                            guard time.elapsed(since: lastSent) >= Self.progressInterval else { return true }
                             lastSent = time.monotonic()
                             return pulse.tell(done: done, total: total)
                         }

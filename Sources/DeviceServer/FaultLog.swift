@@ -15,10 +15,15 @@ public final class FaultLog: Sendable {
 
     public init() { descriptor = try? OwnedDescriptor(duplicating: 2) }
 
+    /// Writes to `descriptor` in the place of standard error.
+    init(descriptor: consuming OwnedDescriptor) { self.descriptor = consume descriptor }
+
     public func say(_ message: String) {
-        let now = SystemTime().monotonic()
         let lines = state.withLock { state in
-            if now - state.begin >= Self.periodNanoseconds { state = State(begin: now, lines: 0) }
+            let time = SystemTime()
+            if time.elapsed(since: state.begin) >= Self.periodNanoseconds {
+                state = State(begin: time.monotonic(), lines: 0)
+            }
             state.lines += 1
             return state.lines
         }

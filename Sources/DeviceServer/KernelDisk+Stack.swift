@@ -54,7 +54,7 @@ extension KernelDisk {
                 let start = SystemTime().monotonic()
                 // Who asks has frozen what is mounted, over all disks of a guest at once.
                 try disk.asking { () throws(DriverError) in try disk.driver.snapshot([item], freezesFor: nil) }
-                nanoseconds = SystemTime().monotonic() - start
+                nanoseconds = SystemTime().elapsed(since: start)
             }
             withExtendedLifetime(descriptor) {}
             disk.end(.prepared)

@@ -28,6 +28,7 @@ public enum KernelOwner {
                     throw DiskError(error, path: configuration.controlSocket ?? configuration.disk)
                 }
             } catch {
+                log.say("\(configuration.disk): \(error)")
                 try? channel.send(ControlReply.failed(code: error.code.rawValue, message: error.message))
                 return 1
             }

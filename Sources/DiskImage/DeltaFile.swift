@@ -74,7 +74,10 @@ final class DeltaFile: Sendable {
         _ path: String, in fs: any FileSystem, writable: Bool, direct: Bool
     ) throws(DiskError) -> any StorageFile {
         try withPath(path) { () throws(SystemError) in
-            try fs.open(path, OpenMode(writable: writable, direct: direct))
+            var mode = OpenMode(writable: writable, direct: direct)
+            // The path was looked at before; somebody may have put a link there since.
+            mode.followsLink = DiskFolder.allowsOutside
+            return try fs.open(path, mode)
         }
     }
 

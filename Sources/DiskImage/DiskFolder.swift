@@ -100,7 +100,7 @@ public struct DiskFolder: Sendable {
 
     /// In the environment: images may be kept elsewhere, by name or by symbolic link.
     private static let outsideVariable = "GODWIT_OUTSIDE_IMAGES"
-    private static let allowsOutside = environmentVariable(outsideVariable) == "1"
+    static let allowsOutside = environmentVariable(outsideVariable) == "1"
 
     /// A disk may come from somebody else: what its descriptor names is read, written and removed, so it has to lie in
     /// the folder, unless whoever runs this trusts the descriptor.

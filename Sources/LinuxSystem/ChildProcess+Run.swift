@@ -55,12 +55,12 @@ extension ChildProcess {
             entries[3].descriptor = feed?.number ?? -1
             // After its end only what is already in the pipes counts: a daemon it left behind may keep them open.
             let hasEnded = entries[0].descriptor < 0
-            let passed = Int((time.monotonic() - start) / 1_000_000)
+            let passed = Int(time.elapsed(since: start) / 1_000_000)
             if !hasEnded, killed == nil {
                 var isOver = passed >= deadlineMilliseconds ?? .max
                 if !isOver, passed >= nextLook {
                     isOver = !goesOn()
-                    nextLook = Int((time.monotonic() - start) / 1_000_000) + (lookMilliseconds ?? 0)
+                    nextLook = Int(time.elapsed(since: start) / 1_000_000) + (lookMilliseconds ?? 0)
                 }
                 // It may have ended while that was asked.
                 if isOver, try child.wait(deadlineMilliseconds: 0) == nil {

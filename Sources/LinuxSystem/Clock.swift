@@ -8,6 +8,15 @@ public protocol TimeSource: Sendable {
     func realtime() -> UInt64
 }
 
+extension TimeSource {
+    /// Nanoseconds of the monotonic clock from `start` until now. 0 if `start` is later: of two threads that looked at
+    /// the clock before they took a lock, the first one to look may be the last one to come.
+    public func elapsed(since start: UInt64) -> UInt64 {
+        let now = monotonic()
+        return now > start ? now - start : 0
+    }
+}
+
 public struct SystemTime: TimeSource {
     public init() {}
     public func monotonic() -> UInt64 { shim_monotonic_ns() }

@@ -61,6 +61,13 @@ public func createPrivateFolder(_ path: String) throws(SystemError) {
     }
 }
 
+/// Whether anybody may write to the file at a path.
+public func isWorldWritable(_ path: String) throws(SystemError) -> Bool {
+    var status = shim_stat()
+    _ = try check(unsafe shim_stat(path, &status), "examine", path)
+    return status.mode & 0o002 != 0
+}
+
 /// Makes a device node for the block device `major:minor`, as the kernel writes it, for root only.
 public func createBlockNode(_ path: String, device: String) throws(SystemError) {
     let parts = device.parts(between: ":").compactMap { UInt32($0) }

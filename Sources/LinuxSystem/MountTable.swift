@@ -5,6 +5,8 @@ internal import SystemPackage
 /// One mounted file system, as the kernel lists it.
 public struct Mount: Hashable, Sendable {
     public var identifier: Int
+    /// The ``identifier`` of the mount that this one was mounted on.
+    public var parent: Int
     /// `major:minor` of the file system's device.
     public var device: String
     /// The folder of the file system that is mounted: `/` unless it is a bind mount.
@@ -43,11 +45,11 @@ public struct MountTable: Hashable, Sendable {
     private static func mount(parsing line: ArraySlice<UInt8>) -> Mount? {
         let fields = line.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false).map(unescaped)
         guard let dash = fields.dropFirst(6).firstIndex(of: "-"), fields.count >= dash + 4,
-            let identifier = Int(fields[0])
+            let identifier = Int(fields[0]), let parent = Int(fields[1])
         else { return nil }
         let options = fields[5].parts(between: ",") + fields[dash + 3].parts(between: ",")
         return Mount(
-            identifier: identifier, device: fields[2], root: fields[3],
+            identifier: identifier, parent: parent, device: fields[2], root: fields[3],
             mountPoint: fields[4], type: fields[dash + 1], source: fields[dash + 2], isReadOnly: options.contains("ro"),
             peerGroup: group("shared:", in: fields[6..<dash]), masterGroup: group("master:", in: fields[6..<dash]))
     }
@@ -79,6 +81,28 @@ public struct MountTable: Hashable, Sendable {
 
     /// What is mounted at a path: the last mount there hides the others.
     public func mount(at mountPoint: String) -> Mount? { mounts.last { $0.mountPoint.isSame(as: mountPoint) } }
+
+    /// Whether the path of a mount leads somewhere else, because another one lies over it or over a folder above it.
+    public func isHidden(_ mount: Mount) -> Bool {
+        let byIdentifier = Dictionary(mounts.map { ($0.identifier, $0) }) { first, _ in first }
+        // The first of all lies on itself.
+        let isCovered = mounts.contains {
+            $0.parent == mount.identifier && $0.identifier != mount.identifier
+                && $0.mountPoint.isSame(as: mount.mountPoint)
+        }
+        if isCovered { return true }
+        var (step, visited) = (mount, Set([mount.identifier]))
+        while let parent = byIdentifier[step.parent], visited.insert(parent.identifier).inserted {
+            let isCovered = mounts.contains { other in
+                other.parent == parent.identifier && other.identifier != step.identifier
+                    && (step.mountPoint.isSame(as: other.mountPoint) || other.mountPoint.isSame(as: "/")
+                        || step.mountPoint.begins(with: other.mountPoint + "/"))
+            }
+            if isCovered { return true }
+            step = parent
+        }
+        return false
+    }
 }
 
 /// Mounts what `source` holds at the folder `target`.

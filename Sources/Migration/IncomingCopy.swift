@@ -163,7 +163,7 @@ final class IncomingCopy {
         _ = try tree.root()
         let start = time.monotonic()
         try onDisk { () throws(DiskError) in try disk.flush() }
-        return time.monotonic() - start
+        return time.elapsed(since: start)
     }
 
     /// Proves that the copy is whole, and closes it.

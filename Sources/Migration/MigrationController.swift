@@ -75,7 +75,7 @@ public final class MigrationController {
             guard let event else { break }
             actions = planner.handle(event)
         }
-        report.seconds = Double(time.monotonic() - start) / 1e9
+        report.seconds = Double(time.elapsed(since: start)) / 1e9
         return report
     }
 
@@ -193,7 +193,7 @@ public final class MigrationController {
                 self.tell(.copied(done: done, total: round == 1 ? max(self.disk.usedBytes, done) : done))
             })
         let syncNanoseconds = try outgoing.sync()
-        let copied = time.monotonic() - start
+        let copied = time.elapsed(since: start)
         let sent = outgoing.link.sent - before.sent
         // What the guest's system holds back would only come to light when it is stopped.
         guest.settle()
@@ -251,7 +251,7 @@ public final class MigrationController {
         link?.close()
     }
 
-    func milliseconds(since start: UInt64) -> Double { Double(time.monotonic() - start) / 1e6 }
+    func milliseconds(since start: UInt64) -> Double { Double(time.elapsed(since: start)) / 1e6 }
 }
 
 extension PrecopyPlanner {

@@ -100,7 +100,7 @@ final class MigrationLink {
     func drain() throws(MigrationError) {
         try flush()
         let start = time.monotonic()
-        defer { busyNanoseconds += time.monotonic() - start }
+        defer { busyNanoseconds += time.elapsed(since: start) }
         while applied < sent { try awaitApplied() }
     }
 
@@ -108,7 +108,7 @@ final class MigrationLink {
         if let streamFailure { throw streamFailure }
         guard !pending.isEmpty else { return }
         let start = time.monotonic()
-        defer { busyNanoseconds += time.monotonic() - start }
+        defer { busyNanoseconds += time.elapsed(since: start) }
         var position = 0
         while position < pending.count {
             let count = min(pending.count - position, Message.payloadMax)

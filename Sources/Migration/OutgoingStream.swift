@@ -100,7 +100,7 @@ final class OutgoingStream {
     func roundTrip(_ time: any TimeSource) throws(MigrationError) -> UInt64 {
         let start = time.monotonic()
         try link.perform(.ping)
-        return time.monotonic() - start
+        return time.elapsed(since: start)
     }
 
     /// Ends the stream. - Returns: the digest of all of the disk.

@@ -25,7 +25,7 @@ struct Takeover {
             guard record.matches(commit) else { throw Self.other(record, than: commit, at: place) }
         }
         let failure = startOnce(&record, command: commit.startCommand)
-        return (time.monotonic() - start, failure)
+        return (time.elapsed(since: start), failure)
     }
 
     /// The same for what a crash of this host has interrupted, without the source.

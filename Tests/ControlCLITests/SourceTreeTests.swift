@@ -119,6 +119,15 @@ import Testing
         }
     }
 
+    /// A time that another thread has stored may be later than one that was read before the lock: the difference traps.
+    @Test func timesAreNotSubtracted() throws {
+        for file in try swiftFiles(shipped) where file.path != "Sources/LinuxSystem/Clock.swift" {
+            for (index, line) in file.lines.enumerated() where line.contains("monotonic() -") {
+                Issue.record("\(file.path):\(index + 1) subtracts from the clock: use elapsed(since:)")
+            }
+        }
+    }
+
     @Test func testsDoNotSleep() throws {
         for file in try swiftFiles(["Tests"]) {
             for (index, line) in file.lines.enumerated() where line.contains("sle" + "ep(") {

@@ -22,6 +22,17 @@ import Testing
         try fs.open(path, OpenMode(writable: true, creation: .exclusive)).writeBytes([UInt8](text.utf8), at: 0)
     }
 
+    @Test("a link that takes an image's place after the look at it is not followed")
+    func linkAfterTheLook() throws {
+        let folder = try TemporaryFolder()
+        let disk = try makeDisk(folder)
+        let (image, elsewhere) = ("\(disk)/root.hds", folder.file("elsewhere"))
+        try fs.rename(image, to: elsewhere)
+        try expectTool("ln", "-s", elsewhere, image)
+        #expect(throws: DiskError.self) { try DeltaFile.open(image, in: fs, writable: true, direct: false) }
+        _ = try DeltaFile.open(elsewhere, in: fs, writable: true, direct: false)
+    }
+
     @Test("only files of the folder that are named as ours are left over") func leftovers() throws {
         let folder = try TemporaryFolder()
         let disk = try makeDisk(folder)

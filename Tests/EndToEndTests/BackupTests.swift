@@ -73,6 +73,10 @@ import Testing
         let states = try setup.states().count
         try setup.configure("[hooks]\npost-thaw = \"false\"\n")
         let configuration = ["--config", setup.bench.folder.file("godwit.toml")]
+        // What anybody may write to is nobody's word.
+        try expectTool("chmod", "o+w", configuration[1])
+        #expect(try setup.bench.run(["points", "--store", setup.store] + configuration).exitCode == 78)
+        try expectTool("chmod", "o-w", configuration[1])
         for command in [
             ["backup", setup.bench.disk, "--store", setup.store], ["snapshot", "create", setup.bench.disk],
         ] {

@@ -61,6 +61,23 @@ import Testing
         #expect(try MountTable.current().mount(at: "/") != nil)
     }
 
+    @Test("a mount is hidden by one on it, or on a folder above it, and by no other")
+    func hiddenMounts() {
+        let table = MountTable(
+            parsing: """
+                22 1 8:1 / / rw - ext4 /dev/sda1 rw
+                30 22 7:1 / /mnt/a rw - ext4 /dev/loop1 rw
+                31 30 7:2 / /mnt/a rw - ext4 /dev/loop2 rw
+                32 31 7:3 / /mnt/a/b rw - ext4 /dev/loop3 rw
+                33 30 7:4 / /mnt/a/b rw - ext4 /dev/loop4 rw
+                34 22 7:5 / /srv/c/d rw - ext4 /dev/loop5 rw
+                35 22 7:6 / /srv/c rw - ext4 /dev/loop6 rw
+                36 22 7:7 / /srv/cd rw - ext4 /dev/loop7 rw
+                37 37 7:8 / /loop rw - ext4 /dev/loop8 rw
+                """)
+        #expect(table.mounts.filter(table.isHidden).map(\.identifier) == [30, 33, 34])
+    }
+
     @Test(.enabled(if: canMountLoop, "needs root and a loop device"))
     func aFrozenFileSystemTakesNoWritesUntilThawed() throws {
         let folder = try TemporaryFolder()
