@@ -95,7 +95,7 @@ struct BlockDeviceMaker {
         let watch = try withAgentError { () throws(SystemError) in try MountWatch() }
         let daemon = try WaitingDaemon(
             "nbdfuse",
-            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, "--unix", socket],
+            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, Self.fuseAddress(socket)],
             log: entry.fuseLog)
         var device = BlockDevice(way: .fuseLoop, path: "", partitionPath: nil, fuse: daemon.mark)
         try note(device)
@@ -109,6 +109,19 @@ struct BlockDeviceMaker {
             try? endFuse(daemon.mark.handle())
             throw error
         }
+    }
+
+    /// The loop device asks for zeros and for a discard by one call, a punched hole, of which nbdfuse makes a TRIM: so
+    /// it is served by the export whose TRIM leaves zeros.
+    static func fuseAddress(_ socket: String) -> String {
+        let path = socket.utf8.map { byte in
+            let isPlain =
+                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
+                || (UInt8(ascii: "-")...UInt8(ascii: "9")).contains(byte)
+            let digits = String(byte, radix: 16)
+            return isPlain ? String(UnicodeScalar(byte)) : "%" + (digits.utf8.count < 2 ? "0" : "") + digits
+        }
+        return "nbd+unix:///trim-zeroes?socket=" + path.joined()
     }
 
     /// Waits until nbdfuse has mounted its file.
@@ -244,9 +257,12 @@ struct BlockDeviceMaker {
     }
 
     /// Takes away what a command that was killed had begun to make, by what it noted and by what is there.
+    /// - Throws: `.busy` for one with a mounted file system: the record of that is lost.
     func removeRemains(_ record: AttachedDisk?, serverIsDead: Bool) throws(AgentError) {
         let intended = record?.intended
-        try removeLoops(besides: "", fuse: intended?.fuse, serverIsDead: serverIsDead, isForced: false)
+        try removeLoops(
+            besides: "", fuse: intended?.fuse, serverIsDead: serverIsDead, isForced: false,
+            isUnrecorded: !serverIsDead)
         try endFuse(intended?.fuse?.handle())
         guard let record, let intended, intended.way == .nbd, try isOurs(intended) else { return }
         // Somebody else may have taken it: the disk's server knows who has connected.
@@ -260,12 +276,19 @@ struct BlockDeviceMaker {
 
     /// Loop devices on nbdfuse's file.
     private func removeLoops(
-        besides known: String, fuse: ProcessMark?, serverIsDead: Bool, isForced: Bool
+        besides known: String, fuse: ProcessMark?, serverIsDead: Bool, isForced: Bool, isUnrecorded: Bool = false
     ) throws(AgentError) {
         let names = try withAgentError { () throws(SystemError) in try files.list("/sys/block") }
         for name in names where name.begins(with: "loop") && "/dev/\(name)" != known {
             let device = BlockDevice(way: .fuseLoop, path: "/dev/\(name)", partitionPath: nil, fuse: fuse)
-            if try isOurs(device) { try remove(device, serverIsDead: serverIsDead, isForced: isForced) }
+            guard try isOurs(device) else { continue }
+            if isUnrecorded, let mount = try DeviceTree.mounts(on: device.path).first {
+                throw AgentError(
+                    .busy,
+                    "\(device.path) is mounted at \(mount.mountPoint), but what \(entry.folder) held of that is lost: "
+                        + "unmount it, and run it again")
+            }
+            try remove(device, serverIsDead: serverIsDead, isForced: isForced)
         }
     }
 

@@ -134,10 +134,11 @@ final class WaitingDaemon: Sendable {
         do throws(SystemError) {
             let log = try openLog(log)
             let word = try Pipe()
-            // The shell becomes the program, and keeps its number and the time of its start.
+            // The shell becomes the program, and keeps its number and the time of its start. It lives long, and is in
+            // nobody's way: no file system is in use for having been where its command was given.
             child = try ChildProcess(
                 "/bin/sh",
-                ["-c", "read -r word && exec \"$@\" < /dev/null", "sh", try programPath(program)] + arguments,
+                ["-c", "cd / && read -r word && exec \"$@\" < /dev/null", "sh", try programPath(program)] + arguments,
                 input: .descriptor(word.reading.number), output: .descriptor(output ?? log.number),
                 errors: .descriptor(log.number), tie: .ownSession)
             self.word = word.keepWriting()

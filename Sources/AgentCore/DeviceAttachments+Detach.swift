@@ -20,9 +20,10 @@ extension DeviceAttachments {
         defer { withExtendedLifetime(lock) {} }
         guard let owned = try ownedOrGone(entry), let server = try owned.server.handle() else {
             guard let record = try entry.load() else {
+                try refuseUnrecorded(disk)
                 _ = try settled(nil, entry)
                 entry.remove()
-                throw unknown(disk)
+                throw AgentError(.notAttached, "\(disk) is not attached")
             }
             try clearUp(entry, record, isForced: isForced)
             return
@@ -66,12 +67,13 @@ extension DeviceAttachments {
             .busy, "a migration of \(owned.disk) is under way: wait for its end, or stop it")
     }
 
-    /// Nobody is on record as this disk's server.
-    private func unknown(_ disk: String) -> AgentError {
-        guard case .folder(let folder) = try? DiskLocation.find(disk, in: LinuxFileSystem()),
-            let owner = folder.owner()
-        else { return AgentError(.notAttached, "\(disk) is not attached") }
-        return AgentError(
+    /// Nobody is on record as this disk's server, which tells of nobody's death: the record may be lost, and what it
+    /// serves in use.
+    /// - Throws: `.inUse` when somebody has the disk.
+    func refuseUnrecorded(_ disk: String) throws(AgentError) {
+        let files = LinuxFileSystem()
+        guard let owner = (try? DiskLocation.find(disk, in: files))?.owner(in: files) else { return }
+        throw AgentError(
             .inUse,
             "\(disk) is used by \(owner), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "
                 + "that it was attached with; or send it SIGTERM, at which a server closes the disk and ends")
@@ -117,7 +119,8 @@ extension DeviceAttachments {
     /// - Returns: the record as it is then.
     func settled(_ record: AttachedDisk?, _ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
         guard record?.device == nil else { return record }
-        let isDead = try record?.server.handle() == nil
+        // Without a record nobody knows.
+        let isDead = try record.map { record throws(AgentError) in try record.server.handle() == nil } ?? false
         try BlockDeviceMaker(entry: entry).removeRemains(record, serverIsDead: isDead)
         guard var record, record.intended != nil else { return record }
         record.intended = nil

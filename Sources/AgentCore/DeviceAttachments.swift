@@ -17,7 +17,9 @@ public struct DeviceAttachments: Sendable {
 
     /// - Parameter runFolder: `nil` means `$GODWIT_RUN_DIR`, or /run/godwit.
     public init(runFolder: String? = nil) {
-        self.runFolder = runFolder ?? environmentVariable("GODWIT_RUN_DIR") ?? "/run/godwit"
+        let folder = runFolder ?? environmentVariable("GODWIT_RUN_DIR") ?? "/run/godwit"
+        // Those who serve are elsewhere, and the kernel tells of mounts by such paths.
+        self.runFolder = (try? LinuxFileSystem().resolveNew(folder)) ?? folder
     }
 
     /// Starts a server on the disk. Returns once it serves.
@@ -42,7 +44,12 @@ public struct DeviceAttachments: Sendable {
             let name = record.disk.isSame(as: location) ? "" : " under the name that it had, \(record.disk)"
             throw AgentError(.alreadyAttached, "\(location) is attached already\(name), at \(place)")
         }
-        if let record = try entry.load() { try clearUp(entry, record) } else { _ = try settled(nil, entry) }
+        if let record = try entry.load() {
+            try clearUp(entry, record)
+        } else {
+            try refuseUnrecorded(location)
+            _ = try settled(nil, entry)
+        }
         // One that was found by another name has gone.
         return try attach(location, RunEntry(runFolder: runFolder, disk: location), options)
     }

@@ -170,27 +170,12 @@ public struct PeerAgent: Sendable {
 
     /// The store that `path` is, or lies in; `nil` when there is none, or nothing to tell it by.
     private func storeAround(_ path: String) -> String? {
-        guard var place = try? resolveNew(PathText.isAbsolute(path) ? path : "./\(path)") else { return nil }
+        guard var place = try? fs.resolveNew(path) else { return nil }
         while place != "/" {
             if (try? fs.exists("\(place)/\(LocalStore.markName)")) == true { return place }
             place = PathText.parent(of: place)
         }
         return nil
-    }
-
-    /// Where `path` leads, symbolic links followed, also when its last parts do not exist yet.
-    private func resolveNew(_ path: String) throws(SystemError) -> String {
-        do throws(SystemError) { return try fs.resolve(path) } catch {
-            guard error.errno == .noSuchFileOrDirectory else { throw error }
-            let path = PathText.withoutEndSlashes(path)
-            let name = PathText.name(of: path)
-            // What does not exist has no parent to go up to.
-            guard PathText.hasSlash(path), !name.isEmpty, name != ".", name != ".." else { throw error }
-            let place = PathText.join(try resolveNew(PathText.parent(of: path)), name)
-            // A link to what does not exist would be followed when that is made.
-            guard try !fs.isTaken(place) else { throw error }
-            return place
-        }
     }
 }
 

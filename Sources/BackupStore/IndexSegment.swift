@@ -166,7 +166,7 @@ final class IndexSegment: Sendable {
         guard isPrepared else { return }
         var number = 0
         try forEachPack { pack in
-            if packs.contains(pack) { packStates.withLock { _ = $0[number].remove(.absent) } }
+            if packs.contains(pack) { packStates.withLock { if number < $0.count { $0[number].remove(.absent) } } }
             number += 1
         }
     }
@@ -176,7 +176,7 @@ final class IndexSegment: Sendable {
         guard isPrepared else { return }
         var number = 0
         try forEachPack { pack in
-            if packs.contains(pack) { packStates.withLock { _ = $0[number].insert(.isDamaged) } }
+            if packs.contains(pack) { packStates.withLock { if number < $0.count { $0[number].insert(.isDamaged) } } }
             number += 1
         }
     }

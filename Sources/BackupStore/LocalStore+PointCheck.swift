@@ -39,6 +39,7 @@ extension LocalStore {
 
     /// - Throws: `.refused` for a point of a clock that is ahead.
     func expectTime(of point: RestorePoint) throws(StoreError) {
+        let now = now
         guard point.isFromFuture(at: now) else { return }
         let hours = (point.content.time - now) / 3_600_000_000_000
         throw StoreError(

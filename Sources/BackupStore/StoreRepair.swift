@@ -112,8 +112,8 @@ private struct StoreRepairing {
         var done: UInt64 = 0
         for pack in packs {
             guard progress(done, total) else { return false }
-            try look(at: pack, audit) { progress(done + $0, total) }
-            done += pack.byteCount
+            try look(at: pack, audit) { progress(done &+ $0, total) }
+            done &+= pack.byteCount
         }
         report.packs = packs.count
         report.bytesRead = done
@@ -254,15 +254,24 @@ private struct StoreRepairing {
         for (id, bytes) in objects where try !isNamed(id, but: pack) {
             body += bytes
             needed.append(PackFrame.Object(id: id, length: UInt32(bytes.count)))
+            // A frame names no more: an index from outside may have objects that lie on one another.
+            guard needed.count == StoreLimits.batchMax else { continue }
+            try write(body, needed, isNodes: isNodes, to: writer)
+            (body, needed) = ([], [])
         }
-        guard !needed.isEmpty else { return }
+        if !needed.isEmpty { try write(body, needed, isNodes: isNodes, to: writer) }
+    }
+
+    private func write(
+        _ body: [UInt8], _ objects: [PackFrame.Object], isNodes: Bool, to writer: PackWriter
+    ) throws(StoreError) {
         var failure: StoreError?
         unsafe body.withUnsafeBytes { memory in
             do throws(StoreError) {
                 try unsafe writer.add(
                     PackWriter.Frame(
-                        bytes: memory, plainBytes: memory.count, isCompressed: false, isNodes: isNodes, objects: needed)
-                )
+                        bytes: memory, plainBytes: memory.count, isCompressed: false, isNodes: isNodes,
+                        objects: objects))
             } catch { failure = error }
         }
         if let failure { throw failure }

@@ -97,12 +97,16 @@ public protocol FileSystem: Sendable {
     func claim(_ folder: String) throws(SystemError) -> (any HeldClaim)?
     /// Which file the path leads to; `nil` when there is none.
     func identity(of path: String) throws(SystemError) -> FileIdentity?
+    /// How many names the file at `path` has; 0 for nothing.
+    func nameCount(of path: String) throws(SystemError) -> UInt64
     /// The absolute path with symbolic links resolved. Fails with EILSEQ when that is no UTF-8.
     func resolve(_ path: String) throws(SystemError) -> String
 }
 
 extension FileSystem {
     public func isTaken(_ path: String) throws(SystemError) -> Bool { try exists(path) }
+
+    public func nameCount(of path: String) throws(SystemError) -> UInt64 { try exists(path) ? 1 : 0 }
 
     public func renameExclusively(_ source: String, to target: String) throws(SystemError) {
         guard try !isTaken(target) else {

@@ -115,16 +115,19 @@ public final class LinuxFile: StorageFile {
     }
 
     public func nextData(from offset: UInt64) throws(SystemError) -> (offset: UInt64, count: UInt64)? {
-        let data = shim_seek_data(descriptor.number, offset)
-        if data == -Int64(Errno.noSuchAddressOrDevice.rawValue) { return nil }
-        if data == -Int64(Errno.invalidArgument.rawValue) || data == -Int64(Errno.notSupported.rawValue) {
-            let end = try size()
-            return offset < end ? (offset, end - offset) : nil
+        // What is reserved counts as data while the host has pages of it, which it may drop between the two questions.
+        for _ in 0..<Self.seekTries {
+            let data = shim_seek_data(descriptor.number, offset)
+            if data == -Int64(Errno.noSuchAddressOrDevice.rawValue) { return nil }
+            if data == -Int64(Errno.invalidArgument.rawValue) || data == -Int64(Errno.notSupported.rawValue) { break }
+            let start = UInt64(try check(data, "seek data in", path))
+            let hole = UInt64(try check(shim_seek_hole(descriptor.number, start), "seek a hole in", path))
+            if hole > start { return (start, hole - start) }
         }
-        let start = UInt64(try check(data, "seek data in", path))
-        let hole = UInt64(try check(shim_seek_hole(descriptor.number, start), "seek a hole in", path))
-        return (start, hole - start)
+        let end = try size()
+        return offset < end ? (offset, end - offset) : nil
     }
+    private static let seekTries = 16
 
     public func unwrittenRanges(in range: ByteRange) throws(SystemError) -> [ByteRange]? {
         var found: [ByteRange] = []

@@ -75,6 +75,10 @@ public struct LinuxFileSystem: FileSystem {
         if alignment == 0 {
             return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
+        // What a table's page is no multiple of can't be kept to: the unit of a file that shares extents, for one.
+        guard alignment == 0 || (alignment <= 4096 && alignment & (alignment - 1) == 0) else {
+            return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
+        }
         // Where the kernel does not say, a page suits every block size it supports.
         return LinuxFile(
             descriptor: descriptor, path: path, alignment: alignment > 0 ? Int(alignment) : 4096,
@@ -241,6 +245,8 @@ public struct LinuxFileSystem: FileSystem {
     public func identity(of path: String) throws(SystemError) -> FileIdentity? {
         try status(of: path).map { FileIdentity($0) }
     }
+
+    public func nameCount(of path: String) throws(SystemError) -> UInt64 { try status(of: path)?.links ?? 0 }
 
     private static func identity(of descriptor: borrowing OwnedDescriptor, _ path: String) throws(SystemError)
         -> FileIdentity

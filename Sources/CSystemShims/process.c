@@ -34,6 +34,8 @@ static void become_bound(const char *path, char *const argv[], char *const envp[
 		if (fd < 0 || (fd == i ? fcntl(fd, F_SETFD, 0) : dup2(fd, i)) < 0)
 			return;
 	}
+	// As in shim_spawn; where a kernel has no such call it stays as it is.
+	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 	sigaction(SIGPIPE, &standard, NULL);
 	sigaction(SIGXFSZ, &standard, NULL);
 	shim_restore_open_files();
@@ -86,6 +88,8 @@ int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int
 		else
 			posix_spawn_file_actions_adddup2(&actions, fds[i], i);
 	}
+	// Whoever started us may have left it open for us only: a lock of a script, the end of a pipe.
+	posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 	sigemptyset(&none);
 	sigfillset(&standard);
 	sigdelset(&standard, SIGKILL);
@@ -103,6 +107,15 @@ int32_t shim_spawn(const char *path, char *const argv[], char *const envp[], int
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return error ? -error : pid;
+}
+
+void shim_open_standard_streams(void)
+{
+	for (int i = 0; i < 3; i++) {
+		// The lowest that is free is what open takes. The wrong way round: to write to it fails, as before.
+		if (fcntl(i, F_GETFD) < 0 && errno == EBADF && open("/dev/null", i ? O_RDONLY : O_WRONLY) != i)
+			return;
+	}
 }
 
 int32_t shim_wait(int32_t pid, int32_t wait, int32_t *exit_code)

@@ -19,10 +19,11 @@ struct FreezeGuardCommand: ParsableCommand {
         guard targets.count == self.targets.count else {
             throw ValidationError("what is to be frozen is not understood")
         }
+        let milliseconds = min(deadline.milliseconds, Configuration.Limits.freezeMillisecondsMax)
         let code =
             watch
-            ? FreezeGuard.watch(targets, deadlineMilliseconds: deadline.milliseconds)
-            : FreezeGuard.run(targets, deadlineMilliseconds: deadline.milliseconds)
+            ? FreezeGuard.watch(targets, deadlineMilliseconds: milliseconds)
+            : FreezeGuard.run(targets, deadlineMilliseconds: milliseconds)
         if code != 0 { throw ExitCode(code) }
     }
 }

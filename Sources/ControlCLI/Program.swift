@@ -11,6 +11,8 @@ public enum Program {
 
     /// Runs the command that the arguments of this process name. - Returns: the exit status.
     public static func main() -> Int32 {
+        // What is opened next would be written to as if it were one of them.
+        openStandardStreams()
         ignoreFileSizeLimit()
         // Each index file of a store takes one; a repair that runs for hours keeps them from being merged.
         raiseOpenFileLimit(to: 1 << 16)
@@ -22,6 +24,12 @@ public enum Program {
         let paths = ["HOME", "XDG_RUNTIME_DIR"]
         if let name = variableThatIsNoText(where: { paths.contains($0) || $0.begins(with: "GODWIT") }) {
             return report(CommandFailure(.usage, "\(name) in the environment is not UTF-8: change it"), arguments)
+        }
+        // No option or argument takes it; mostly it is a variable of a script that nobody has set.
+        let options = arguments.prefix { !$0.isSame(as: "--") }
+        if arguments.contains("") || options.contains(where: { $0.begins(with: "--") && $0.ends(with: "=") }) {
+            let empty = "an argument is empty: a variable may not be set; leave it out, or give it a value"
+            return report(CommandFailure(.usage, empty), arguments)
         }
         return run(Array(arguments.dropFirst()))
     }

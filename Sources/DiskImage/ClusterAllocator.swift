@@ -50,6 +50,11 @@ final class ClusterAllocator: Sendable {
 
     var pendingCount: Int { state.withLock { $0.pending.count } }
     var allocatedCount: UInt64 { state.withLock { $0.allocated } }
+    /// Clusters of the file that hold data, or did until a moment ago.
+    var usedCount: UInt64 { state.withLock { $0.next - min($0.next, bat.firstDataCluster + $0.free.count) } }
+
+    /// The end of the file if its last clusters, as many as there are free ones, moved into those: at most `movesMax`.
+    func end(without movesMax: UInt64) -> UInt64 { state.withLock { $0.next - min($0.free.count, $0.next, movesMax) } }
 
     /// - Throws: ENOSPC, EFBIG when the table can name no more of them, and the host's failures.
     func allocate() throws(SystemError) -> Allocation {

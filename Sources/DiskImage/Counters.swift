@@ -1,6 +1,6 @@
 internal import Synchronization
 
-/// Numbers of ``DiskStatistics`` that many threads add to.
+/// Numbers of ``DiskStatistics`` that many threads add to, wrapping: a guest may trim without end, at no cost.
 final class Counters: Sendable {
     let readRequests = Atomic<UInt64>(0)
     let readBytes = Atomic<UInt64>(0)

@@ -73,7 +73,8 @@ final class DeltaFile: Sendable {
     private static func openFile(
         _ path: String, in fs: any FileSystem, writable: Bool, direct: Bool
     ) throws(DiskError) -> any StorageFile {
-        try withPath(path) { () throws(SystemError) in
+        if writable { try refuseOtherNames(of: path, in: fs) }
+        return try withPath(path) { () throws(SystemError) in
             var mode = OpenMode(writable: writable, direct: direct)
             // The path was looked at before; somebody may have put a link there since.
             mode.followsLink = DiskFolder.allowsOutside

@@ -111,7 +111,7 @@ extension Disk {
         guard allocator.freeCount > 0 else { return true }
         guard try changing(top, entry, { _ throws(DiskError) in try cutEnd(top) }) != nil else { return false }
         let movesMax = bytesMax / clusterSize.bytes
-        let end = allocator.end - min(allocator.freeCount, movesMax)
+        let end = allocator.end(without: movesMax)
         guard allocator.freeCount > 0, movesMax > 0 else { return true }
         var moves: UInt64 = 0
         var isInterrupted = false

@@ -337,11 +337,10 @@ extension Disk {
 
     /// Whether the top can be merged while writes are held.
     private func isTopSmall() throws(DiskError) -> Bool {
-        guard let top = gate.chain.writable, let allocator = top.allocator, let bat = top.delta.bat else {
+        guard let allocator = gate.chain.writable?.allocator else {
             throw DiskError(.invalid, "\(path): the top has no image below it", path: path)
         }
-        let used = allocator.end - min(allocator.end, bat.firstDataCluster + allocator.freeCount)
-        return used * clusterSize.bytes <= max(Self.heldMergeBytes, clusterSize.bytes)
+        return allocator.usedCount * clusterSize.bytes <= max(Self.heldMergeBytes, clusterSize.bytes)
     }
 
     private func mergeTopHeld(

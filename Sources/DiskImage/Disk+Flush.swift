@@ -6,7 +6,7 @@ internal import Synchronization
 extension Disk {
     /// Makes all writes that have returned durable: at most two flushes of the host, one when nothing was allocated.
     public func flush() throws(DiskError) {
-        counters.flushes.add(1, ordering: .relaxed)
+        counters.flushes.wrappingAdd(1, ordering: .relaxed)
         _ = try gate.enterRead()
         defer { gate.leaveRead() }
         try flushInside()
@@ -40,7 +40,7 @@ extension Disk {
 
     /// A failure here is for good: the host may have dropped what it could not store, and would not say so twice.
     private func synchronize(_ delta: DeltaFile) throws(DiskError) {
-        counters.hostFlushes.add(1, ordering: .relaxed)
+        counters.hostFlushes.wrappingAdd(1, ordering: .relaxed)
         do throws(DiskError) {
             try delta.synchronize()
         } catch {

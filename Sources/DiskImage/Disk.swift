@@ -67,8 +67,8 @@ public final class Disk: Sendable {
         let chain = try gate.enterRead()
         defer { gate.leaveRead() }
         let range = try check(offset, UInt64(memory.count), chain)
-        counters.readRequests.add(1, ordering: .relaxed)
-        counters.readBytes.add(range.count, ordering: .relaxed)
+        counters.readRequests.wrappingAdd(1, ordering: .relaxed)
+        counters.readBytes.wrappingAdd(range.count, ordering: .relaxed)
         guard !range.isEmpty else { return }
         try unsafe reader.read(at: offset, into: memory, chain: chain)
     }
@@ -81,8 +81,8 @@ public final class Disk: Sendable {
             try unsafe writer.write(at: offset, from: memory, chain, top)
         }
         // What waits for the host is tried again, and counts once.
-        counters.writeRequests.add(1, ordering: .relaxed)
-        counters.writeBytes.add(UInt64(memory.count), ordering: .relaxed)
+        counters.writeRequests.wrappingAdd(1, ordering: .relaxed)
+        counters.writeBytes.wrappingAdd(UInt64(memory.count), ordering: .relaxed)
     }
 
     /// A hint that the range holds nothing of use. Whole clusters are given back; the rest keeps its bytes.
@@ -90,7 +90,7 @@ public final class Disk: Sendable {
         try change(range.offset, range.count, durable: false) { range, chain, top throws(DiskError) in
             try writer.zero(range, .discard, chain, top)
         }
-        counters.discardedBytes.add(range.count, ordering: .relaxed)
+        counters.discardedBytes.wrappingAdd(range.count, ordering: .relaxed)
     }
 
     /// - Parameter mayDiscard: whether the space may be given back.
@@ -98,7 +98,7 @@ public final class Disk: Sendable {
         try change(range.offset, range.count, durable: durable) { range, chain, top throws(DiskError) in
             try writer.zero(range, mayDiscard ? .zero : .zeroAllocated, chain, top)
         }
-        counters.writeRequests.add(1, ordering: .relaxed)
+        counters.writeRequests.wrappingAdd(1, ordering: .relaxed)
     }
 
     private func change(
@@ -119,7 +119,7 @@ public final class Disk: Sendable {
             try body(range, chain, top)
         }
         if durable {
-            counters.flushes.add(1, ordering: .relaxed)
+            counters.flushes.wrappingAdd(1, ordering: .relaxed)
             try flushInside()
         }
     }

@@ -59,6 +59,7 @@ private func checkImage(
     // Leaks are legal, and giving them back is the engine's business.
     let reasons = check.report.counts.filter { $0.key != CheckFinding.Kind.leak.rawValue }
     guard repair, !reasons.isEmpty else { return check.report }
+    try refuseOtherNames(of: path, in: fs)
     try willRepair()
     report.repaired.merge(reasons) { $0 + $1 }
     var work = ImageRepair(check)

@@ -46,6 +46,17 @@ public enum DiskLocation: Sendable {
         }
         return .image(resolved)
     }
+
+    /// Who has the disk to write to it, as far as the kernel tells; `nil` when nobody has.
+    public func owner(in fs: any FileSystem) -> String? {
+        let lock =
+            switch self {
+            case .folder(let folder): "\(folder.path)/\(DiskFolder.ownerLockName)"
+            case .image(let image): image
+            }
+        guard case .refused(let holders) = try? fs.lease(lock, .shared) else { return nil }
+        return holders.first.map { "\($0)" } ?? "another process"
+    }
 }
 
 /// The folder part of an absolute path.
@@ -245,6 +256,18 @@ public struct DiskFolder: Sendable {
             return result
         }
     }
+}
+
+/// What is written to a file shows under all of its names: in another disk's folder, or in a copy of links that was
+/// made as a backup. No lock of either folder tells of it.
+/// - Throws: `.inUse` for an image that has other names.
+func refuseOtherNames(of image: String, in fs: any FileSystem) throws(DiskError) {
+    let count = try withPath(image) { () throws(SystemError) in try fs.nameCount(of: image) }
+    guard count > 1, !DiskFolder.allowsOutside else { return }
+    throw DiskError(
+        .inUse,
+        "\(image) has \(count) names (hard links), and what is written to it would show under each: replace it by a "
+            + "copy of its own ('cp --reflink=auto'), or remove the other names", path: image)
 }
 
 /// Takes the lock of an image that has no descriptor: that of its file itself.

@@ -41,12 +41,15 @@ public final class HeldDisk: Sendable {
             }
             let lock = try folder.lockOwner(mayBeAttached: true)
             let folder = folder.owned(by: lock)
-            try folder.noteServed(try folder.load(), isSure: false)
+            let descriptor = try folder.load()
+            if let top = descriptor.image(descriptor.top) { try refuseOtherNames(of: folder.path(of: top), in: fs) }
+            try folder.noteServed(descriptor, isSure: false)
             return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: [lock])
         case .image(let image):
             let locks: [any HeldLock]
             if !readOnly {
                 try refusePart(of: image, in: fs)
+                try refuseOtherNames(of: image, in: fs)
                 locks = try lockForWriting(image, in: fs, mayBeAttached: true)
             } else {
                 locks = try SharedLeases.take([image], in: fs).held
@@ -322,6 +325,7 @@ public final class HeldDisk: Sendable {
                 .unsupported, "\(path): \(name) is not below the state in use; detach the disk to delete it", path: path
             )
         }
+        try refuseOtherNames(of: folder.path(of: image), in: fs)
         let parentLease = try ExclusiveLease.take(folder.path(of: image), in: fs, ownTop: ownTop)
         let childLease = try ExclusiveLease.take(folder.path(of: upper), in: fs, ownTop: ownTop)
         if !shot.isTemporary {

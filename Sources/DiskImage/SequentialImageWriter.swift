@@ -48,7 +48,7 @@ final class SequentialImageWriter {
     }
 
     private func add(_ cluster: UInt32, _ raw: UInt32) throws(DiskError) {
-        if page.isEmpty || cluster >= pageStart + Self.pageEntries {
+        if page.isEmpty || cluster - pageStart >= Self.pageEntries {
             try writePage()
             pageStart = cluster
         }

@@ -68,6 +68,9 @@ public func isWorldWritable(_ path: String) throws(SystemError) -> Bool {
     return status.mode & 0o002 != 0
 }
 
+/// Opens those of the standard streams that whoever started this process left closed, on nothing.
+public func openStandardStreams() { shim_open_standard_streams() }
+
 /// Makes a device node for the block device `major:minor`, as the kernel writes it, for root only.
 public func createBlockNode(_ path: String, device: String) throws(SystemError) {
     let parts = device.parts(between: ":").compactMap { UInt32($0) }

@@ -192,7 +192,7 @@ public final class MigrationController {
             progress: { done in
                 self.tell(.copied(done: done, total: round == 1 ? max(self.disk.usedBytes, done) : done))
             })
-        let syncNanoseconds = try outgoing.sync()
+        let syncNanoseconds = try outgoing.sync(time)
         let copied = time.elapsed(since: start)
         let sent = outgoing.link.sent - before.sent
         // What the guest's system holds back would only come to light when it is stopped.

@@ -88,13 +88,14 @@ final class OutgoingStream {
     }
 
     /// Hashes what has changed, and has the target make durable what it got.
-    /// - Returns: how long that took there, in nanoseconds.
-    func sync() throws(MigrationError) -> UInt64 {
+    /// - Returns: how long that took there, in nanoseconds: as the target says, and no longer than it took from here.
+    func sync(_ time: any TimeSource) throws(MigrationError) -> UInt64 {
         _ = try tree.root()
+        let start = time.monotonic()
         guard case .synced(let nanoseconds) = try link.call(.sync) else {
             throw MigrationError(.protocolViolation, "\(link.name) gave the wrong reply to a sync")
         }
-        return nanoseconds
+        return min(nanoseconds, time.elapsed(since: start))
     }
 
     func roundTrip(_ time: any TimeSource) throws(MigrationError) -> UInt64 {

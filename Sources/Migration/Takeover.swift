@@ -152,7 +152,7 @@ struct Takeover {
             }
         }
         var start = StartRecord(
-            state: .starting, attempt: (record.start?.attempt ?? 0) + 1, boot: place.boot, command: command)
+            state: .starting, attempt: (record.start?.attempt ?? 0) &+ 1, boot: place.boot, command: command)
         do throws(MigrationError) {
             // Without the note it would be started again: better not at all.
             try note(start, in: &record)

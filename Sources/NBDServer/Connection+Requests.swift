@@ -22,7 +22,7 @@ extension Connection {
                     at: request.offset, from: UnsafeRawBufferPointer(memory.payload(Int(request.count))),
                     durable: request.isDurable)
             case CommandType.flush: try server.device.flush()
-            case CommandType.trim:
+            case CommandType.trim where !session.trimsToZero:
                 try server.device.discard(
                     at: request.offset, count: UInt64(request.count), durable: request.isDurable)
             default:

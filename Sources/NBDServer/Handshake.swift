@@ -74,7 +74,7 @@ struct Handshake {
             if let failure { throw failure }
         }
         switch type {
-        case OptionType.exportName: return try answerExportName()
+        case OptionType.exportName: return try answerExportName(payload)
         case OptionType.abort:
             try reply(type, OptionReply.ack)
             throw .ended
@@ -116,9 +116,9 @@ struct Handshake {
     }
 
     /// There is no way to refuse but to hang up.
-    private mutating func answerExportName() throws(ClientError) -> Presence? {
+    private mutating func answerExportName(_ name: [UInt8]) throws(ClientError) -> Presence? {
         guard let present = arrive() else { throw .ended }
-        choose(name: nil)
+        session.trimsToZero = Self.trimsToZero(name)
         var bytes: [UInt8] = []
         bytes.append(bigEndian: session.byteCount)
         bytes.append(bigEndian: session.exportFlags.rawValue)
@@ -134,9 +134,12 @@ struct Handshake {
         return presence
     }
 
-    private mutating func choose(name: [UInt8]?) {
-        if let name, let contextName, name != contextName { session.hasAllocationContext = false }
+    private mutating func choose(name: [UInt8]) {
+        if let contextName, name != contextName { session.hasAllocationContext = false }
+        session.trimsToZero = Self.trimsToZero(name)
     }
+
+    private static func trimsToZero(_ name: [UInt8]) -> Bool { name == Array(Session.trimsToZeroName.utf8) }
 
     private mutating func answerInfo(_ type: UInt32, _ payload: [UInt8]) throws(ClientError) -> Presence? {
         guard let (name, wanted) = try? OptionPayload.parseInfo(payload) else { return try refuse(type) }

@@ -8,6 +8,10 @@ struct Session: Sendable {
     var hasStructuredReplies = false
     /// Block status may be asked for.
     var hasAllocationContext = false
+    /// A TRIM leaves zeros, at the cost of space where that needs it: for a client that means zeros by it.
+    var trimsToZero = false
+    /// The name of the export for such a client; any other name is the disk all the same.
+    static let trimsToZeroName = "trim-zeroes"
 
     /// "Transmission flags"
     var exportFlags: ExportFlags {

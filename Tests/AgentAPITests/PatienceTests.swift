@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// Whoever asks another process has a deadline.
-@Suite(.timeLimit(.minutes(1))) struct PatienceTests {
+@Suite(.timeLimit(.minutes(5))) struct PatienceTests {
     @Test func anOwnerThatGivesNoSignIsGivenUp() throws {
         let folder = try TemporaryFolder()
         let socket = try UnixSocket.listen(at: folder.file("s"))

@@ -33,7 +33,7 @@ private final class Device: Sendable {
     }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct DeviceAbortTests {
+@Suite(.timeLimit(.minutes(5))) struct DeviceAbortTests {
     @Test("an abort is lifted, also when a job of the driver is in the way for longer than anybody waits",
         arguments: [0, 3, 30])
     func lifted(refusals: Int) throws {

@@ -4,7 +4,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct FaultLogTests {
+@Suite(.timeLimit(.minutes(5))) struct FaultLogTests {
     @Test("threads that speak at once, in the first moment of a period, end no process and are all heard")
     func spokenAtOnce() throws {
         let folder = try TemporaryFolder()

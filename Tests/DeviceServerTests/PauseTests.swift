@@ -6,7 +6,7 @@ import LinuxSystem
 import TestSupport
 import Testing
 
-@Suite(.timeLimit(.minutes(1))) struct PauseTests {
+@Suite(.timeLimit(.minutes(5))) struct PauseTests {
     @Test func writesWaitForTheResume() throws {
         let disk = try ServedDisk()
         let client = try disk.client()

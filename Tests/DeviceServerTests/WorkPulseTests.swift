@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 /// A long request gives signs of life as long as it is worked on, and none when its thread is stuck.
-@Suite(.timeLimit(.minutes(1))) struct WorkPulseTests {
+@Suite(.timeLimit(.minutes(5))) struct WorkPulseTests {
     /// Has a session serve one connection, with a disk that grows like `onGrow`.
     private func grow(
         silenceMilliseconds: UInt64, _ onGrow: @escaping @Sendable () throws(DiskError) -> Void

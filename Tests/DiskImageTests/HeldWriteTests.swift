@@ -8,7 +8,7 @@ import Testing
 @testable import DiskImage
 
 @Suite struct HeldWriteTests {
-    @Test("a write is marked once it has happened, so that no round leaves it out", .timeLimit(.minutes(1)))
+    @Test("a write is marked once it has happened, so that no round leaves it out", .timeLimit(.minutes(5)))
     func marks() throws {
         let folder = try TemporaryFolder()
         let fs = HoldingFileSystem()

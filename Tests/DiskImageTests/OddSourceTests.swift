@@ -103,7 +103,7 @@ import Testing
         #expect(error?.code == .unsupported && error?.message.contains("\(tool) -d") == true)
     }
 
-    @Test("a pipe is refused at once", .timeLimit(.minutes(1))) func pipe() throws {
+    @Test("a pipe is refused at once", .timeLimit(.minutes(5))) func pipe() throws {
         let folder = try TemporaryFolder()
         try expectTool("mkfifo", folder.file("pipe"))
         let error = #expect(throws: DiskError.self) {

@@ -55,6 +55,28 @@ struct AttachTests {
         for disk in [bench.disk, old] { try bench.godwit("disk", "check", disk) }
     }
 
+    /// `cp -al` makes such a folder.
+    @Test func aDiskOfLinksIsNotWrittenTo() throws {
+        let bench = try DeviceBench(size: "64M")
+        let copy = bench.disk + ".links"
+        try expectTool("cp", "-al", bench.disk, copy)
+        for disk in [bench.disk, copy] {
+            for arguments in [
+                ["disk", "attach", disk], ["snapshot", "create", disk], ["disk", "resize", disk, "--size", "128M"],
+                ] {
+                let refused = try bench.run(arguments)
+                #expect(refused.exitCode == Exit.inUse, "\(arguments): \(refused.exitCode)")
+                #expect(refused.errorText.contains("hard links"), "\(refused.errorText)")
+            }
+            try bench.godwit("disk", "export", disk, disk + ".raw")
+            try bench.godwit("disk", "check", disk)
+        }
+        try expectTool("cp", "\(copy)/root.hds", "\(copy)/own")
+        try expectTool("mv", "\(copy)/own", "\(copy)/root.hds")
+        try bench.godwit("disk", "attach", bench.disk)
+        try bench.godwit("snapshot", "create", copy)
+    }
+
     /// It would be unmounted, and told to be detached when it is another host's by then.
     @Test func aDiskThatIsBeingMigratedIsNotDetached() throws {
         let bench = try DeviceBench(size: "64M")

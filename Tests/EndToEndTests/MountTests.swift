@@ -53,6 +53,74 @@ struct MountTests {
         try checkAll(bench)
     }
 
+    /// With and without an image below; by hand, and as qemu-img does. What they must lead to is a file's content.
+    @Test(.enabled(if: hasTool("fallocate") && hasTool("qemu-img")))
+    func zerosThatAreAskedForOfTheBlockDeviceAreThere() throws {
+        let bench = try DeviceBench(size: "16M")
+        let image = bench.folder.file("image")
+        for round in 0..<2 {
+            try expectTool("sh", "-c", "head -c 16M /dev/zero | tr '\\0' x > '\(image)'")
+            let device = try #require(try bench.attach("--device").device)
+            try expectTool("dd", "if=\(image)", "of=\(device)", "bs=1M", "oflag=direct", "conv=notrunc")
+            if round == 1 { try bench.godwit("snapshot", "create", bench.disk) }
+            for (offset, count) in [(1 << 20 | 65536, 65536), (3 << 20, 5 << 20 | 4096), (15 << 20 | 512, 512)] {
+                for target in [device, image] {
+                    try expectTool(
+                        "fallocate", "--punch-hole", "--keep-size", "--offset", "\(offset)", "--length", "\(count)",
+                        target)
+                }
+            }
+            try expectTool("cmp", image, device)
+            try expectTool("dd", "if=/dev/zero", "of=\(image)", "bs=4k", "seek=300", "count=100", "conv=notrunc")
+            try expectTool("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, device)
+            try expectTool("cmp", image, device)
+            try bench.godwit("disk", "detach", bench.disk)
+            try bench.godwit("disk", "export", bench.disk, bench.folder.file("exported-\(round)"))
+            try expectTool("cmp", image, bench.folder.file("exported-\(round)"))
+        }
+    }
+
+    /// As something that tidies /run up does: systemd-tmpfiles, or a hand.
+    @Test("a disk whose record is lost is left in use", arguments: ["attach.json", "*"])
+    func lostRecord(names: String) throws {
+        let (bench, attached) = try formatted()
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        do {
+            let held = try LinuxFileSystem().open(
+                bench.mountPoint + "/file", OpenMode(writable: true, creation: .exclusive))
+            try expectTool("find", bench.runFolder, "-xdev", "!", "-type", "d", "-name", names, "-delete")
+            // By its sockets the server is still found.
+            let isFound = names != "*"
+            for (arguments, code) in [
+                (["disk", "attach", bench.disk], 8), (["disk", "attach", bench.disk, "--device"], Self.busy),
+                (["disk", "mount", bench.disk, bench.folder.file("other")], Self.busy),
+                (["disk", "detach", bench.disk], Self.busy), (["disk", "detach", bench.disk, "--force"], Self.busy),
+            ] {
+                let refused = try bench.run(arguments)
+                #expect(refused.exitCode == (isFound ? code : 5), "\(arguments): \(refused.errorText)")
+                let reason = isFound ? (code == 8 ? "attached already" : "is mounted at") : "process \(attached.pid) "
+                #expect(refused.errorText.contains(reason), "\(refused.errorText)")
+                #expect(try MountTable.current().mount(at: bench.mountPoint) != nil)
+            }
+            try held.writeBytes([1, 2, 3], at: 0)
+            try held.synchronize()
+        }
+        if names == "attach.json" { #expect(try bench.run(["disk", "detach", bench.disk]).exitCode == Self.busy) }
+        // The way out that it tells.
+        try expectTool("umount", bench.mountPoint)
+        if names == "*" {
+            try expectTool("losetup", "--detach", try #require(attached.device))
+            let server = try #require(try ProcessHandle(attached.pid))
+            try server.send(Signal.terminate)
+            #expect(try server.waitForEnd(deadlineMilliseconds: 30_000))
+        } else {
+            try bench.godwit("disk", "detach", bench.disk)
+        }
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        #expect(try LinuxFileSystem().contents(of: bench.mountPoint + "/file", limit: 16) == [1, 2, 3])
+        try checkAll(bench)
+    }
+
     @Test func aBusyFileSystemStaysMounted() throws {
         let (bench, _) = try formatted()
         try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)

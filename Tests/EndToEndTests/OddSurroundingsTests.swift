@@ -94,6 +94,60 @@ struct OddSurroundingsTests {
         #expect(result.exitCode == Self.inputOutput && !result.errorText.isEmpty)
     }
 
+    @Test("a disk's server keeps nothing in use that its caller has open, or where it is", arguments: [true, false])
+    func daemons(hasDevice: Bool) throws {
+        guard !hasDevice || (canMountLoop && hasTool("nbdfuse")) else { return }
+        let bench = try DeviceBench(size: "16M")
+        let here = bench.folder.file("here")
+        try LinuxFileSystem().createFolder(here)
+        // The run folder's path is a relative one, too.
+        let script = #"cd "$2/../here" && exec 9> lock && flock -n 9 && GODWIT_RUN_DIR=../run "$1" disk attach ../disk"#
+        let result = try shell(
+            bench,
+            "\(script) --backend user \(hasDevice ? "--device" : "") && exec 9>&- && flock -n lock true")
+        #expect(result.exitCode == 0, "\(result.exitCode) \(result.errorText)")
+        for name in try LinuxFileSystem().list("/proc") {
+            let place = (try? LinuxFileSystem().resolve("/proc/\(name)/cwd")) ?? ""
+            #expect(!place.hasPrefix(bench.path), "\(name)")
+        }
+        try bench.godwit("disk", "detach", bench.disk)
+    }
+
+    @Test("an argument that is empty is refused: mostly a variable of a script that nobody has set")
+    func emptyArgument() throws {
+        let bench = try DeviceBench(size: "16M")
+        let store = bench.folder.file("store")
+        try bench.godwit("store", "init", store)
+        try bench.godwit("backup", bench.disk, "--store", store)
+        for arguments in [
+            ["restore", "", "--store", store, "--raw", bench.folder.file("raw")],
+            ["disk", "create", "", "--size", "1M"], ["points", "--store="], ["backup", bench.disk, "--store", ""],
+        ] {
+            let refused = try bench.run(arguments)
+            #expect(refused.exitCode == Self.usage && refused.errorText.contains("is empty"), "\(refused.errorText)")
+        }
+        #expect(try !LinuxFileSystem().exists(bench.folder.file("raw")))
+    }
+
+    /// What is opened next would be written to as if it were one of them.
+    @Test func aClosedStandardStreamIsOpenedOnNothing() throws {
+        let bench = try DeviceBench(size: "16M")
+        let words = try Pipe()
+        let answers = try Pipe()
+        let agent = try ChildProcess(
+            "sh", ["-c", "exec \"$1\" agent --stdio 2>&-", "sh", Product.program], environment: bench.environment,
+            input: .descriptor(words.reading.number), output: .descriptor(answers.writing.number))
+        // It greets when all is set up.
+        #expect(try !answers.reading.readSome(upTo: 16).isEmpty)
+        #expect(try LinuxFileSystem().resolve("/proc/\(agent.identifier)/fd/2") == "/dev/null")
+        try agent.send(Signal.kill)
+        _ = try agent.wait()
+        withExtendedLifetime(words) {}
+        // Nobody got the report.
+        let result = try shell(bench, #"exec "$1" disk info "$2" >&-"#)
+        #expect(result.exitCode == Self.inputOutput, "\(result.errorText)")
+    }
+
     @Test func aFailedGuardSaysNothingOdd() throws {
         let bench = try DeviceBench(size: "16M")
         let result = try bench.run(["internal-freeze-guard", "--deadline", "1s", bench.folder.file("none")])

@@ -153,7 +153,7 @@ extension World {
                 switch request {
                 case .check: .checked(problems: [], partialBytes: 0)
                 case .begin: .begun
-                case .sync: .synced(nanoseconds: 1)
+                case .sync: .synced(nanoseconds: .max)
                 case .prepare: .prepared(root: String(repeating: "0", count: 64))
                 case .commit: .active(nanoseconds: 1, startFailure: nil)
                 case .abort, .ping: .done

@@ -151,7 +151,7 @@ import Testing
         try expectZeros(next, at: 0, count: Self.writes)
     }
 
-    @Test(.timeLimit(.minutes(1)))
+    @Test(.timeLimit(.minutes(5)))
     func `a write that its client has left behind in the engine lands on nothing that a later client wrote`() throws {
         let fs = HoldingFileSystem()
         let served = try ServedExport(fs: fs)

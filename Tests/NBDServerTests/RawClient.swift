@@ -77,9 +77,10 @@ final class RawClient: Sendable {
         }
     }
 
-    /// NBD_OPT_GO for the export without a name.
-    func go() throws {
-        guard try option(7, Self.number(UInt32(0)) + Self.number(UInt16(0))) == 1 else {
+    /// NBD_OPT_GO.
+    func go(_ export: String = "") throws {
+        let name = Array(export.utf8)
+        guard try option(7, Self.number(UInt32(name.count)) + name + Self.number(UInt16(0))) == 1 else {
             throw ClientFailure(message: "the export was refused")
         }
     }

@@ -51,6 +51,34 @@ private let refused = [
         }
     }
 
+    /// A loop device on nbdfuse's file asks for zeros by it.
+    @Test("a TRIM of a part of a cluster leaves zeros for whoever means zeros by it, however it chose the export")
+    func trimsToZero() throws {
+        let served = try ServedExport()
+        let part = (offset: UInt64(4096), count: UInt32(8192))
+        for (number, export) in ["", "trim-zeroes", "trim-zeroes!", "trim-zeroes"].enumerated() {
+            let client = try served.client()
+            try client.greet()
+            if number == 3 {
+                // NBD_OPT_EXPORT_NAME, which has no reply but the export's size and flags.
+                try client.sendOption(1, Array(export.utf8))
+                _ = try client.receive(10)
+            } else {
+                try client.go(export)
+            }
+            let data = [UInt8](repeating: UInt8(number + 1), count: 65536)
+            try client.request(1, cookie: 1, offset: 0, count: 65536, payload: data)
+            #expect(try client.reply().error == 0)
+            try client.request(4, cookie: 2, offset: part.offset, count: part.count)
+            #expect(try client.reply().error == 0)
+            try client.request(0, cookie: 3, offset: 0, count: 65536)
+            let read = try client.reply(data: 65536).data
+            let (start, end) = (Int(part.offset), Int(part.offset) + Int(part.count))
+            #expect(read[start..<end].allSatisfy { $0 == 0 } == (export == Session.trimsToZeroName), "\(export)")
+            #expect((read[..<start] + read[end...]).allSatisfy { $0 == UInt8(number + 1) })
+        }
+    }
+
     @Test func `a refused write's data is skipped`() throws {
         let served = try ServedExport()
         let client = try served.client()

@@ -105,7 +105,9 @@ const char *shim_environment_entry(uint32_t index);
 
 // 1 = a file that may be run.
 int32_t shim_is_program(const char *path);
-// Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null.
+// Opens those of descriptors 0 to 2 that are closed, on /dev/null.
+void shim_open_standard_streams(void);
+// Processes. argv and envp end with NULL; a descriptor of -1 gives the child /dev/null. It gets no other descriptors.
 #define SHIM_SPAWN_GROUP 1u	// it leads a process group of its own
 #define SHIM_SPAWN_SESSION 2u	// it leads a session of its own, and so a group
 #define SHIM_SPAWN_BOUND 4u	// it is killed when the thread that starts it ends; excludes the others
