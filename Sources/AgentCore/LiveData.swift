@@ -82,6 +82,10 @@ final class DeviceData: LiveData {
         device = DeviceIndex(number)
         do {
             let status = try control.status()
+            // Numbers of devices are given anew: by now it may be another disk's.
+            guard let own = status.device, own.isSame(as: path) else {
+                throw AgentError(.busy, "\(disk.disk) was detached and attached meanwhile: try again")
+            }
             byteCount = status.sizeBytes
             clusterBytes = status.clusterBytes
             file = try LinuxFileSystem().open(path, OpenMode(writable: false, direct: true))

@@ -102,10 +102,11 @@ public final class LiveSource: MigrationSource {
         _ = try? control.call(.stopTracking(tracker: was.tracker))
     }
 
-    public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) {
+    public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) -> Bool {
         _ = try ask(.pause(deadlineMilliseconds: deadlineMilliseconds))
         let size = try deviceSize()
         guard size == byteCount else { throw Self.grown(from: byteCount, to: size) }
+        return true
     }
 
     public func resume() { _ = try? control.call(.resume) }

@@ -123,7 +123,18 @@ public struct MigrationService: Sendable {
                     if isServed { try attachments.detach(folder, isForced: true) }
                 }
             },
-            restart: { note throws(MigrationError) in try guest.restart(note) },
+            restart: { note throws(MigrationError) in
+                // Whoever can write there could have put it on record, and what it says is done with our rights.
+                let record = "\(folder)/\(MigrationFiles.outgoing)"
+                guard isOnlyOurs(record) else {
+                    throw MigrationError(
+                        .guest,
+                        "the record of it may be anybody's: mount the disk's file system and start its guest by hand, "
+                            + "and then remove \(record); or see that no other user can write to that file or to a "
+                            + "folder above it, and run it again")
+                }
+                try guest.restart(note)
+            },
             patience: patience
         ).run()
         if outcome.isFinished { register?.forget(folder) }
@@ -208,7 +219,10 @@ public struct MigrationService: Sendable {
         target.path = folder
         let connect = self.connect
         let peer = target
-        return MigrationTarget(name: "\(target):\(folder)", folder: folder) { () throws(TransportError) in
+        // A folder in the user's home may begin like a user, a host or a port.
+        let isPlain = PathText.isAbsolute(folder) || !(folder.has(":") || folder.has("@"))
+        let spelling = isPlain ? folder : "./\(folder)"
+        return MigrationTarget(name: "\(target):\(spelling)", folder: folder) { () throws(TransportError) in
             try connect(peer, wantsCommands)
         }
     }
@@ -248,7 +262,7 @@ public struct MigrationService: Sendable {
             guard info.isDisk else { throw DiskError(.notADisk, "\(folder) is no disk folder", path: folder) }
             return MigratedDisk(
                 folder: folder, clusterBytes: info.clusterBytes, imageVersion: info.version == 0 ? 2 : info.version,
-                usedBytes: min(info.allocatedBytes, info.byteCount))
+                usedBytes: min(info.allocatedBytes, info.byteCount), sizeBytes: info.byteCount)
         } catch {
             throw MigrationError(.source, error)
         }

@@ -40,7 +40,7 @@ public final class DiskSource: MigrationSource {
     }
     public func dirtyBytes() throws(MigrationError) -> UInt64 { 0 }
     public func stopTracking() {}
-    public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) {}
+    public func pause(deadlineMilliseconds: UInt64) throws(MigrationError) -> Bool { false }
     public func resume() {}
     public func release() throws(MigrationError) {}
     public func confirmRelease() {}

@@ -15,9 +15,14 @@ extension MigrationController {
         stoppedAt = time.monotonic()
         wasStopped = true
         try guest.stop()
-        try source.pause(deadlineMilliseconds: options.pauseDeadlineMilliseconds)
+        let pausedAt = time.monotonic()
+        let isPaused = try source.pause(deadlineMilliseconds: options.pauseDeadlineMilliseconds)
         report.stopMilliseconds = milliseconds(since: stoppedAt)
-        switchDeadline = options.limits.switchNanosecondsMax.map { time.monotonic().addingSaturated($0) }
+        let limit = options.limits.switchNanosecondsMax.map { time.monotonic().addingSaturated($0) }
+        // Once the pause has ended by itself nothing can be given up any more, in however long a time.
+        let pauseEnd = isPaused ? pausedAt + options.pauseDeadlineMilliseconds * 1_000_000 : .max
+        isLimitedByPause = pauseEnd < limit ?? .max
+        switchDeadline = isLimitedByPause ? pauseEnd : limit
         watch?.set(deadline: switchDeadline)
     }
 
@@ -67,7 +72,14 @@ extension MigrationController {
     }
 
     var tooLate: MigrationError {
-        MigrationError(
+        guard !isLimitedByPause else {
+            return MigrationError(
+                .expired,
+                "the switch took more than \(options.pauseDeadlineMilliseconds / 1000) s, for which writes are held "
+                    + "back at most: it was given up, and the guest runs on here; see what the target or the link "
+                    + "takes so long for, and run it again")
+        }
+        return MigrationError(
             .expired,
             "the switch took more than \((options.limits.switchNanosecondsMax ?? 0) / 1_000_000) ms, three times the "
                 + "downtime limit (or a second): it was given up, and the guest runs on here; allow a longer "

@@ -32,6 +32,8 @@ public final class MigrationController {
     var hasBegunToGiveUp = false
     /// By then the target has to have proved its copy.
     var switchDeadline: UInt64?
+    /// It is the end of the time for which writes can be held back.
+    var isLimitedByPause = false
     private var outgoing: OutgoingStream?
 
     /// - Parameters:
@@ -82,12 +84,12 @@ public final class MigrationController {
     // MARK: the beginning
 
     private func begin() throws(MigrationError) {
-        let granuleBytes = options.granuleBytes ?? Self.granuleBytes(usedBytes: disk.usedBytes)
+        let granuleBytes = options.granuleBytes ?? Self.granuleBytes(of: disk)
         // Before anything is asked of the source: from here on the disk does not grow, and what is written comes again.
         try source.startTracking(granuleBytes: granuleBytes)
         do throws(MigrationError) {
             report.sizeBytes = source.byteCount
-            let link = try target.connect()
+            let link = try target.connect(options.usesThreads ? shouldStop : nil)
             self.link = link
             if options.usesThreads { watch = LinkWatch(link, time: time, shouldStop: shouldStop) }
             try begin(link, granuleBytes: granuleBytes)
@@ -140,8 +142,13 @@ public final class MigrationController {
     /// Small writes spread over the disk dirty a granule each, so fine ones let a migration converge where coarse ones
     /// would have it copy many times what is written. What they cost is the hash tree's file, one part in 128 of the
     /// data at 4 KiB.
-    private static func granuleBytes(usedBytes: UInt64) -> UInt64 {
-        usedBytes <= 512 << 30 ? 4 << 10 : usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
+    private static func granuleBytes(of disk: MigratedDisk) -> UInt64 {
+        let wanted: UInt64 =
+            disk.usedBytes <= 512 << 30 ? 4 << 10 : disk.usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
+        // What the driver keeps of changes is 64 MiB of bits at most, however little of the disk is in use.
+        var least: UInt64 = 4 << 10
+        while disk.sizeBytes / least > 8 * 64 << 20, least < 1 << 20 { least *= 4 }
+        return max(wanted, least)
     }
 
     // MARK: actions
@@ -232,7 +239,7 @@ public final class MigrationController {
         if shouldStop() { throw Self.cancelled }
     }
 
-    private static let cancelled = MigrationError(.cancelled, "the migration was stopped; the guest runs on here")
+    static let cancelled = MigrationError(.cancelled, "the migration was stopped; the guest runs on here")
 
     /// What a failure of the conversation came from, where that was on this side.
     private func explained(_ error: MigrationError) -> MigrationError {

@@ -28,6 +28,13 @@ public enum MigrationFiles {
     static let lock = DiskFolder.migrationLockName
     public static let partialSuffix = ".godwit-partial"
     static let sizeMax = 64 << 10
+    /// Of a start command, which stands twice in a record, and may take six times as much there.
+    static let commandMax = 4 << 10
+    private static let messageMax = 2000
+    /// Why a start failed, for a record: what a hook says has no end.
+    static func message(of error: MigrationError) -> String {
+        String(decoding: error.message.utf8.prefix(messageMax), as: UTF8.self)
+    }
 
     /// What to tell somebody who wants to use the disk in `folder`, when it has moved to another host; otherwise `nil`.
     public static func obstacle(_ folder: String, in fs: any FileSystem) -> String? {
@@ -166,7 +173,12 @@ extension FileSystem {
 
     /// All of the old or all of the new record, after a crash as well.
     func store(_ record: some Encodable, at path: String) throws(SystemError) {
-        try replaceContents(of: path, with: encodeJSON(record) + [10])
+        let bytes = encodeJSON(record) + [10]
+        // Who reads it takes no more.
+        guard bytes.count <= MigrationFiles.sizeMax else {
+            throw SystemError(errno: .fileTooLarge, operation: "store", subject: path)
+        }
+        try replaceContents(of: path, with: bytes)
     }
 
     func removeIfThere(_ path: String) throws(SystemError) {

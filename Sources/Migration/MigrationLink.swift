@@ -155,7 +155,10 @@ final class MigrationLink {
 
     private func failure(_ message: Message) throws(MigrationError) -> MigrationError {
         let failure = try overLink { () throws(TransportError) in try ServiceFailure(parsing: message) }
-        return MigrationError(MigrationError.Code(rawValue: failure.code) ?? .target, "\(name): \(failure.text)")
+        // What only this side can know is not the target's to say: whose the disk is, or what its guest does here.
+        let codes: [MigrationError.Code] = [.refused, .busy, .digestMismatch, .protocolViolation, .migrated]
+        let code = codes.first { $0.rawValue == failure.code } ?? .target
+        return MigrationError(code, "\(name): \(failure.text)")
     }
 
     private func violation(_ what: String) -> MigrationError { MigrationError(.protocolViolation, "\(name) \(what)") }

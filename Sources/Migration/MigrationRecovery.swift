@@ -17,12 +17,25 @@ public struct MigrationTarget: Sendable {
         self.open = open
     }
 
-    func connect() throws(MigrationError) -> MigrationLink {
+    /// A target that lives, and does nothing, is waited for so long.
+    private static let openNanosecondsMax: UInt64 = 120_000_000_000
+
+    /// - Parameter shouldStop: asked often, on a thread of its own; `nil` where there are to be no threads.
+    func connect(_ shouldStop: (@Sendable () -> Bool)? = nil) throws(MigrationError) -> MigrationLink {
         let peer = try overLink { () throws(TransportError) in try open() }
         let link = MigrationLink(peer: peer, name: name)
+        let watch = shouldStop.map { LinkWatch(link, shouldStop: $0) }
+        watch?.set(deadline: SystemTime().monotonic() + Self.openNanosecondsMax)
+        defer { watch?.end() }
         do throws(MigrationError) { try link.open(folder: folder) } catch {
             link.close()
-            throw error
+            switch watch?.reason {
+            case .cancelled: throw MigrationError(.cancelled, "stopped while \(name) was asked for nothing yet")
+            case .late:
+                throw MigrationError(
+                    .link, "\(name) answers, but has not looked at \(folder) in two minutes: is its storage well?")
+            case nil: throw error
+            }
         }
         return link
     }
@@ -100,7 +113,10 @@ public struct MigrationRecovery {
         let lock = try place.lock()
         defer { withExtendedLifetime(lock) {} }
         guard let record = try place.provenRecord() else { return .ownedHere(try recoverHere()) }
-        guard record.state == .released else { return .ownedThere(record, startFailure: nil, leftBehind: []) }
+        guard record.state == .released else {
+            let left = record.removesSource ? try place.finish(removesSource: true, retire: retire) : []
+            return .ownedThere(record, startFailure: nil, leftBehind: left)
+        }
         let reply: MigrationReply
         do throws(MigrationError) {
             reply = try Handover(place: place, target: try reach(record), patience: patience).run(record)

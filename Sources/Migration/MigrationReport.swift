@@ -96,7 +96,10 @@ public struct MigratedDisk: Hashable, Sendable {
     public var imageVersion: Int
     /// What the images take up.
     public var usedBytes: UInt64
-    public init(folder: String, clusterBytes: UInt64, imageVersion: Int, usedBytes: UInt64) {
+    /// Of the device, before it is tracked.
+    public var sizeBytes: UInt64
+    public init(folder: String, clusterBytes: UInt64, imageVersion: Int, usedBytes: UInt64, sizeBytes: UInt64) {
+        self.sizeBytes = sizeBytes
         self.folder = folder
         self.clusterBytes = clusterBytes
         self.imageVersion = imageVersion

@@ -21,8 +21,9 @@ public protocol MigrationSource: Sendable {
     func stopTracking()
 
     /// Holds writes back; when it returns, none is under way and all are durable and recorded.
+    /// - Returns: `false` where there is nobody whose writes are to be held back, and no deadline.
     /// - Throws: `.refused` when the size is another one than it was.
-    func pause(deadlineMilliseconds: UInt64) throws(MigrationError)
+    func pause(deadlineMilliseconds: UInt64) throws(MigrationError) -> Bool
     /// Writes go on, also after ``release()``. Harmless when there is no pause.
     func resume()
     /// From here on writes are held back without a deadline, for as long as this object lives: the record that gives

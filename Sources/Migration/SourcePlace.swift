@@ -193,7 +193,14 @@ struct SourcePlace: Sendable {
                 if known.isOurs(name) { try fs.remove(path(name)) } else { left.append(name) }
             }
             try fs.synchronizeFolder(folder)
-            guard left.isEmpty else { return left }
+            guard left.isEmpty else {
+                // The target is asked no more.
+                if var record = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated)) {
+                    record.state = .finished
+                    try fs.store(record, at: path(MigrationFiles.migrated))
+                }
+                return left
+            }
             for name in last { try fs.removeIfThere(path(name)) }
             try fs.removeFolder(folder)
             return []

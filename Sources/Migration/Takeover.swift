@@ -21,10 +21,13 @@ struct Takeover {
         defer { withExtendedLifetime(held) {} }
         guard held != nil else { throw Self.nothing(at: place) }
         let start = time.monotonic()
-        var record = try activate(command: commit.startCommand) { record throws(MigrationError) in
+        // What this peer may not have run stays on no record: who goes on from that may have more rights.
+        let objection = commit.startCommand.flatMap { guest.objection(to: $0) }
+        let command = objection == nil ? commit.startCommand : nil
+        var record = try activate(command: command) { record throws(MigrationError) in
             guard record.matches(commit) else { throw Self.other(record, than: commit, at: place) }
         }
-        let failure = startOnce(&record, command: commit.startCommand)
+        let failure = startOnce(&record, command: command, objection: objection)
         return (time.elapsed(since: start), failure)
     }
 
@@ -141,8 +144,9 @@ struct Takeover {
 
     // MARK: the guest
 
+    /// - Parameter objection: why the command that was asked for is not run, and `command` is `nil`: none is.
     /// - Returns: why the guest does not run, as far as that is known.
-    private func startOnce(_ record: inout IncomingRecord, command: String?) -> String? {
+    private func startOnce(_ record: inout IncomingRecord, command: String?, objection: String? = nil) -> String? {
         if let before = record.start {
             if before.state == .started { return nil }
             // What was begun before this host's present start has ended with it.
@@ -156,15 +160,23 @@ struct Takeover {
         do throws(MigrationError) {
             // Without the note it would be started again: better not at all.
             try note(start, in: &record)
+            if let objection {
+                throw MigrationError(
+                    .guest,
+                    "this host \(objection); now 'godwit migrate --recover --start-command' here starts the guest")
+            }
             try guest.start(folder: place.folder, command: command, attempt: start.attempt)
             start.state = .started
         } catch {
             // Also where the note was not made: nothing was begun then.
             start.state = .failed
-            start.failure = error.message
+            // A record that is too long could not be read again.
+            start.failure = MigrationFiles.message(of: error)
         }
         // Where this fails it counts as one that was interrupted.
-        do throws(MigrationError) { try note(start, in: &record) } catch { record.start?.failure = error.message }
+        do throws(MigrationError) { try note(start, in: &record) } catch {
+            record.start?.failure = MigrationFiles.message(of: error)
+        }
         return start.failure
     }
 

@@ -98,6 +98,11 @@ extension MigrationOffer {
         if usedBytes > HashTreeFile.byteCountMax * 2 {
             problems.append("a disk that takes up \(usedBytes) bytes cannot be migrated")
         }
+        if let startCommand, startCommand.utf8.count > MigrationFiles.commandMax {
+            problems.append(
+                "a start command of \(startCommand.utf8.count) bytes is too long (at most "
+                    + "\(MigrationFiles.commandMax)): put it into a file there")
+        }
         if !MigrationIdentity.isOne(identity) { problems.append("'\(identity.prefix(80))' is no disk's identity") }
         return problems
     }

@@ -91,6 +91,14 @@ private struct Hosts {
         for target in ["far:a", "far:~/a", "ssh://far/~/a", "far:./a"] {
             #expect(try hosts.service.reach(target, wantsCommands: false).name == "far:a")
         }
+        // The name is what a recovery finds the target by.
+        for target in [
+            "ssh://far/~/vm@1/web", "ssh://far/~/2024:web", "ssh://far/~/a/b@c:d", "far:2222:a", "far:/a@b:c",
+        ] {
+            let reached = try hosts.service.reach(target, wantsCommands: false)
+            let again = try hosts.service.reach(reached.name, wantsCommands: false)
+            #expect(again.name == reached.name && again.folder == reached.folder, "\(target): \(reached.name)")
+        }
         #expect {
             try hosts.service.migrate(hosts.here, to: "far:~other/a")
         } throws: {

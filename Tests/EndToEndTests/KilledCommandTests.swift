@@ -23,6 +23,26 @@ struct KilledCommandTests {
         return try child.wait()
     }
 
+    /// A migration that died had stopped the guest; what it noted is done again as whoever recovers.
+    @Test func aRecordThatAnybodyCouldHaveWrittenIsNotFollowed() throws {
+        let bench = try DeviceBench(size: "16M")
+        let (configuration, trace) = (bench.folder.file("godwit.toml"), bench.folder.file("started"))
+        let hook = "[hooks]\nstart = \"touch \(trace)\"\n"
+        try LinuxFileSystem().replaceContents(of: configuration, with: Array(hook.utf8))
+        let boot = try #require(try kernelText("/proc/sys/kernel/random/boot_id")).prefix { $0 != "\n" }
+        let record = "\(bench.disk)/godwit-migration.json"
+        let text = "{\"identity\":\"a\",\"attempts\":[],\"stop\":{\"boot\":\"\(boot)\",\"mountpoint\":\"/etc\"}}"
+        try LinuxFileSystem().replaceContents(of: record, with: Array(text.utf8))
+        let recover = ["migrate", "--recover", bench.disk, "--config", configuration]
+        for (owner, isFollowed) in [("65534", false), ("0", true)] {
+            try expectTool("chown", owner, bench.disk)
+            let result = try bench.run(recover)
+            #expect((result.exitCode == 0) == isFollowed, "\(result.exitCode) \(result.errorText)")
+            #expect(result.errorText.contains("may be anybody's") == !isFollowed, "\(result.errorText)")
+            #expect(try LinuxFileSystem().exists(trace) == isFollowed)
+        }
+    }
+
     /// Processes that know of the bench's folder, once those have ended that are about to.
     private func processes(of bench: DeviceBench) throws -> [String] {
         var left: [String] = []

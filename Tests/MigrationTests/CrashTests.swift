@@ -60,7 +60,8 @@ private struct TwoHosts {
         var hasWritten = false
         _ = try MigrationController(
             disk: MigratedDisk(
-                folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2, usedBytes: UInt64(Self.bytes)),
+                folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2, usedBytes: UInt64(Self.bytes),
+                sizeBytes: UInt64(Self.bytes)),
             target: host.target, source: source, guest: CountingGuest(), options: options, fs: ours,
             tell: { progress in
                 guard case .round = progress, !hasWritten else { return }

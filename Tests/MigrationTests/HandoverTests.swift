@@ -168,6 +168,36 @@ extension World {
         #expect(try !world.fs.list(world.here).contains { $0.hasPrefix("godwit-migrated") })
     }
 
+    @Test("a switch that outlasts the time for which writes are held back is given up, forced or not")
+    func pauseIsOver() throws {
+        for isForced in [true, false] {
+            var world = try World(sampleDisk(1 << 20))
+            world.options.limits.forcesSwitch = isForced
+            world.options.limits.downtimeNanoseconds = 3_600_000_000_000
+            let clock = ScriptedClock()
+            let target = MigrationTarget(name: "there:/disk", folder: "/disk") {
+                ScriptedPeer { asked in
+                    switch asked {
+                    case .check: return .checked(problems: [], partialBytes: 0)
+                    case .begin: return .begun
+                    case .sync: return .synced(nanoseconds: 1)
+                    case .prepare:
+                        clock.advance(61_000_000_000)
+                        return nil
+                    case .commit: return .active(nanoseconds: 1, startFailure: nil)
+                    case .abort, .ping: return .done
+                    }
+                }
+            }
+            #expect { _ = try world.controller(to: target, time: clock).run() } throws: {
+                let error = $0 as? MigrationError
+                return error?.code == .expired && error?.message.contains("60 s") == true
+            }
+            #expect(world.isOwnedHere && world.source.guestWrites([1], at: 0))
+            #expect(world.guest.state.withLock { $0.isRunning })
+        }
+    }
+
     @Test(
         "a target that does not answer keeps nobody who wants to stop",
         arguments: ["check", "begin", "sync", "prepare"])

@@ -173,6 +173,19 @@ private final class StepClock: TimeSource {
                 "godwit-migrated.json", "godwit-migration.lock", "hooks", "notes.txt",
             ])
         #expect(!world.isOwnedHere && world.isInPlaceThere)
+        // The target has confirmed, and is asked no more, whatever is left here.
+        for name in ["notes.txt", ""] {
+            let outcome = try MigrationRecovery(
+                folder: world.here, fs: world.fs,
+                reach: { _ throws(MigrationError) in throw MigrationError(.link, "asked again") }, retire: {}
+            ).run()
+            guard case .ownedThere(_, nil, let left) = outcome else { throw MigrationError(.source, "\(outcome)") }
+            #expect(left.isEmpty == name.isEmpty)
+            if name.isEmpty { break }
+            try world.fs.remove(world.here + "/" + name)
+            try world.fs.removeFolder(world.here + "/hooks")
+        }
+        #expect(try !world.fs.exists(world.here))
     }
 
     @Test("no image of a disk is called like a file of a migration") func names() {

@@ -155,7 +155,10 @@ final class ScriptedSource: MigrationSource {
     }
     func dirtyBytes() throws(MigrationError) -> UInt64 { state.withLock { $0.map?.dirtyBytes ?? 0 } }
     func stopTracking() { state.withLock { $0.map = nil } }
-    func pause(deadlineMilliseconds: UInt64) throws(MigrationError) { state.withLock { $0.isPaused = true } }
+    func pause(deadlineMilliseconds: UInt64) throws(MigrationError) -> Bool {
+        state.withLock { $0.isPaused = true }
+        return true
+    }
     func resume() {
         state.withLock {
             $0.isPaused = false
@@ -195,6 +198,7 @@ final class CountingGuest: GuestControl, TargetGuest {
         var attempts: [Int] = []
         var commands: [String?] = []
         var refusesCommands = false
+        var failure = "the start hook failed"
     }
     let state = Mutex(State())
     /// What a start takes its time with.
@@ -228,7 +232,7 @@ final class CountingGuest: GuestControl, TargetGuest {
         try state.withLock { state throws(MigrationError) in
             guard state.failingStarts > 0 else { return }
             state.failingStarts -= 1
-            throw MigrationError(.guest, "the start hook failed")
+            throw MigrationError(.guest, state.failure)
         }
     }
 }

@@ -99,6 +99,50 @@ private struct RawSource {
         expectRefused(try source.commit(attempt: "one"), "after a hang-up")
     }
 
+    @Test("a command that the peer may not have run is on no record, so that nobody runs it later")
+    func forbiddenCommand() throws {
+        try source.prepared(attempt: "one")
+        host.guest.state.withLock { $0.refusesCommands = true }
+        var commit = try source.commit(attempt: "one")
+        commit.startCommand = "evil"
+        for _ in 0..<2 {
+            #expect(try source.ask(commit)?.contains("runs no commands of a peer") == true)
+            host.settle()
+            let record = String(
+                decoding: try fs.contents(of: "\(host.folder)/godwit-arrived.json", limit: 1 << 20), as: UTF8.self)
+            #expect(isInPlace && starts == 0 && !record.contains("evil"), "\(record)")
+        }
+        // A recovery may run what is on record.
+        host.guest.state.withLock { $0.refusesCommands = false }
+        #expect(try host.receiver.resume(folder: host.folder)?.startFailure == nil)
+        #expect(host.guest.state.withLock { $0.commands } == [nil])
+    }
+
+    @Test("what a start hook has to say without end fits into the record, which is read again")
+    func longFailure() throws {
+        try source.prepared(attempt: "one")
+        host.guest.state.withLock {
+            $0.failingStarts = 2
+            $0.failure = String(repeating: "\u{1}", count: 100_000)
+        }
+        for _ in 0..<2 { #expect(try source.ask(source.commit(attempt: "one")) != nil) }
+        #expect(try source.ask(source.commit(attempt: "one")) == nil)
+        #expect(starts == 3)
+    }
+
+    @Test("a start command that no record has room for is refused before anything is moved")
+    func longCommand() throws {
+        let link = try source.connect()
+        var offer = RawSource.offer
+        offer.startCommand = String(repeating: "x", count: 5000)
+        guard case .checked(let problems, _) = try link.call(.check(offer)) else {
+            throw MigrationError(.protocolViolation, "no reply to a check")
+        }
+        #expect(problems.contains { $0.contains("too long") })
+        link.close()
+        host.settle()
+    }
+
     @Test("a copy with another root is never taken over")
     func otherRoot() throws {
         let link = try source.connect()

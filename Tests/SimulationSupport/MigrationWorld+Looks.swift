@@ -146,10 +146,11 @@ final class SourceOfGuest: MigrationSource, @unchecked Sendable {
         if let tracking, disk.tracker === tracking { disk.tracker = nil }
         tracking = nil
     }
-    func pause(deadlineMilliseconds: UInt64) throws(MigrationError) {
+    func pause(deadlineMilliseconds: UInt64) throws(MigrationError) -> Bool {
         try enter()
         guard disk.holder == nil else { throw MigrationError(.refused, "writes are held already") }
         disk.holder = number
+        return true
     }
     func resume() { if disk.holder == number { disk.holder = nil } }
     func release() throws(MigrationError) {

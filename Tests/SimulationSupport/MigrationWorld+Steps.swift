@@ -112,7 +112,7 @@ extension MigrationWorld {
         let controller = MigrationController(
             disk: MigratedDisk(
                 folder: Self.here, clusterBytes: 32 << 10, imageVersion: 2,
-                usedBytes: UInt64(shape.diskBytes)),
+                usedBytes: UInt64(shape.diskBytes), sizeBytes: UInt64(shape.diskBytes)),
             target: target(step, folder, messages), source: server, guest: NoGuest(), options: options,
             fs: ours)
         let report = try controller.run()
