@@ -1,4 +1,5 @@
 internal import AgentAPI
+internal import BlockIO
 internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
@@ -133,12 +134,14 @@ final class WaitingDaemon: Sendable {
         ignoreBrokenPipes()
         do throws(SystemError) {
             let log = try openLog(log)
+            let path = try programPath(program)
+            let file = PathText.isAbsolute(path) ? path : try LinuxFileSystem().resolve(path)
             let word = try Pipe()
             // The shell becomes the program, and keeps its number and the time of its start. It lives long, and is in
             // nobody's way: no file system is in use for having been where its command was given.
             child = try ChildProcess(
                 "/bin/sh",
-                ["-c", "cd / && read -r word && exec \"$@\" < /dev/null", "sh", try programPath(program)] + arguments,
+                ["-c", "cd / && read -r word && exec \"$@\" < /dev/null", "sh", file] + arguments,
                 input: .descriptor(word.reading.number), output: .descriptor(output ?? log.number),
                 errors: .descriptor(log.number), tie: .ownSession)
             self.word = word.keepWriting()

@@ -2,6 +2,7 @@ internal import AgentAPI
 internal import BlockIO
 internal import DeviceControl
 internal import DiskImage
+internal import Geometry
 internal import LinuxSystem
 internal import SystemPackage
 
@@ -72,7 +73,11 @@ extension DeviceAttachments {
     /// - Throws: `.inUse` when somebody has the disk.
     func refuseUnrecorded(_ disk: String) throws(AgentError) {
         let files = LinuxFileSystem()
-        guard let owner = (try? DiskLocation.find(disk, in: files))?.owner(in: files) else { return }
+        guard let owner = (try? DiskLocation.find(disk, in: files))?.owner(in: files),
+            // One that makes a copy, or merges, is waited for or told of by who opens the disk.
+            let words = (try? kernelText("/proc/\(owner.process)/cmdline")).flatMap({ $0 })?.parts(between: "\0"),
+            words.contains(where: { [DiskServerArguments.command, KernelOwnerArguments.command].hasSame(as: $0) })
+        else { return }
         throw AgentError(
             .inUse,
             "\(disk) is used by \(owner), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "

@@ -252,12 +252,13 @@ private struct StoreRepairing {
         var body: [UInt8] = []
         var needed: [PackFrame.Object] = []
         for (id, bytes) in objects where try !isNamed(id, but: pack) {
+            // A frame takes no more: an index from outside may have objects that lie on one another.
+            if needed.count == StoreLimits.batchMax || body.count + bytes.count > StoreLimits.frameMax {
+                if !needed.isEmpty { try write(body, needed, isNodes: isNodes, to: writer) }
+                (body, needed) = ([], [])
+            }
             body += bytes
             needed.append(PackFrame.Object(id: id, length: UInt32(bytes.count)))
-            // A frame names no more: an index from outside may have objects that lie on one another.
-            guard needed.count == StoreLimits.batchMax else { continue }
-            try write(body, needed, isNodes: isNodes, to: writer)
-            (body, needed) = ([], [])
         }
         if !needed.isEmpty { try write(body, needed, isNodes: isNodes, to: writer) }
     }

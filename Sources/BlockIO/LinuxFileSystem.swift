@@ -76,7 +76,7 @@ public struct LinuxFileSystem: FileSystem {
             return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
         // What a table's page is no multiple of can't be kept to: the unit of a file that shares extents, for one.
-        guard alignment == 0 || (alignment <= 4096 && alignment & (alignment - 1) == 0) else {
+        guard alignment < 0 || (alignment <= 4096 && alignment & (alignment - 1) == 0) else {
             return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
         // Where the kernel does not say, a page suits every block size it supports.

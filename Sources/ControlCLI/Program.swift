@@ -26,8 +26,9 @@ public enum Program {
             return report(CommandFailure(.usage, "\(name) in the environment is not UTF-8: change it"), arguments)
         }
         // No option or argument takes it; mostly it is a variable of a script that nobody has set.
-        let options = arguments.prefix { !$0.isSame(as: "--") }
-        if arguments.contains("") || options.contains(where: { $0.begins(with: "--") && $0.ends(with: "=") }) {
+        let given = arguments.dropFirst()
+        let options = given.prefix { !$0.isSame(as: "--") }
+        if given.contains("") || options.contains(where: { $0.begins(with: "--") && $0.ends(with: "=") }) {
             let empty = "an argument is empty: a variable may not be set; leave it out, or give it a value"
             return report(CommandFailure(.usage, empty), arguments)
         }

@@ -45,6 +45,7 @@ extension KernelDisk {
     private static func attach(
         _ held: HeldDisk, _ options: DiskOptions, isRepaired: Bool
     ) throws(DiskError) -> KernelDisk {
+        if !options.readOnly { try held.expectOneName() }
         let images = try held.stack()
         let files = DescriptorList()
         var stack: [StackFile] = []
@@ -55,7 +56,8 @@ extension KernelDisk {
             let isTop = index == images.count - 1
             let descriptor: OwnedDescriptor
             do throws(SystemError) {
-                descriptor = try openDescriptor(image.path, writable: isTop && !options.readOnly)
+                descriptor = try openDescriptor(
+                    image.path, writable: isTop && !options.readOnly, followsLink: DiskFolder.allowsOutside)
             } catch {
                 throw DiskError(error, path: image.path)
             }

@@ -74,7 +74,9 @@ extension Disk {
             try removeLeaf(name, folder)
             return .done(shot.parent == .none ? nil : shot.parent)
         case 1:
-            // Before anything is marked or frozen for it: who reads the state may go on.
+            // Before anything is marked or frozen for it: who reads the state may go on, and both are written to.
+            try refuseOtherNames(of: try imagePath(of: name, descriptor, folder), in: folder.fs)
+            try refuseOtherNames(of: try imagePath(of: children[0], descriptor, folder), in: folder.fs)
             let lease = try leaseBelow(try imagePath(of: name, descriptor, folder))
             if children[0] != descriptor.top {
                 return try mergeFrozen(children[0], into: name, folder, lease, progress)

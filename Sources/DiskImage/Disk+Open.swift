@@ -104,7 +104,9 @@ struct ChainOpener {
         var isRepaired = false
         for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
             // Who reads it reads the same before and after: it can wait until the next time.
-            guard let lease = try ExclusiveLease.takeIfFree(delta.path, in: fs) else { continue }
+            guard try !hasOtherNames(delta.path, in: fs),
+                let lease = try ExclusiveLease.takeIfFree(delta.path, in: fs)
+            else { continue }
             try repairLower(delta, lease)
             isRepaired = true
         }

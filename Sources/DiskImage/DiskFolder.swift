@@ -48,14 +48,14 @@ public enum DiskLocation: Sendable {
     }
 
     /// Who has the disk to write to it, as far as the kernel tells; `nil` when nobody has.
-    public func owner(in fs: any FileSystem) -> String? {
+    public func owner(in fs: any FileSystem) -> NamedProcess? {
         let lock =
             switch self {
             case .folder(let folder): "\(folder.path)/\(DiskFolder.ownerLockName)"
             case .image(let image): image
             }
         guard case .refused(let holders) = try? fs.lease(lock, .shared) else { return nil }
-        return holders.first.map { "\($0)" } ?? "another process"
+        return holders.first
     }
 }
 
@@ -111,7 +111,7 @@ public struct DiskFolder: Sendable {
 
     /// In the environment: images may be kept elsewhere, by name or by symbolic link.
     private static let outsideVariable = "GODWIT_OUTSIDE_IMAGES"
-    static let allowsOutside = environmentVariable(outsideVariable) == "1"
+    public static let allowsOutside = environmentVariable(outsideVariable) == "1"
 
     /// A disk may come from somebody else: what its descriptor names is read, written and removed, so it has to lie in
     /// the folder, unless whoever runs this trusts the descriptor.
@@ -262,12 +262,18 @@ public struct DiskFolder: Sendable {
 /// made as a backup. No lock of either folder tells of it.
 /// - Throws: `.inUse` for an image that has other names.
 func refuseOtherNames(of image: String, in fs: any FileSystem) throws(DiskError) {
+    guard try hasOtherNames(image, in: fs) else { return }
     let count = try withPath(image) { () throws(SystemError) in try fs.nameCount(of: image) }
-    guard count > 1, !DiskFolder.allowsOutside else { return }
     throw DiskError(
         .inUse,
-        "\(image) has \(count) names (hard links), and what is written to it would show under each: replace it by a "
-            + "copy of its own ('cp --reflink=auto'), or remove the other names", path: image)
+        "\(image) has \(count) names (hard links), and what is written to it would show under each: remove the other "
+            + "names, or, with the disk detached, replace it by a copy of its own ('cp --reflink=auto')", path: image)
+}
+
+/// Whether the file has other names that are looked at.
+func hasOtherNames(_ image: String, in fs: any FileSystem) throws(DiskError) -> Bool {
+    let count = try withPath(image) { () throws(SystemError) in try fs.nameCount(of: image) }
+    return count > 1 && !DiskFolder.allowsOutside
 }
 
 /// Takes the lock of an image that has no descriptor: that of its file itself.

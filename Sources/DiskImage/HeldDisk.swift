@@ -41,21 +41,24 @@ public final class HeldDisk: Sendable {
             }
             let lock = try folder.lockOwner(mayBeAttached: true)
             let folder = folder.owned(by: lock)
-            let descriptor = try folder.load()
-            if let top = descriptor.image(descriptor.top) { try refuseOtherNames(of: folder.path(of: top), in: fs) }
-            try folder.noteServed(descriptor, isSure: false)
+            try folder.noteServed(try folder.load(), isSure: false)
             return HeldDisk(path: folder.path, fs: fs, folder: folder, locks: [lock])
         case .image(let image):
             let locks: [any HeldLock]
             if !readOnly {
                 try refusePart(of: image, in: fs)
-                try refuseOtherNames(of: image, in: fs)
                 locks = try lockForWriting(image, in: fs, mayBeAttached: true)
             } else {
                 locks = try SharedLeases.take([image], in: fs).held
             }
             return HeldDisk(path: image, fs: fs, folder: nil, locks: locks)
         }
+    }
+
+    /// For who is about to write to the top for the first time: what is written already would not be undone by it.
+    /// - Throws: `.inUse` when the top's file has other names.
+    public func expectOneName() throws(DiskError) {
+        if let top = try stack().last { try refuseOtherNames(of: top.path, in: fs) }
     }
 
     /// Lets others have the disk.

@@ -34,8 +34,11 @@ public func kernelBytes(_ path: String) throws(SystemError) -> [UInt8]? {
 public let nameThatIsNoText = String(repeating: "\u{FFFD}", count: 1400)
 
 /// Opens an existing file, to hand its descriptor to somebody else.
-public func openDescriptor(_ path: String, writable: Bool) throws(SystemError) -> OwnedDescriptor {
-    let flags: UInt32 = writable ? SHIM_OPEN_WRITE : 0
+/// - Parameter followsLink: a symbolic link at the end of the path is ELOOP otherwise.
+public func openDescriptor(
+    _ path: String, writable: Bool, followsLink: Bool = true
+) throws(SystemError) -> OwnedDescriptor {
+    let flags: UInt32 = (writable ? SHIM_OPEN_WRITE : 0) | (followsLink ? 0 : SHIM_OPEN_NO_LINK)
     return OwnedDescriptor(adopting: try check(unsafe shim_open_file(path, flags, 0), "open", path))
 }
 

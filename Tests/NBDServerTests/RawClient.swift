@@ -8,7 +8,11 @@ final class RawClient: Sendable {
     private let socket: OwnedDescriptor
     private static let patienceMilliseconds = 30_000
 
-    init(_ path: String) throws { socket = try UnixSocket.connect(to: path) }
+    init(_ path: String) throws {
+        // The server may hang up first.
+        ignoreBrokenPipes()
+        socket = try UnixSocket.connect(to: path)
+    }
 
     func send(_ bytes: [UInt8]) throws { try socket.writeAll(bytes) }
     func hangUp() { UnixSocket.end(socket.number) }
