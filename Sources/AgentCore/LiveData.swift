@@ -1,6 +1,7 @@
 internal import AgentAPI
 internal import BlockIO
 internal import DeviceControl
+internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
 internal import Migration
@@ -84,12 +85,15 @@ final class DeviceData: LiveData {
             let status = try control.status()
             // Numbers of devices are given anew: by now it may be another disk's.
             guard let own = status.device, own.isSame(as: path) else {
-                throw AgentError(.busy, "\(disk.disk) was detached and attached meanwhile: try again")
+                throw MigrationError(
+                    .source, "\(disk.disk) was detached and attached meanwhile: try again", cause: .disk(.busy))
             }
             byteCount = status.sizeBytes
             clusterBytes = status.clusterBytes
             file = try LinuxFileSystem().open(path, OpenMode(writable: false, direct: true))
             driver = try Driver()
+        } catch let error as MigrationError {
+            throw error
         } catch {
             throw MigrationError(.source, "\(error)")
         }

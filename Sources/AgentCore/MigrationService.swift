@@ -124,9 +124,9 @@ public struct MigrationService: Sendable {
                 }
             },
             restart: { note throws(MigrationError) in
-                // Whoever can write there could have put it on record, and what it says is done with our rights.
+                // Whoever can write there could have put it on record, and what is mounted is with our rights.
                 let record = "\(folder)/\(MigrationFiles.outgoing)"
-                guard isOnlyOurs(record) else {
+                guard note.mountpoint == nil || isOnlyOurs(record) else {
                     throw MigrationError(
                         .guest,
                         "the record of it may be anybody's: mount the disk's file system and start its guest by hand, "
@@ -219,12 +219,18 @@ public struct MigrationService: Sendable {
         target.path = folder
         let connect = self.connect
         let peer = target
-        // A folder in the user's home may begin like a user, a host or a port.
-        let isPlain = PathText.isAbsolute(folder) || !(folder.has(":") || folder.has("@"))
-        let spelling = isPlain ? folder : "./\(folder)"
-        return MigrationTarget(name: "\(target):\(spelling)", folder: folder) { () throws(TransportError) in
+        let name = "\(target):\(Self.spelling(of: folder))"
+        return MigrationTarget(name: name, folder: folder) { () throws(TransportError) in
             try connect(peer, wantsCommands)
         }
+    }
+
+    /// For behind a host and a colon: a folder in the user's home may look like a user, a port, or somebody's home.
+    private static func spelling(of folder: String) -> String {
+        let isOdd =
+            folder.has(":") || folder.has("@") || folder.begins(with: "~")
+            || folder.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
+        return isOdd && !PathText.isAbsolute(folder) ? "./\(folder)" : folder
     }
 
     /// The one spelling of a folder at the target: whatever a path repeats or goes round by is left out, but not what

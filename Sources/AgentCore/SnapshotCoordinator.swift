@@ -151,7 +151,7 @@ public struct SnapshotResult: Codable, Hashable, Sendable {
     public var freezeNanoseconds: UInt64
     /// How long the disk's writes stood still: for its switch, or in a group for the switches of all.
     public var switchNanoseconds: UInt64
-    /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open. Otherwise it is
-    /// as after a power cut.
+    /// The state is as after a clean sync: the file systems were frozen, or nobody had the disk open, and it had been
+    /// closed. Otherwise it is as after a power cut.
     public var consistent: Bool
 }

@@ -58,7 +58,8 @@ final class AttachedOwner: SnapshotOwner {
 final class DirectOwner: SnapshotOwner {
     private let disk: Disk
     private var prepared: PreparedSnapshot?
-    let isConsistentWhenFrozen = true
+    /// A disk that its server has not closed holds what had reached it by then.
+    var isConsistentWhenFrozen: Bool { !disk.repairedOnOpen }
 
     init(_ path: String, in fs: any FileSystem) throws(AgentError) {
         do throws(DiskError) { disk = try Disk.open(path, in: fs) } catch { throw AgentError(error) }

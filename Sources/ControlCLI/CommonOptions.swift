@@ -27,15 +27,18 @@ struct CommonOptions: ParsableArguments {
         let named = config ?? environmentVariable("GODWIT_CONFIG")
         let path = named ?? Configuration.defaultPath
         let bytes: [UInt8]
+        let isAnybodys: Bool
         do throws(SystemError) {
             bytes = try LinuxFileSystem().contents(of: path, limit: Configuration.sizeMax)
             // Its hooks are run as whoever runs this.
-            if try isWorldWritable(path) {
-                throw SystemError(errno: .notPermitted, operation: "use, for anybody may write to it,", subject: path)
-            }
+            isAnybodys = try isWorldWritable(path)
         } catch {
             if named == nil, error.errno == .noSuchFileOrDirectory { return Configuration() }
             throw CommandFailure(.configuration, "\(error.description): name another file with --config")
+        }
+        guard !isAnybodys else {
+            throw CommandFailure(
+                .configuration, "anybody may write to \(path), which names commands: run 'chmod o-w' on it")
         }
         guard let text = String(validating: bytes, as: UTF8.self) else {
             throw CommandFailure(.configuration, "\(path) is not UTF-8: save it as that")

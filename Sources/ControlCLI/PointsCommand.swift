@@ -20,6 +20,7 @@ struct PointsCommand: ParsableCommand {
         defer { opened.close() }
         var bad: [BadPoint] = []
         var points = try opened.points { bad.append(BadPoint($0, $1)) }
+        let names = Set(points.map(\.content.name)).sorted()
         if let disk { points = points.filter { $0.content.name.isSame(as: disk) || $0.content.disk == disk } }
         let now = SystemTime().realtime()
         let all = points.map { PointReport($0, at: now) }
@@ -33,7 +34,10 @@ struct PointsCommand: ParsableCommand {
                 report.mode + (report.isFromFuture ? ", from the future" : ""),
             ])
         }
-        let lines = reports.isEmpty ? ["no points"] : Report.columns(rows)
+        let others =
+            disk == nil || names.isEmpty
+            ? "" : " of a disk of that name; there are some of \(names.joined(separator: ", "))"
+        let lines = reports.isEmpty ? ["no points\(others)"] : Report.columns(rows)
         try Report(common).result(PointList(points: reports, badPoints: bad), lines + bad.map(\.line))
         try BadPoint.fail(bad, in: opened.address)
     }

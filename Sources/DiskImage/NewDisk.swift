@@ -112,7 +112,8 @@ private func refuseTaken(in disk: DiskFolder) throws(DiskError) {
     for name in [disk.descriptorPath, served, disk.path(ofFile: baseImageName)] {
         let isTaken = try withPath(name) { () throws(SystemError) in try disk.fs.isTaken(name) }
         guard !isTaken else {
-            throw DiskError(.exists, "\(name) exists already; choose another folder or remove it", path: name)
+            throw DiskError(
+                .exists, "there is a disk already, or a part of one: \(name); choose another folder", path: name)
         }
     }
 }

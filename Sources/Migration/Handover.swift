@@ -44,8 +44,8 @@ struct Handover {
     private static let firstDelay: UInt64 = 500_000_000
     private static let delayMax: UInt64 = 15_000_000_000
     static let graceNanoseconds: UInt64 = 5_000_000_000
-    /// A hook that starts a guest may take an hour at most.
-    private static let takeoverNanosecondsMax: UInt64 = 3_900_000_000_000
+    /// A hook that starts a guest may take an hour at most, and the attachment before it ten minutes.
+    private static let takeoverNanosecondsMax: UInt64 = 4_500_000_000_000
     /// Within this much time somebody who wants to stop is heard.
     private static let step: UInt64 = 100_000_000
 
@@ -81,7 +81,7 @@ struct Handover {
     private func ask(_ commit: MigrationCommit, _ record: MigratedRecord) throws(MigrationError) -> MigrationReply {
         // Before anybody else may own the disk.
         try place.confirm(record)
-        let link = try target.connect(patience.shouldStop)
+        let link = try target.connect(Self.afterGrace(patience))
         defer { link.close() }
         let reply = try Self.commit(commit, over: link, patience)
         guard case .active = reply else {
@@ -91,12 +91,16 @@ struct Handover {
     }
 
     /// Who wants to stop is heard once the target has had the time that it needs when all is well.
+    private static func afterGrace(_ patience: HandoverPatience) -> @Sendable () -> Bool {
+        let grace = SystemTime().monotonic() + graceNanoseconds
+        let shouldStop = patience.shouldStop
+        return { SystemTime().monotonic() >= grace && shouldStop() }
+    }
+
     static func commit(
         _ commit: MigrationCommit, over link: MigrationLink, _ patience: HandoverPatience
     ) throws(MigrationError) -> MigrationReply {
-        let grace = SystemTime().monotonic() + graceNanoseconds
-        let shouldStop = patience.shouldStop
-        let watch = LinkWatch(link) { SystemTime().monotonic() >= grace && shouldStop() }
+        let watch = LinkWatch(link, shouldStop: afterGrace(patience))
         watch.set(deadline: SystemTime().monotonic() + takeoverNanosecondsMax)
         defer { watch.end() }
         return try link.call(.commit(commit))

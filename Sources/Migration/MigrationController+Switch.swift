@@ -15,8 +15,8 @@ extension MigrationController {
         stoppedAt = time.monotonic()
         wasStopped = true
         try guest.stop()
-        let pausedAt = time.monotonic()
         let isPaused = try source.pause(deadlineMilliseconds: options.pauseDeadlineMilliseconds)
+        let pausedAt = time.monotonic()
         report.stopMilliseconds = milliseconds(since: stoppedAt)
         let limit = options.limits.switchNanosecondsMax.map { time.monotonic().addingSaturated($0) }
         // Once the pause has ended by itself nothing can be given up any more, in however long a time.
@@ -76,8 +76,8 @@ extension MigrationController {
             return MigrationError(
                 .expired,
                 "the switch took more than \(options.pauseDeadlineMilliseconds / 1000) s, for which writes are held "
-                    + "back at most: it was given up, and the guest runs on here; see what the target or the link "
-                    + "takes so long for, and run it again")
+                    + "back at most: it was given up, and the guest runs on here; a --max-downtime below that has "
+                    + "more copied before, unless the target or the link is what takes so long")
         }
         return MigrationError(
             .expired,

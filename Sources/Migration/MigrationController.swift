@@ -54,7 +54,10 @@ public final class MigrationController {
         self.tell = tell
         self.shouldStop = shouldStop
         place = SourcePlace(folder: disk.folder, fs: fs)
-        planner = PrecopyPlanner(limits: options.limits)
+        // A switch that takes longer than writes can be held back for is none to begin, unless it is forced.
+        var limits = options.limits
+        limits.downtimeNanoseconds = min(limits.downtimeNanoseconds, options.pauseDeadlineMilliseconds * 1_000_000)
+        planner = PrecopyPlanner(limits: limits)
         report = MigrationReport(identity: "", target: target.name, sizeBytes: 0)
     }
 
@@ -147,7 +150,7 @@ public final class MigrationController {
             disk.usedBytes <= 512 << 30 ? 4 << 10 : disk.usedBytes <= 4 << 40 ? 16 << 10 : 64 << 10
         // What the driver keeps of changes is 64 MiB of bits at most, however little of the disk is in use.
         var least: UInt64 = 4 << 10
-        while disk.sizeBytes / least > 8 * 64 << 20, least < 1 << 20 { least *= 4 }
+        while disk.sizeBytes.dividedRoundingUp(by: least) > 8 * 64 << 20, least < 1 << 20 { least *= 4 }
         return max(wanted, least)
     }
 

@@ -120,6 +120,8 @@ struct IncomingRecord: Codable, Hashable, Sendable {
     /// The source's command, for a start that is yet to be begun: durable before the disk is this host's, as nobody may
     /// be there to tell it again.
     var startCommand: String?
+    /// Why the source's command is on no record: the guest is started only as somebody says here.
+    var refusal: String?
     var start: StartRecord?
 
     /// Whether this is what the source has given its disk up for.

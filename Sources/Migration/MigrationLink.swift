@@ -156,7 +156,7 @@ final class MigrationLink {
     private func failure(_ message: Message) throws(MigrationError) -> MigrationError {
         let failure = try overLink { () throws(TransportError) in try ServiceFailure(parsing: message) }
         // What only this side can know is not the target's to say: whose the disk is, or what its guest does here.
-        let codes: [MigrationError.Code] = [.refused, .busy, .digestMismatch, .protocolViolation, .migrated]
+        let codes: [MigrationError.Code] = [.refused, .busy, .digestMismatch, .protocolViolation]
         let code = codes.first { $0.rawValue == failure.code } ?? .target
         return MigrationError(code, "\(name): \(failure.text)")
     }

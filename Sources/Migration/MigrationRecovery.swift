@@ -122,7 +122,8 @@ public struct MigrationRecovery {
             reply = try Handover(place: place, target: try reach(record), patience: patience).run(record)
         } catch {
             // What the target has said is told as it is.
-            throw error.code == .link ? MigrationError.unconfirmed(place.folder, by: record.target, error) : error
+            throw [.link, .cancelled].contains(error.code)
+                ? MigrationError.unconfirmed(place.folder, by: record.target, error) : error
         }
         guard case .active(_, let failure) = reply else {
             throw MigrationError(.protocolViolation, "\(record.target) gave the wrong reply to a commit")

@@ -188,9 +188,11 @@ struct SourcePlace: Sendable {
         try at(.source) { () throws(SystemError) in
             let last = [MigrationFiles.migrated, MigrationFiles.lock, DiskFolder.ownerLockName]
             let known = SourceFiles(in: folder, fs: fs)
+            // All of the disk went before that was stored: what looks like one now was put there since.
+            let isOver = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated))?.state == .finished
             var left: [String] = []
             for name in known.inOrderOfRemoval(try fs.list(folder)) where !last.contains(name) {
-                if known.isOurs(name) { try fs.remove(path(name)) } else { left.append(name) }
+                if known.isOurs(name), !isOver { try fs.remove(path(name)) } else { left.append(name) }
             }
             try fs.synchronizeFolder(folder)
             guard left.isEmpty else {

@@ -24,11 +24,18 @@ struct Takeover {
         // What this peer may not have run stays on no record: who goes on from that may have more rights.
         let objection = commit.startCommand.flatMap { guest.objection(to: $0) }
         let command = objection == nil ? commit.startCommand : nil
-        var record = try activate(command: command) { record throws(MigrationError) in
+        let refusal = objection.map(Self.refusal)
+        var record = try activate(command: command, refusal: refusal) { record throws(MigrationError) in
             guard record.matches(commit) else { throw Self.other(record, than: commit, at: place) }
         }
-        let failure = startOnce(&record, command: command, objection: objection)
+        // Of a commit that comes again with one that may be run, or without any.
+        record.refusal = refusal
+        let failure = startOnce(&record, command: command)
         return (time.elapsed(since: start), failure)
+    }
+
+    private static func refusal(_ objection: String) -> String {
+        "this host \(objection); now 'godwit migrate --recover --start-command' here starts the guest"
     }
 
     /// The same for what a crash of this host has interrupted, without the source.
@@ -50,7 +57,7 @@ struct Takeover {
         var isWaiting = false
         var record: IncomingRecord?
         do throws(MigrationError) {
-            record = try activate(command: nil) { record throws(MigrationError) in
+            record = try activate(command: nil, refusal: nil) { record throws(MigrationError) in
                 // Only the source's word makes a copy the disk.
                 guard record.state == .active else {
                     isWaiting = true
@@ -69,9 +76,10 @@ struct Takeover {
     /// Puts the disk in place; goes on where an earlier call was interrupted.
     /// - Parameters:
     ///   - command: how the guest is to be started; of who says that the copy is the disk.
+    ///   - refusal: why the source's command is not that.
     ///   - check: throws when this is not the copy that is meant.
     private func activate(
-        command: String?, _ check: (IncomingRecord) throws(MigrationError) -> Void
+        command: String?, refusal: String?, _ check: (IncomingRecord) throws(MigrationError) -> Void
     ) throws(MigrationError) -> IncomingRecord {
         let arrived = try at(.target) { () throws(SystemError) in
             try fs.record(IncomingRecord.self, at: place.arrived)
@@ -95,6 +103,7 @@ struct Takeover {
             if record.state == .prepared {
                 record.state = .active
                 record.startCommand = command
+                record.refusal = refusal
                 try fs.store(record, at: place.incoming)
             }
             // The disk is ours from here on; all that follows can be done again.
@@ -144,9 +153,8 @@ struct Takeover {
 
     // MARK: the guest
 
-    /// - Parameter objection: why the command that was asked for is not run, and `command` is `nil`: none is.
     /// - Returns: why the guest does not run, as far as that is known.
-    private func startOnce(_ record: inout IncomingRecord, command: String?, objection: String? = nil) -> String? {
+    private func startOnce(_ record: inout IncomingRecord, command: String?) -> String? {
         if let before = record.start {
             if before.state == .started { return nil }
             // What was begun before this host's present start has ended with it.
@@ -160,11 +168,7 @@ struct Takeover {
         do throws(MigrationError) {
             // Without the note it would be started again: better not at all.
             try note(start, in: &record)
-            if let objection {
-                throw MigrationError(
-                    .guest,
-                    "this host \(objection); now 'godwit migrate --recover --start-command' here starts the guest")
-            }
+            if let refusal = record.refusal, !guest.isToldHow { throw MigrationError(.guest, refusal) }
             try guest.start(folder: place.folder, command: command, attempt: start.attempt)
             start.state = .started
         } catch {

@@ -94,6 +94,7 @@ private struct Hosts {
         // The name is what a recovery finds the target by.
         for target in [
             "ssh://far/~/vm@1/web", "ssh://far/~/2024:web", "ssh://far/~/a/b@c:d", "far:2222:a", "far:/a@b:c",
+            "far:./2024", "far:~/2024", "far:22:2024", "far:./~x", "far:./~/x", "far:2222:2024",
         ] {
             let reached = try hosts.service.reach(target, wantsCommands: false)
             let again = try hosts.service.reach(reached.name, wantsCommands: false)

@@ -66,6 +66,23 @@ import Testing
         try setup.bench.godwit("store", "verify", setup.store)
     }
 
+    @Test("a disk whose server was killed is backed up as after a power cut")
+    func killedServer() throws {
+        struct Report: Decodable { var isConsistent: Bool }
+        let setup = try Setup()
+        for isKilled in [false, true] {
+            let attached = try setup.bench.attach()
+            try expectTool("qemu-io", "-f", "raw", "-c", "write -P 7 0 1M", attached.uri)
+            if isKilled {
+                try setup.bench.kill(attached)
+            } else {
+                try setup.bench.godwit("disk", "detach", setup.bench.disk)
+            }
+            let report = try setup.bench.decode(Report.self, "backup", setup.bench.disk, "--store", setup.store)
+            #expect(report.isConsistent == !isKilled)
+        }
+    }
+
     @Test func aPostThawHookThatFailsLeavesNoState() throws {
         let setup = try Setup()
         try setup.write(1, at: "0")

@@ -175,6 +175,13 @@ private final class StepClock: TimeSource {
         #expect(!world.isOwnedHere && world.isInPlaceThere)
         // The target has confirmed, and is asked no more, whatever is left here.
         for name in ["notes.txt", ""] {
+            if !name.isEmpty {
+                // Put back by hand: it was confirmed by nobody.
+                for put in ["DiskDescriptor.xml", "root.hds"] {
+                    try world.fs.open(world.here + "/" + put, OpenMode(writable: true, creation: .exclusive))
+                        .writeBytes([1], at: 0)
+                }
+            }
             let outcome = try MigrationRecovery(
                 folder: world.here, fs: world.fs,
                 reach: { _ throws(MigrationError) in throw MigrationError(.link, "asked again") }, retire: {}
@@ -182,7 +189,8 @@ private final class StepClock: TimeSource {
             guard case .ownedThere(_, nil, let left) = outcome else { throw MigrationError(.source, "\(outcome)") }
             #expect(left.isEmpty == name.isEmpty)
             if name.isEmpty { break }
-            try world.fs.remove(world.here + "/" + name)
+            #expect(left.contains("root.hds") && left.contains("DiskDescriptor.xml"), "\(left)")
+            for put in [name, "DiskDescriptor.xml", "root.hds"] { try world.fs.remove(world.here + "/" + put) }
             try world.fs.removeFolder(world.here + "/hooks")
         }
         #expect(try !world.fs.exists(world.here))

@@ -112,10 +112,16 @@ private struct RawSource {
                 decoding: try fs.contents(of: "\(host.folder)/godwit-arrived.json", limit: 1 << 20), as: UTF8.self)
             #expect(isInPlace && starts == 0 && !record.contains("evil"), "\(record)")
         }
-        // A recovery may run what is on record.
+        // A recovery may run what is on record; that there is nothing does not say that there is no guest.
         host.guest.state.withLock { $0.refusesCommands = false }
-        #expect(try host.receiver.resume(folder: host.folder)?.startFailure == nil)
+        #expect(try host.receiver.resume(folder: host.folder)?.startFailure?.contains("--start-command") == true)
+        #expect(starts == 0)
+        let told = MigrationReceiver(
+            fs: fs, disks: host.disks, guest: ToldGuest(guest: host.guest), boot: host.boot.withLock { $0 })
+        #expect(try told.resume(folder: host.folder) == ArrivedDisk(startFailure: nil))
         #expect(host.guest.state.withLock { $0.commands } == [nil])
+        #expect(try source.ask(commit) == nil)
+        #expect(starts == 1)
     }
 
     @Test("what a start hook has to say without end fits into the record, which is read again")
