@@ -42,7 +42,8 @@ extension DeviceAttachments {
         }
         if silence == nil, !isForced { try refuseWhileMigrated(owned) }
         guard let record = try settled(owned, entry) else { return }
-        try removeDevice(record, entry, isForced: isForced)
+        // Its record goes with it: that there is no space to change it is in nobody's way.
+        try removeDevice(record, entry, isForced: isForced, keepsRecord: false)
         let closing = silence ?? close(record, isForced: isForced)
         // It is as it was.
         if let closing, closing.code == .busy, !isForced || record.backend == .kernel { throw closing }
@@ -134,13 +135,15 @@ extension DeviceAttachments {
     }
 
     /// With the entry's lock held.
-    func removeDevice(_ record: AttachedDisk, _ entry: RunEntry, isForced: Bool) throws(AgentError) {
+    func removeDevice(
+        _ record: AttachedDisk, _ entry: RunEntry, isForced: Bool, keepsRecord: Bool = true
+    ) throws(AgentError) {
         guard let device = record.device else { return }
         let isDead = try record.server.handle() == nil
         try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
         var record = record
         if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
         record.mountpoint = nil
-        try entry.store(record)
+        do throws(AgentError) { try entry.store(record) } catch { if keepsRecord { throw error } }
     }
 }

@@ -220,13 +220,10 @@ final class Freeze: Sendable {
             let isThere = try withAgentError { () throws(SystemError) in
                 try pollDescriptors(&entries, deadlineMilliseconds: Self.lookMilliseconds) > 0
             }
-            if isThere { break }
+            if isThere { return try next() }
             for server in servers {
                 guard let stall = server.stall() else { continue }
-                // Its end of input, when what it hangs in is over.
-                try? input.writeAll(Array("thaw\n".utf8))
-                isLeft.withLock { $0 = true }
-                child.detach()
+                leave()
                 throw AgentError(
                     stalled: stall.code,
                     "what \(targets.map(\.path).joined(separator: ", ")) has to store before it can be "
@@ -234,7 +231,20 @@ final class Freeze: Sendable {
                         + "a freeze")
             }
         }
-        return try next()
+        // Whatever it has frozen the third process thaws when it is gone.
+        leave()
+        throw AgentError(
+            .timeout,
+            "\(targets.map(\.path).joined(separator: ", ")) could not be frozen in \(Self.slackMilliseconds / 1000) s: "
+                + "what is to be stored before does not get through, or the freeze guard was stopped")
+    }
+
+    /// Nobody waits for the guard any more, which may hang in the kernel: it ends when that is over.
+    private func leave() {
+        try? input.writeAll(Array("thaw\n".utf8))
+        isLeft.withLock { $0 = true }
+        try? child.send(Signal.kill)
+        child.detach()
     }
 
     /// The words of the guard's next line; none when it has ended.

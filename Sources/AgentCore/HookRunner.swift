@@ -86,6 +86,10 @@ public struct HookRunner: Sendable {
         }
     }
 
+    private static let readBytes = 16 << 10
+    /// As many as a pipe has room for.
+    private static let pipeReads = 4
+
     /// - Returns: the exit code, `nil` when the time was over; and the last of the output.
     private static func run(
         _ hook: Hook, _ variables: [String: String]
@@ -100,20 +104,22 @@ public struct HookRunner: Sendable {
         var kept: [UInt8] = []
         var entries = [PollEntry(child.descriptor, .readable), PollEntry(output.number, .readable)]
         while true {
+            // Also of one that never stops talking.
             let left = deadline - min(deadline, time.monotonic())
-            guard try pollDescriptors(&entries, deadlineMilliseconds: Int(left / 1_000_000)) > 0 else {
+            guard left > 0, try pollDescriptors(&entries, deadlineMilliseconds: Int(left / 1_000_000)) > 0 else {
                 signalProcessGroup(child.identifier, Signal.kill)
                 _ = try child.wait()
                 return (nil, kept)
             }
-            // First what it said, then that it ended: both are ready when the last of its output came with its end.
-            if !entries[1].ready.isEmpty {
-                let part = try output.readSome(upTo: 16 << 10)
+            let hasEnded = !entries[0].ready.isEmpty
+            // What it said last is in the pipe when it has ended, which what it has left behind may fill on and on.
+            for _ in 0..<(hasEnded ? pipeReads : 1) where !entries[1].ready.isEmpty {
+                let part = try output.readSome(upTo: readBytes)
                 if part.isEmpty { entries[1].descriptor = -1 }
                 kept = (kept + part).suffix(outputBytesMax)
-            } else if !entries[0].ready.isEmpty {
-                return (try child.wait(), kept)
+                if hasEnded { _ = try pollDescriptors(&entries, deadlineMilliseconds: 0) }
             }
+            if hasEnded { return (try child.wait(), kept) }
         }
     }
 }

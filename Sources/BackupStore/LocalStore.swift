@@ -23,6 +23,8 @@ public final class LocalStore: StoreBackend {
     public let address: String
     public let info: StoreInfo
     let fs: any FileSystem
+    /// Of its folder.
+    private let identity: FileIdentity?
     /// `nil` when the store was opened to read only.
     let session: WriteSession?
     let options: Options
@@ -134,6 +136,7 @@ public final class LocalStore: StoreBackend {
         address = folder
         self.fs = fs
         self.options = options
+        identity = try? fs.identity(of: folder)
         let path = "\(folder)/\(StoreDescription.fileName)"
         let bytes: [UInt8]
         do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
@@ -196,6 +199,14 @@ public final class LocalStore: StoreBackend {
     private static func liesThere(_ path: String, _ fs: any FileSystem) throws(SystemError) -> Bool {
         let folder = try fs.resolve(folderPart(of: path))
         return try fs.resolve(path).isSame(as: PathText.join(folder, PathText.lastPart(of: path)))
+    }
+
+    /// What is put in by path would be put into another store that has this one's place by now: a disk that was changed
+    /// under the mount point, or a store that was renamed.
+    func expectInPlace() throws(StoreError) {
+        guard let identity, (try? fs.identity(of: address)) != identity else { return }
+        throw StoreError(
+            .io, "the folder \(address) is another one than when the store was opened: run it again on the right one")
     }
 
     /// Where an object is, or will be.

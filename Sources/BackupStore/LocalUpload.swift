@@ -46,6 +46,8 @@ extension LocalStore {
         {
             throw StoreError(.exists, "store \(address) has another restore point \(name)")
         }
+        // What was made before this is in the store that is there now; what comes after it fails where that goes.
+        try expectInPlace()
         try storing { () throws(SystemError) in
             if isWhole {
                 // Put there by another writer; but whether its name is durable is not known.

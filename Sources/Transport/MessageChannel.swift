@@ -224,8 +224,11 @@ extension MessageChannel {
         private func foreignWords(_ start: [UInt8], _ reader: inout FrameReader) -> String {
             var bytes = start
             let newline = UInt8(ascii: "\n")
-            // Blank lines in front of it tell nothing.
-            while bytes.count < Self.foreignBytesMax, bytes.last != newline || bytes.allSatisfy({ $0 <= 0x20 }) {
+            let deadline = time.monotonic() + 5_000_000_000
+            // Blank lines in front of it tell nothing, and may come for ever.
+            while time.monotonic() < deadline, bytes.count < Self.foreignBytesMax,
+                bytes.last != newline || bytes.allSatisfy({ $0 <= 0x20 })
+            {
                 guard let next = try? reader.take(1, mayEnd: true) else { break }
                 bytes += next
             }

@@ -38,6 +38,15 @@ import Testing
         if let left = try ProcessHandle(pid) { #expect(try left.waitForEnd(deadlineMilliseconds: 10_000)) }
     }
 
+    @Test("a hook that never stops talking is killed; what one leaves behind may talk on", arguments: [true, false])
+    func talker(isEndless: Bool) throws {
+        let error = #expect(throws: AgentError.self) {
+            try runner(isEndless ? "yes" : "yes & sleep 0.1; echo the reason; exit 3", limitSeconds: isEndless ? 1 : 60)
+                .run(.preFreeze)
+        }
+        #expect(error?.code == (isEndless ? .timeout : .commandFailed))
+    }
+
     @Test func whatAHookLeavesInTheBackgroundIsNotWaitedFor() throws {
         let folder = try TemporaryFolder()
         try runner("sleep 1000 & echo $! > \(folder.file("pid"))").run(.preFreeze)

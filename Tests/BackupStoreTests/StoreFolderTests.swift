@@ -33,6 +33,22 @@ import Testing
         try LocalStore(opening: folder.file("way"), writable: writable, in: fs).close()
     }
 
+    /// As when the disk that it lies on is changed under its mount point.
+    @Test("no index is put into a store that has the place of the one that was opened")
+    func exchanged() throws {
+        var content = try FilledStore()
+        let (fs, path) = (content.fs, FilledStore.path)
+        _ = try content.put([[1, 2, 3]], indexed: false)
+        try fs.rename(path, to: path + ".gone")
+        try LocalStore.create(at: path, uuid: "v", chunkBytes: 4096, in: fs)
+        #expect { try content.store.flushRecent() } throws: {
+            let error = $0 as? StoreError
+            return error?.code == .io && error?.message.contains("is another one") == true
+        }
+        for name in ["index", "packs", "points"] { #expect(try fs.list("\(path)/\(name)").isEmpty) }
+        #expect(try LocalStore(opening: path, in: fs).damage() == nil)
+    }
+
     @Test("a folder of packs that is a link is refused") func packFolder() throws {
         let folder = try TemporaryFolder()
         let fs = LinuxFileSystem()
