@@ -74,15 +74,22 @@ extension DeviceAttachments {
     /// - Throws: `.inUse` when somebody has the disk.
     func refuseUnrecorded(_ disk: String) throws(AgentError) {
         let files = LinuxFileSystem()
-        guard let owner = (try? DiskLocation.find(disk, in: files))?.owner(in: files),
-            // One that makes a copy, or merges, is waited for or told of by who opens the disk.
-            let words = (try? kernelText("/proc/\(owner.process)/cmdline")).flatMap({ $0 })?.parts(between: "\0"),
-            words.contains(where: { [DiskServerArguments.command, KernelOwnerArguments.command].hasSame(as: $0) })
-        else { return }
+        guard let owners = (try? DiskLocation.find(disk, in: files))?.owners(in: files) else { return }
+        // One that makes a copy, or merges, is waited for or told of by who opens the disk.
+        let server = owners.first { isServer($0.process) }
+        guard owners.isEmpty || server != nil else { return }
+        let owner = server.map { "\($0)" } ?? "another process"
         throw AgentError(
             .inUse,
             "\(disk) is used by \(owner), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "
                 + "that it was attached with; or send it SIGTERM, at which a server closes the disk and ends")
+    }
+
+    /// Whether it serves a disk; true of one of another view of processes, which can't be looked at.
+    private func isServer(_ process: Int32) -> Bool {
+        guard process > 0 else { return true }
+        let words = (try? kernelText("/proc/\(process)/cmdline")).flatMap({ $0 })?.parts(between: "\0") ?? []
+        return words.contains { [DiskServerArguments.command, KernelOwnerArguments.command].hasSame(as: $0) }
     }
 
     private func close(_ record: AttachedDisk, isForced: Bool) -> AgentError? {

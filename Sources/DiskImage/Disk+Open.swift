@@ -101,20 +101,19 @@ struct ChainOpener {
             return (Chain(deltas: deltas, writable: nil), false)
         }
         try top.refuseNeededExtension()
-        var isRepaired = false
+        // One of these is left so by a merge or a finish that was stopped; the disk may have been closed all the same.
         for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
             // Who reads it reads the same before and after: it can wait until the next time.
             guard try !hasOtherNames(delta.path, in: fs),
                 let lease = try ExclusiveLease.takeIfFree(delta.path, in: fs)
             else { continue }
             try repairLower(delta, lease)
-            isRepaired = true
         }
         guard let header = top.header, !header.inUse.isClean else {
             // A closed image may come from anybody.
             try CrashRepair.examine(top)
             let writable = try WritableDelta.continuing(top, reserveAheadBytes: options.reserveAheadBytes)
-            return (Chain(deltas: deltas, writable: writable), isRepaired)
+            return (Chain(deltas: deltas, writable: writable), false)
         }
         return (Chain(deltas: deltas, writable: try repairTop(top, header.inUse)), true)
     }

@@ -96,7 +96,7 @@ private func checkFolder(
                     })
             }
         } catch {
-            guard [.notFound, .notADisk, .corrupt, .unsupported, .inUse].contains(error.code) else { throw error }
+            guard [.notFound, .notADisk, .corrupt, .unsupported].contains(error.code) else { throw error }
             report.findings.append(CheckFinding(.missingImage, "snapshot \(image.guid): \(error.message)"))
         }
     }

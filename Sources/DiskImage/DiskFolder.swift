@@ -47,15 +47,15 @@ public enum DiskLocation: Sendable {
         return .image(resolved)
     }
 
-    /// Who has the disk to write to it, as far as the kernel tells; `nil` when nobody has.
-    public func owner(in fs: any FileSystem) -> NamedProcess? {
+    /// Who has the disk to write to it, as far as the kernel tells: nobody it knows of, perhaps; `nil` when nobody has.
+    public func owners(in fs: any FileSystem) -> [NamedProcess]? {
         let lock =
             switch self {
             case .folder(let folder): "\(folder.path)/\(DiskFolder.ownerLockName)"
             case .image(let image): image
             }
         guard case .refused(let holders) = try? fs.lease(lock, .shared) else { return nil }
-        return holders.first
+        return holders
     }
 }
 

@@ -201,7 +201,7 @@ extension MigrationController {
             ? "\(options.limits.roundsMax) rounds were not enough" : "the guest writes too fast"
         return MigrationError(
             .notConverging,
-            "\(why) for a downtime of \(options.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). "
+            "\(why) for a downtime of \(planner.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). "
                 + "The guest runs on here; "
                 + "try when it writes less, allow a longer --max-downtime, or switch in any case with --force-switch")
     }
