@@ -136,7 +136,6 @@ public final class LocalStore: StoreBackend {
         address = folder
         self.fs = fs
         self.options = options
-        identity = try? fs.identity(of: folder)
         let path = "\(folder)/\(StoreDescription.fileName)"
         let bytes: [UInt8]
         do throws(SystemError) { bytes = try fs.contents(of: path, limit: 1 << 20) } catch {
@@ -149,6 +148,8 @@ public final class LocalStore: StoreBackend {
         info = StoreInfo(uuid: description.uuid, chunkBytes: description.chunkBytes)
         for name in Self.folders { try Self.expectOwnFolder("\(folder)/\(name)", fs) }
         session = options.writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
+        // Not before: a folder that is mounted when it is first entered is another one until then.
+        identity = try? fs.identity(of: folder)
         if let session { try prepareToWrite(session) } else { try reloadIndex() }
     }
 

@@ -77,14 +77,12 @@ extension KernelDisk {
             return KernelDisk(
                 driver: driver, device: device, held: held, isReadOnly: options.readOnly, isRepaired: isRepaired)
         } catch {
-            guard error.code == .busy else { throw DiskError(error, path: held.path) }
+            // To write it stays busy: another device may have the files, and nobody else may serve them then.
+            guard error.code == .busy, options.readOnly else { throw DiskError(error, path: held.path) }
             throw DiskError(
                 .unsupported,
-                "\(held.path): an image was not closed, or is in use; the driver "
-                    + (options.readOnly
-                        ? "attaches it for writing only, which repairs it"
-                        : "can't take it: one below the newest is read by somebody, or has other names (hard links)"),
-                path: held.path)
+                "\(held.path): an image was not closed, or is in use; the driver attaches it for writing "
+                    + "only, which repairs it", path: held.path)
         }
     }
 
