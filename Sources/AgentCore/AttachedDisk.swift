@@ -72,7 +72,19 @@ public struct AttachedDisk: Codable, Hashable, Sendable {
     }
 
     /// For NBD clients; the driver serves none.
-    public var uri: String? { nbdSocket.map { "nbd+unix:///?socket=\($0)" } }
+    public var uri: String? { nbdSocket.map { Self.uri(of: $0) } }
+
+    /// Of an export on a Unix socket; bytes that would end the path there are `%XX`.
+    static func uri(of socket: String, export: String = "") -> String {
+        let path = socket.utf8.map { byte in
+            let isPlain =
+                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
+                || (UInt8(ascii: "-")...UInt8(ascii: "9")).contains(byte) || byte == UInt8(ascii: "_")
+            let digits = String(byte, radix: 16)
+            return isPlain ? String(UnicodeScalar(byte)) : "%" + (digits.utf8.count < 2 ? "0" : "") + digits
+        }
+        return "nbd+unix:///\(export)?socket=\(path.joined())"
+    }
 }
 
 /// A process that can be told from a later one of the same number.

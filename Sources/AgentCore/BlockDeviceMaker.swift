@@ -95,7 +95,8 @@ struct BlockDeviceMaker {
         let watch = try withAgentError { () throws(SystemError) in try MountWatch() }
         let daemon = try WaitingDaemon(
             "nbdfuse",
-            (readOnly ? ["-r"] : []) + ["-C", Self.connections, entry.fuseFile, Self.fuseAddress(socket)],
+            (readOnly ? ["-r"] : [])
+                + ["-C", Self.connections, entry.fuseFile, AttachedDisk.uri(of: socket, export: Self.fuseExport)],
             log: entry.fuseLog)
         var device = BlockDevice(way: .fuseLoop, path: "", partitionPath: nil, fuse: daemon.mark)
         try note(device)
@@ -113,16 +114,7 @@ struct BlockDeviceMaker {
 
     /// The loop device asks for zeros and for a discard by one call, a punched hole, of which nbdfuse makes a TRIM: so
     /// it is served by the export whose TRIM leaves zeros.
-    static func fuseAddress(_ socket: String) -> String {
-        let path = socket.utf8.map { byte in
-            let isPlain =
-                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
-                || (UInt8(ascii: "-")...UInt8(ascii: "9")).contains(byte)
-            let digits = String(byte, radix: 16)
-            return isPlain ? String(UnicodeScalar(byte)) : "%" + (digits.utf8.count < 2 ? "0" : "") + digits
-        }
-        return "nbd+unix:///trim-zeroes?socket=" + path.joined()
-    }
+    private static let fuseExport = "trim-zeroes"
 
     /// Waits until nbdfuse has mounted its file.
     private func awaitMount(_ watch: MountWatch, _ child: ChildProcess) throws(AgentError) {

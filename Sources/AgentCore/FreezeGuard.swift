@@ -152,6 +152,8 @@ final class Freeze: Sendable {
     private static let lookMilliseconds = 3000
     /// How long the guard may take for what it does beyond waiting: writing out dirty data, thawing.
     private static let slackMilliseconds = 120_000
+    /// How long the guest's dirty data may take to be stored before the freeze.
+    private static let storeMilliseconds = 240_000
 
     /// Freezes all of `targets`.
     /// - Parameter servers: of the disks that they lie on. What is written before a freeze may wait for them without
@@ -214,7 +216,7 @@ final class Freeze: Sendable {
 
     /// What the guard says of its freeze.
     private func firstWords(_ servers: [ServerSign]) throws(AgentError) -> [Substring] {
-        let deadline = SystemTime().monotonic() + UInt64(Self.slackMilliseconds) * 1_000_000
+        let deadline = SystemTime().monotonic() + UInt64(Self.storeMilliseconds) * 1_000_000
         while SystemTime().monotonic() < deadline {
             var entries = [PollEntry(output.number, .readable)]
             let isThere = try withAgentError { () throws(SystemError) in
@@ -235,7 +237,7 @@ final class Freeze: Sendable {
         leave()
         throw AgentError(
             .timeout,
-            "\(targets.map(\.path).joined(separator: ", ")) could not be frozen in \(Self.slackMilliseconds / 1000) s: "
+            "\(targets.map(\.path).joined(separator: ", ")) could not be frozen in \(Self.storeMilliseconds / 1000) s: "
                 + "what is to be stored before does not get through, or the freeze guard was stopped")
     }
 

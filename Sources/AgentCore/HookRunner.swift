@@ -87,8 +87,8 @@ public struct HookRunner: Sendable {
     }
 
     private static let readBytes = 16 << 10
-    /// As many as a pipe has room for.
-    private static let pipeReads = 4
+    /// As many as a pipe has room for, where pages are large.
+    private static let pipeReads = 64
 
     /// - Returns: the exit code, `nil` when the time was over; and the last of the output.
     private static func run(
@@ -104,9 +104,10 @@ public struct HookRunner: Sendable {
         var kept: [UInt8] = []
         var entries = [PollEntry(child.descriptor, .readable), PollEntry(output.number, .readable)]
         while true {
-            // Also of one that never stops talking.
             let left = deadline - min(deadline, time.monotonic())
-            guard left > 0, try pollDescriptors(&entries, deadlineMilliseconds: Int(left / 1_000_000)) > 0 else {
+            let count = try pollDescriptors(&entries, deadlineMilliseconds: Int(left / 1_000_000))
+            // Also of one that never stops talking, unless it has ended by now.
+            guard count > 0, left > 0 || !entries[0].ready.isEmpty else {
                 signalProcessGroup(child.identifier, Signal.kill)
                 _ = try child.wait()
                 return (nil, kept)

@@ -205,7 +205,9 @@ public final class LocalStore: StoreBackend {
     /// What is put in by path would be put into another store that has this one's place by now: a disk that was changed
     /// under the mount point, or a store that was renamed.
     func expectInPlace() throws(StoreError) {
-        guard let identity, (try? fs.identity(of: address)) != identity else { return }
+        guard let identity else { return }
+        let now = try storing { () throws(SystemError) in try fs.identity(of: address) }
+        guard now != identity else { return }
         throw StoreError(
             .io, "the folder \(address) is another one than when the store was opened: run it again on the right one")
     }

@@ -72,11 +72,8 @@ public struct LinuxFileSystem: FileSystem {
         }
         let descriptor = OwnedDescriptor(adopting: try check(result, "open", path))
         let alignment = shim_direct_alignment(descriptor.number)
-        if alignment == 0 {
-            return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
-        }
         // What a table's page is no multiple of can't be kept to: the unit of a file that shares extents, for one.
-        guard alignment < 0 || (alignment <= 4096 && alignment & (alignment - 1) == 0) else {
+        guard alignment < 0 || [512, 1024, 2048, 4096].contains(alignment) else {
             return LinuxFile(descriptor: try openPlaces(path, existing), path: path, alignment: 1, batching: batching)
         }
         // Where the kernel does not say, a page suits every block size it supports.

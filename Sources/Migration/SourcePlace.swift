@@ -188,8 +188,9 @@ struct SourcePlace: Sendable {
         try at(.source) { () throws(SystemError) in
             let last = [MigrationFiles.migrated, MigrationFiles.lock, DiskFolder.ownerLockName]
             let known = SourceFiles(in: folder, fs: fs)
+            var record = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated))
             // All of the disk went before that was stored: what looks like one now was put there since.
-            let isOver = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated))?.state == .finished
+            let isOver = record?.state == .finished
             var left: [String] = []
             for name in known.inOrderOfRemoval(try fs.list(folder)) where !last.contains(name) {
                 if known.isOurs(name), !isOver { try fs.remove(path(name)) } else { left.append(name) }
@@ -197,10 +198,8 @@ struct SourcePlace: Sendable {
             try fs.synchronizeFolder(folder)
             guard left.isEmpty else {
                 // The target is asked no more.
-                if var record = try fs.record(MigratedRecord.self, at: path(MigrationFiles.migrated)) {
-                    record.state = .finished
-                    try fs.store(record, at: path(MigrationFiles.migrated))
-                }
+                record?.state = .finished
+                if let record { try fs.store(record, at: path(MigrationFiles.migrated)) }
                 return left
             }
             for name in last { try fs.removeIfThere(path(name)) }

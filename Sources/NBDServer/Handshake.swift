@@ -118,7 +118,7 @@ struct Handshake {
     /// There is no way to refuse but to hang up.
     private mutating func answerExportName(_ name: [UInt8]) throws(ClientError) -> Presence? {
         guard let present = arrive() else { throw .ended }
-        session.trimsToZero = Self.trimsToZero(name)
+        choose(name: name)
         var bytes: [UInt8] = []
         bytes.append(bigEndian: session.byteCount)
         bytes.append(bigEndian: session.exportFlags.rawValue)
@@ -136,10 +136,8 @@ struct Handshake {
 
     private mutating func choose(name: [UInt8]) {
         if let contextName, name != contextName { session.hasAllocationContext = false }
-        session.trimsToZero = Self.trimsToZero(name)
+        session.trimsToZero = name == Array(Session.trimsToZeroName.utf8)
     }
-
-    private static func trimsToZero(_ name: [UInt8]) -> Bool { name == Array(Session.trimsToZeroName.utf8) }
 
     private mutating func answerInfo(_ type: UInt32, _ payload: [UInt8]) throws(ClientError) -> Presence? {
         guard let (name, wanted) = try? OptionPayload.parseInfo(payload) else { return try refuse(type) }
