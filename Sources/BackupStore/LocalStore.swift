@@ -149,7 +149,7 @@ public final class LocalStore: StoreBackend {
         for name in Self.folders { try Self.expectOwnFolder("\(folder)/\(name)", fs) }
         session = options.writable ? try WriteSession(in: "\(folder)/tmp", fs) : nil
         // Not before: a folder that is mounted when it is first entered is another one until then.
-        identity = try? fs.identity(of: folder)
+        do throws(SystemError) { identity = try fs.identity(of: folder) } catch { throw StoreError(error) }
         if let session { try prepareToWrite(session) } else { try reloadIndex() }
     }
 

@@ -3,6 +3,7 @@ internal import DeviceControl
 internal import DiskImage
 internal import Geometry
 internal import LinuxSystem
+internal import SystemPackage
 
 /// How a disk comes to its device: it gets a new one, or one is there from an owner that died.
 extension KernelDisk {
@@ -45,7 +46,16 @@ extension KernelDisk {
     private static func attach(
         _ held: HeldDisk, _ options: DiskOptions, isRepaired: Bool
     ) throws(DiskError) -> KernelDisk {
-        if !options.readOnly { try held.expectOneName() }
+        if !options.readOnly {
+            try held.expectOneName()
+            guard try held.isClosedBelow() else {
+                throw DiskError(
+                    .unsupported,
+                    "\(held.path): an image below the newest was not closed, and can't be repaired as long as somebody "
+                        + "reads it or it has other names (hard links); the driver takes it after that",
+                    path: held.path)
+            }
+        }
         let images = try held.stack()
         let files = DescriptorList()
         var stack: [StackFile] = []
@@ -77,8 +87,8 @@ extension KernelDisk {
             return KernelDisk(
                 driver: driver, device: device, held: held, isReadOnly: options.readOnly, isRepaired: isRepaired)
         } catch {
-            // To write it stays busy: another device may have the files, and nobody else may serve them then.
-            guard error.code == .busy, options.readOnly else { throw DiskError(error, path: held.path) }
+            // What another device has nobody else may serve.
+            guard error.errno == .resourceBusy, options.readOnly else { throw DiskError(error, path: held.path) }
             throw DiskError(
                 .unsupported,
                 "\(held.path): an image was not closed, or is in use; the driver attaches it for writing "

@@ -61,6 +61,20 @@ public final class HeldDisk: Sendable {
         if let top = try stack().last { try refuseOtherNames(of: top.path, in: fs) }
     }
 
+    /// Whether the driver can take what is below the top: what a stopped merge left is repaired when it is opened to
+    /// write, unless somebody reads it.
+    public func isClosedBelow() throws(DiskError) -> Bool {
+        for image in try stack().dropLast() where image.rawClusterBytes == nil {
+            if try !header(of: image.path).inUse.isClean { return false }
+        }
+        return true
+    }
+
+    private func header(of image: String) throws(DiskError) -> ImageHeader {
+        let file = try withPath(image) { () throws(SystemError) in try fs.open(image, .read) }
+        return try DeltaFile.readHeader(of: file, path: image)
+    }
+
     /// Lets others have the disk.
     public func release() { locks.withLock { $0.removeAll() } }
 
@@ -134,8 +148,7 @@ public final class HeldDisk: Sendable {
     }
 
     private func refuseOddSize(of image: String) throws(DiskError) {
-        let file = try withPath(image) { () throws(SystemError) in try fs.open(image, .read) }
-        let header = try DeltaFile.readHeader(of: file, path: image)
+        let header = try header(of: image)
         guard header.clusterSize.remainder(of: header.byteCount) != 0 else { return }
         throw DiskError(
             .unsupported,
