@@ -381,6 +381,22 @@ struct BlockDeviceMaker {
         }
     }
 
+    /// Whether somebody else has made it theirs since.
+    func isOfAnother(_ device: BlockDevice) throws(AgentError) -> Bool {
+        switch device.way {
+        case .ploop: return false
+        case .nbd:
+            guard let client = try Self.nbdClient(device.path), let own = device.client else { return false }
+            return client != own
+        case .fuseLoop:
+            guard let file = try Self.attribute("/sys/block/\(Self.name(of: device.path))/loop/backing_file"),
+                !file.isSame(as: entry.fuseFile)
+            else { return false }
+            // Of a mount that can't be reached from here the kernel gives no path that leads there.
+            return (try? LinuxFileSystem().exists(file)) == true
+        }
+    }
+
     /// `nil` when nobody is connected.
     private static func nbdClient(_ path: String) throws(AgentError) -> Int32? {
         try attribute("/sys/block/\(name(of: path))/pid").flatMap { Int32($0) }

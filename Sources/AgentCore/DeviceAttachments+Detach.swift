@@ -41,12 +41,15 @@ extension DeviceAttachments {
             try withAgentError { () throws(SystemError) in _ = try server.stop(graceMilliseconds: 0) }
         }
         if silence == nil, !isForced { try refuseWhileMigrated(owned) }
-        guard let record = try settled(owned, entry) else { return }
         // Its record goes with it: that there is no space to change it is in nobody's way.
-        try removeDevice(record, entry, isForced: isForced, keepsRecord: false)
+        guard var record = try settled(owned, entry, keepsRecord: false) else { return }
+        record = try removeDevice(record, entry, isForced: isForced, keepsRecord: false)
         let closing = silence ?? close(record, isForced: isForced)
-        // It is as it was.
-        if let closing, closing.code == .busy, !isForced || record.backend == .kernel { throw closing }
+        if let closing, closing.code == .busy, !isForced || record.backend == .kernel {
+            // It stays, and its record must not name a device that may be another disk's soon.
+            try entry.store(record)
+            throw closing
+        }
         try withAgentError { () throws(SystemError) in
             if closing == nil, try server.waitForEnd(deadlineMilliseconds: Self.exitMilliseconds) { return }
             let mayTake = closing == nil || closing?.code == .timeout ? Self.exitMilliseconds : Self.closeMilliseconds
@@ -78,10 +81,13 @@ extension DeviceAttachments {
         // One that makes a copy, or merges, is waited for or told of by who opens the disk.
         let server = owners.first { isServer($0.process) }
         guard owners.isEmpty || server != nil else { return }
-        let owner = server.map { "\($0)" } ?? "another process"
+        guard let server else {
+            throw AgentError(
+                .inUse, "\(disk) is used by a process that can't be seen from here, in a container or on another host")
+        }
         throw AgentError(
             .inUse,
-            "\(disk) is used by \(owner), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "
+            "\(disk) is used by \(server), of which \(runFolder) knows nothing: detach it with the GODWIT_RUN_DIR "
                 + "that it was attached with; or send it SIGTERM, at which a server closes the disk and ends")
     }
 
@@ -116,7 +122,7 @@ extension DeviceAttachments {
         if let device = record.device {
             try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true, isForced: isForced)
         } else {
-            _ = try settled(record, entry)
+            _ = try settled(record, entry, keepsRecord: false)
         }
         if let index = record.driverDevice, try isDeviceLeft(record) {
             do throws(DriverError) { try Driver().detach(index, force: true) } catch {
@@ -130,27 +136,33 @@ extension DeviceAttachments {
     /// the entry's lock.
     /// - Parameter record: the disk's, if it has one.
     /// - Returns: the record as it is then.
-    func settled(_ record: AttachedDisk?, _ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
+    func settled(
+        _ record: AttachedDisk?, _ entry: RunEntry, keepsRecord: Bool = true
+    ) throws(AgentError) -> AttachedDisk? {
         guard record?.device == nil else { return record }
         // Without a record nobody knows.
         let isDead = try record.map { record throws(AgentError) in try record.server.handle() == nil } ?? false
         try BlockDeviceMaker(entry: entry).removeRemains(record, serverIsDead: isDead)
         guard var record, record.intended != nil else { return record }
         record.intended = nil
-        try entry.store(record)
+        do throws(AgentError) { try entry.store(record) } catch { if keepsRecord { throw error } }
         return record
     }
 
     /// With the entry's lock held.
+    /// - Parameter keepsRecord: whether it matters that the change is on record, as the record stays.
+    /// - Returns: the record as it is then.
+    @discardableResult
     func removeDevice(
         _ record: AttachedDisk, _ entry: RunEntry, isForced: Bool, keepsRecord: Bool = true
-    ) throws(AgentError) {
-        guard let device = record.device else { return }
+    ) throws(AgentError) -> AttachedDisk {
+        guard let device = record.device else { return record }
         let isDead = try record.server.handle() == nil
         try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
         var record = record
         if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
         record.mountpoint = nil
         do throws(AgentError) { try entry.store(record) } catch { if keepsRecord { throw error } }
+        return record
     }
 }

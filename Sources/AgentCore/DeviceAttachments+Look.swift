@@ -41,7 +41,7 @@ extension DeviceAttachments {
 
     private func attached(_ entry: RunEntry) throws(AgentError) -> AttachedDisk? {
         if let record = try entry.load() {
-            if try record.server.handle() != nil { return record }
+            if try record.server.handle() != nil { return try withoutForeignDevice(record, entry) }
             guard record.backend == .kernel else { return nil }
         } else {
             guard (try? LinuxFileSystem().exists(entry.controlSocket)) == true else { return nil }
@@ -111,7 +111,7 @@ extension DeviceAttachments {
         var found = try entry.load()
         if found == nil { found = try adopted(entry) }
         guard let record = found else { return nil }
-        if try record.server.handle() != nil { return record }
+        if try record.server.handle() != nil { return try withoutForeignDevice(record, entry) }
         guard record.backend == .kernel, try isDeviceLeft(record) else { return nil }
         var options = AttachOptions()
         options.readOnly = record.readOnly
@@ -122,6 +122,15 @@ extension DeviceAttachments {
             try? entry.store(record)
             throw error
         }
+    }
+
+    /// A device that was taken away by hand, and is another's by now, is no device of this disk.
+    private func withoutForeignDevice(_ record: AttachedDisk, _ entry: RunEntry) throws(AgentError) -> AttachedDisk {
+        guard let device = record.device, try BlockDeviceMaker(entry: entry).isOfAnother(device) else { return record }
+        var record = record
+        record.device = nil
+        record.mountpoint = nil
+        return record
     }
 
     /// A server whose record is lost, by what it says of itself.

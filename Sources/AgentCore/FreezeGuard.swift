@@ -150,7 +150,7 @@ final class Freeze: Sendable {
     private let isLeft = Mutex(false)
     /// How often it is looked whether the guard waits for a disk's server.
     private static let lookMilliseconds = 3000
-    /// How long the guard may take for what it does beyond waiting: writing out dirty data, thawing.
+    /// How long the guard may take for what it does beyond waiting, such as thawing.
     private static let slackMilliseconds = 120_000
     /// How long the guest's dirty data may take to be stored before the freeze.
     private static let storeMilliseconds = 240_000

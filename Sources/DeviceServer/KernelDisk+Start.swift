@@ -91,8 +91,8 @@ extension KernelDisk {
             guard error.errno == .resourceBusy, options.readOnly else { throw DiskError(error, path: held.path) }
             throw DiskError(
                 .unsupported,
-                "\(held.path): an image was not closed, or is in use; the driver attaches it for writing "
-                    + "only, which repairs it", path: held.path)
+                "\(held.path): an image was not closed; the driver attaches it for writing only, which "
+                    + "repairs it", path: held.path)
         }
     }
 

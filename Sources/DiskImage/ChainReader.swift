@@ -132,7 +132,8 @@ struct ChainReader: Sendable {
     }
 
     func perform(_ chain: Chain) throws(DiskError) {
-        for unsafe batch in unsafe batches {
+        for index in unsafe batches.indices {
+            let batch = unsafe batches[index]
             let delta = unsafe chain.deltas[batch.level]
             do throws(SystemError) {
                 try unsafe delta.file.perform(batch.transfers)

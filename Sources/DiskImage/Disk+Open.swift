@@ -101,6 +101,8 @@ struct ChainOpener {
             return (Chain(deltas: deltas, writable: nil), false)
         }
         try top.refuseNeededExtension()
+        // The driver's new top says that it was closed from before anything is written to it.
+        let isBelowOpen = deltas.dropLast().last?.header?.inUse.isClean == false
         // One of these is left so by a merge or a finish that was stopped; the disk may have been closed all the same.
         for delta in deltas.dropLast() where delta.header?.inUse.isClean == false {
             // Who reads it reads the same before and after: it can wait until the next time.
@@ -113,7 +115,8 @@ struct ChainOpener {
             // A closed image may come from anybody.
             try CrashRepair.examine(top)
             let writable = try WritableDelta.continuing(top, reserveAheadBytes: options.reserveAheadBytes)
-            return (Chain(deltas: deltas, writable: writable), false)
+            let isNew = isBelowOpen && writable.allocator?.usedCount == 0
+            return (Chain(deltas: deltas, writable: writable), isNew)
         }
         return (Chain(deltas: deltas, writable: try repairTop(top, header.inUse)), true)
     }

@@ -199,10 +199,11 @@ extension MigrationController {
         let why =
             reason == .tooManyRounds
             ? "\(options.limits.roundsMax) rounds were not enough" : "the guest writes too fast"
+        let isLongest = planner.limits.downtimeNanoseconds < options.limits.downtimeNanoseconds
         return MigrationError(
             .notConverging,
             "\(why) for a downtime of \(planner.limits.downtimeNanoseconds / 1_000_000) ms: \(rates). "
-                + "The guest runs on here; "
-                + "try when it writes less, allow a longer --max-downtime, or switch in any case with --force-switch")
+                + "The guest runs on here; try when it writes less, "
+                + (isLongest ? "" : "allow a longer --max-downtime, ") + "or switch in any case with --force-switch")
     }
 }

@@ -83,7 +83,8 @@ import Testing
     }
 
     /// What the store's storage has left of a pack, in bytes from its start, or less than all by so much.
-    @Test("a pack that the storage has cut off is not built on: the next backup stores what was in it anew",
+    @Test(
+        "a pack that the storage has cut off is not built on: the next backup stores what was in it anew",
         arguments: [0, 20, -1, -400])
     func cutPack(left: Int) throws {
         let world = try StoreWorld(backups: 1)
@@ -148,7 +149,8 @@ import Testing
         store.close()
     }
 
-    @Test("a point that a backup makes whole meanwhile stays, also before that has indexed anything",
+    @Test(
+        "a point that a backup makes whole meanwhile stays, also before that has indexed anything",
         arguments: [false, true])
     func healed(isIndexed: Bool) throws {
         let world = try StoreWorld(backups: 2)

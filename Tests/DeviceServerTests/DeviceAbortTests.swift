@@ -34,7 +34,8 @@ private final class Device: Sendable {
 }
 
 @Suite(.timeLimit(.minutes(5))) struct DeviceAbortTests {
-    @Test("an abort is lifted, also when a job of the driver is in the way for longer than anybody waits",
+    @Test(
+        "an abort is lifted, also when a job of the driver is in the way for longer than anybody waits",
         arguments: [0, 3, 30])
     func lifted(refusals: Int) throws {
         let device = Device(refusals: refusals)

@@ -88,6 +88,26 @@ import Testing
         try expectWhole(fs.afterPowerCut(.nothing), "after the switches")
     }
 
+    @Test("a disk whose power was cut before the driver went on in a new top was not closed")
+    func cutBeforeSwitch() throws {
+        let whole = try newDisk()
+        let disk = try Disk.open("/disk", in: whole)
+        let bytes = [UInt8](repeating: 7, count: 4096)
+        try bytes.withUnsafeBytes { memory throws in try disk.write(at: 0, from: memory) }
+        try disk.flush()
+        let fs = whole.afterPowerCut(.everything)
+        let held = try HeldDisk.take("/disk", in: fs, readOnly: false)
+        try held.commitTop(try held.makeTop()) { () throws(DiskError) in }
+        held.release()
+        let again = try Disk.open("/disk", in: fs)
+        #expect(again.repairedOnOpen)
+        try again.close()
+        let closed = try Disk.open("/disk", in: fs)
+        #expect(!closed.repairedOnOpen)
+        try closed.close()
+        try expectWhole(fs, "the end")
+    }
+
     @Test("a power cut anywhere in a snapshot or a deletion leaves the content", arguments: survivals)
     func cuts(_ survival: Survival) throws {
         let start = try newDisk()

@@ -1,4 +1,5 @@
 import BlockIO
+import Foundation
 import LinuxSystem
 import TestSupport
 import Testing
@@ -63,7 +64,7 @@ struct AttachTests {
         for disk in [bench.disk, copy] {
             for arguments in [
                 ["disk", "attach", disk], ["snapshot", "create", disk], ["disk", "resize", disk, "--size", "128M"],
-                ] {
+            ] {
                 let refused = try bench.run(arguments)
                 #expect(refused.exitCode == Exit.inUse, "\(arguments): \(refused.exitCode)")
                 #expect(refused.errorText.contains("hard links"), "\(refused.errorText)")
@@ -167,7 +168,8 @@ struct AttachTests {
     @Test func detachingDoesNotWaitForIdleClients() throws {
         let bench = try DeviceBench()
         let attached = try bench.attach()
-        let idle = try UnixSocket.connect(to: String(attached.uri.drop { $0 != "=" }.dropFirst()))
+        let socket = try #require(attached.uri.drop { $0 != "=" }.dropFirst().removingPercentEncoding)
+        let idle = try UnixSocket.connect(to: socket)
         try bench.godwit("disk", "detach", bench.disk)
         #expect(try ProcessHandle(attached.pid) == nil)
         #expect(try !bench.attach().repairedOnOpen)

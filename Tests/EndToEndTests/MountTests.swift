@@ -121,6 +121,23 @@ struct MountTests {
         try checkAll(bench)
     }
 
+    /// It was taken away by hand, and may be another disk's.
+    @Test func aDeviceThatBecameAnothersIsNotUsed() throws {
+        let (bench, attached) = try formatted()
+        let device = try #require(attached.device)
+        try expectTool("losetup", "--detach", device)
+        let other = bench.folder.file("other")
+        try expectTool("truncate", "-s", "64M", other)
+        // Where somebody was faster it is theirs, which is as good.
+        let isTaken = try ChildProcess.run("losetup", [device, other]).exitCode == 0
+        defer { if isTaken { _ = try? ChildProcess.run("losetup", ["--detach", device]) } }
+        try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)
+        let source = try expectTool("findmnt", "--noheadings", "--output", "SOURCE", bench.mountPoint)
+        #expect(!source.hasPrefix(device + "\n"), "\(source)")
+        try checkAll(bench)
+        if isTaken { #expect(try expectTool("losetup", device).contains(other)) }
+    }
+
     @Test func aBusyFileSystemStaysMounted() throws {
         let (bench, _) = try formatted()
         try bench.godwit("disk", "mount", bench.disk, bench.mountPoint)

@@ -36,7 +36,8 @@ struct World {
         tell: @escaping (MigrationProgress) -> Void = { _ in }, shouldStop: @escaping @Sendable () -> Bool = { false }
     ) -> MigrationController {
         MigrationController(
-            disk: MigratedDisk(folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: source.byteCount,
+            disk: MigratedDisk(
+                folder: here, clusterBytes: 1 << 20, imageVersion: 2, usedBytes: source.byteCount,
                 sizeBytes: source.byteCount),
             target: target ?? host.target, source: source, guest: guest, options: options, fs: fs, time: time,
             tell: tell, shouldStop: shouldStop)
