@@ -34,13 +34,16 @@ public struct RepairJob: Sendable {
             throw BackupError(.cancelled, "the repair was stopped; nothing was taken away, begin it again")
         }
         var outcome = Outcome(repair: found)
-        let (packs, damage) = try onStore { () throws(StoreError) in (try local.list(.pack), try local.knownDamage()) }
+        let (packs, damage, notes) = try onStore { () throws(StoreError) in
+            (try local.list(.pack), try local.knownDamage(), try local.lackingPoints())
+        }
         let places = PlaceCheck(store: local, listed: packs, damage: damage, suspects: [])
         let total = packs.reduce(UInt64(0)) { $0 &+ $1.byteCount }
         let points = try PointCheck.run(local, places) { progress(total, total) }
         guard let points else {
             throw BackupError(.cancelled, "the repair is done; the look at the points was stopped")
         }
+        try onStore { () throws(StoreError) in try points.note(in: local, notedBefore: notes) }
         outcome.points = points.points
         outcome.damagedPoints = points.damaged
         outcome.problems = points.problems

@@ -1,4 +1,5 @@
 public import BackupStore
+internal import BlockIO
 internal import ChunkTree
 internal import Codecs
 public import LinuxSystem
@@ -71,7 +72,14 @@ public struct VerifyJob: Sendable {
         // Where the index can't be read in whole, each place that points need is compared with the pack.
         let places = PlaceCheck(
             store: store, listed: packs, damage: found.damage, suspects: audit == nil ? nil : found.misnamed)
-        try verifyPoints(store, places, &report) { progress(total, total) }
+        let notes = try (store as? LocalStore).map { local throws(BackupError) in
+            try onStore { () throws(StoreError) in try local.lackingPoints() }
+        }
+        let points = try verifyPoints(store, places, &report) { progress(total, total) }
+        if let local = store as? LocalStore, let notes {
+            let isNoted = (try? points.note(in: local, notedBefore: notes)) != nil
+            if !points.damaged.isEmpty { report.isNoted = isNoted && (report.isNoted || found.damage.isEmpty) }
+        }
         if let audit {
             report.unusedPacks = packs.count { pack in Digest(hex: pack.name).map { !audit.names($0) } ?? false }
         }
@@ -141,13 +149,14 @@ public struct VerifyJob: Sendable {
 
     private func verifyPoints(
         _ store: any StoreBackend, _ places: PlaceCheck, _ report: inout VerifyReport, goesOn: () -> Bool
-    ) throws(BackupError) {
+    ) throws(BackupError) -> PointCheck {
         let found = try PointCheck.run(store, places, goesOn: goesOn)
         guard let found else { throw Self.stopped }
         report.points = found.points
         report.damagedPoints = found.damaged
         report.bytesRead += found.bytesRead
         for problem in found.problems { report.add(problem.text, isUnreadable: problem.isUnreadable) }
+        return found
     }
 }
 
@@ -156,6 +165,8 @@ struct PointCheck {
     var points = 0
     /// Those of which more is known than that something can't be read now.
     var damaged: [String] = []
+    /// Those of which nothing is wrong.
+    var whole: [String] = []
     var problems: [PointProblem] = []
     var bytesRead: UInt64 = 0
 
@@ -181,6 +192,11 @@ struct PointCheck {
             }
             return try walker.walk(point.content.root, goesOn: goesOn)
         }
+    }
+
+    /// Notes what was found, so that nothing is built on what lacks something.
+    func note(in store: LocalStore, notedBefore notes: [String: FileIdentity]) throws(StoreError) {
+        try store.note(lacking: damaged, whole: whole, notedBefore: notes)
     }
 
     /// - Returns: `nil` when it was ended by `goesOn`.
@@ -209,6 +225,7 @@ struct PointCheck {
                 }
                 guard let found = walked else { return nil }
                 if found.contains(where: { !$0.isUnreadable }) { check.damaged.append(point.id) }
+                if found.isEmpty { check.whole.append(point.id) }
                 for problem in found {
                     let text = "restore point \(point.id): \(problem.text)"
                     check.problems.append(PointProblem(text, isUnreadable: problem.isUnreadable, of: point.id))

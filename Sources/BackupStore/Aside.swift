@@ -1,4 +1,4 @@
-internal import BlockIO
+public import BlockIO
 public import Codecs
 internal import Geometry
 internal import LinuxSystem
@@ -12,6 +12,7 @@ internal import SystemPackage
 //     PACK.pack      a pack that was taken out by a repair, with all in it that could not be saved
 //     INDEX.index    an index file that was taken out
 //     POINT.point    a restore point that was taken out, as not all that it needs is there
+//     POINT.lacking  not all that a restore point needs was there when it was last looked at: it is not built on
 
 /// What of a pack is damaged, or can't be read.
 public struct PackDamage: Hashable, Sendable {
@@ -77,6 +78,8 @@ extension LocalStore {
     private static let lostSuffix = ".lost"
     private static let packSuffix = ".pack"
     private static let indexSuffix = ".index"
+    private static let pointSuffix = ".point"
+    private static let lackingSuffix = ".lacking"
 
     var asideFolder: String { "\(address)/aside" }
     func asidePath(pack name: String) -> String { "\(asideFolder)/\(name)\(Self.packSuffix)" }
@@ -267,7 +270,11 @@ extension LocalStore {
     /// Takes a pack out of the store. What of it is worth anything is durable elsewhere.
     /// - Returns: `false` when it is not there any more.
     func setAside(pack name: String) throws(StoreError) -> Bool {
-        defer { forgetOpen(pack: name) }
+        defer {
+            forgetOpen(pack: name)
+            // No index may name it: what is in it that was not saved is lost.
+            state.withLock { state in state.recent = state.recent.filter { $0.value.pack.description != name } }
+        }
         return try move(try path(.pack, name), to: asidePath(pack: name))
     }
 
@@ -279,7 +286,44 @@ extension LocalStore {
     /// Takes a restore point out of the store. What it needs stays, so it can be put back.
     /// - Returns: `false` when it is not there any more.
     public func setAside(point name: String) throws(StoreError) -> Bool {
-        try move(try path(.point, name), to: "\(asideFolder)/\(name).point")
+        try move(try path(.point, name), to: "\(asideFolder)/\(name)\(Self.pointSuffix)")
+    }
+
+    /// The points of which it is noted that they lack something, each with which note that is.
+    public func lackingPoints() throws(StoreError) -> [String: FileIdentity] {
+        var notes: [String: FileIdentity] = [:]
+        for file in try asideNames() {
+            guard let name = file.rest(before: Self.lackingSuffix).map(String.init),
+                ObjectName.isValid(name, as: .point)
+            else { continue }
+            notes[name] = try storing { () throws(SystemError) in try fs.identity(of: "\(asideFolder)/\(file)") }
+        }
+        return notes
+    }
+
+    /// Notes, durably, which points lack something: whoever goes on from one sees to that first (``damage()``).
+    /// - Parameters:
+    ///   - whole: those that were looked at and lack nothing.
+    ///   - notes: ``lackingPoints()`` from before they were looked at; what was noted since stays.
+    public func note(
+        lacking: [String], whole: [String], notedBefore notes: [String: FileIdentity]
+    ) throws(StoreError) {
+        // Most stores have neither.
+        if lacking.isEmpty, try lackingPoints().isEmpty { return }
+        let lock = try lockAside()
+        defer { withExtendedLifetime(lock) {} }
+        let now = try lackingPoints()
+        let whole = Set(whole)
+        try storing { () throws(SystemError) in
+            if !lacking.isEmpty { try makeAside() }
+            // Anew, also where it says so already: who has looked before believes this.
+            for point in lacking {
+                try fs.replaceContents(of: "\(asideFolder)/\(point)\(Self.lackingSuffix)", with: [])
+            }
+            for (point, note) in now where whole.contains(point) && notes[point] == note {
+                try fs.remove("\(asideFolder)/\(point)\(Self.lackingSuffix)")
+            }
+        }
     }
 
     private func move(_ path: String, to target: String) throws(StoreError) -> Bool {

@@ -75,7 +75,7 @@ extension LocalStore {
     func preparedSegments() throws(StoreError) -> [IndexSegment] {
         let all = segments
         guard !all.isEmpty else { return [] }
-        var census = try census()
+        let census = try census()
         var sound: [IndexSegment] = []
         for segment in all {
             do throws(StoreError) {
@@ -83,9 +83,13 @@ extension LocalStore {
                     // Another writer's packs may have come since the census.
                     var new: [Digest] = []
                     try segment.forEachPack { if !census.has($0) { new.append($0) } }
-                    for pack in new where try isThere(pack) { census.insert(pack) }
-                    state.withLock { $0.census = census }
-                    try segment.prepare(census)
+                    var found: [Digest] = []
+                    for pack in new where try isThere(pack) { found.append(pack) }
+                    let newest = state.withLock { state in
+                        for pack in found { state.census?.insert(pack) }
+                        return state.census
+                    }
+                    try segment.prepare(newest ?? census)
                 }
                 sound.append(segment)
             } catch {
@@ -97,7 +101,8 @@ extension LocalStore {
         return sound
     }
 
-    func isThere(_ pack: Digest) throws(StoreError) -> Bool {
+    /// Whether a pack is in its place; one that was taken out is not.
+    public func isThere(_ pack: Digest) throws(StoreError) -> Bool {
         try hasPackBytes(try path(.pack, pack.description))
     }
 
@@ -274,6 +279,8 @@ extension LocalStore {
         }
         for (pack, isNamed) in zip(packs, isNamed) where !isNamed {
             do throws(StoreError) {
+                // Since the census it may have been taken out, with what could not be saved.
+                guard try isThere(pack) else { continue }
                 let (file, size) = try open(.pack, pack.description)
                 _ = file
                 let directory = try packDirectory(pack.description, byteCount: size)
@@ -345,7 +352,11 @@ extension LocalStore {
         try whileIndexing { () throws(StoreError) in
             let (entries, packs) = state.withLock { ($0.recent, $0.recentPacks) }
             guard !entries.isEmpty else { return }
-            try putIndex(entries.map { ($0.key, $0.value) })
+            try expectInPlace()
+            // One that another process has taken out since is to be named by no index.
+            var gone: Set<Digest> = []
+            for pack in Set(entries.values.map(\.pack)) where try !isThere(pack) { gone.insert(pack) }
+            try putIndex(entries.filter { !gone.contains($0.value.pack) }.map { ($0.key, $0.value) })
             state.withLock { state in
                 for (id, place) in entries where state.recent[id] == place { state.recent[id] = nil }
                 state.recentPacks -= packs

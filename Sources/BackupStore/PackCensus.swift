@@ -82,6 +82,12 @@ extension LocalStore {
             lines.append("\(pack) \(damage.isWhole ? "all" : "\(damage.frames.sorted())")")
         }
         for pack in try formerPacks() where !census.has(pack) { lines.append("\(pack) missing") }
+        // What no index names and no pack holds leaves no other trace.
+        for point in try lackingPoints().keys {
+            let path = try path(.point, point)
+            guard try storing({ () throws(SystemError) in try fs.exists(path) }) else { continue }
+            lines.append("point \(point) lacking")
+        }
         // What an index file named that was taken out may never have been there.
         for name in try indexesAside() { lines.append("index \(name) aside") }
         // What an index file names that can't be used may not be there either. Others write and merge files meanwhile.

@@ -324,6 +324,49 @@ private struct BackedHost {
         }
     }
 
+    @Test(
+        "a point that is known to lack something is not built on, though nothing else tells of that",
+        arguments: [false, true])
+    func lacking(isRepaired: Bool) throws {
+        let folder = try TemporaryFolder()
+        var random = SeededRandom("a point that lacks something, \(isRepaired)")
+        var host = try prepared(folder, &random)
+        // As of a copy of the store that was made while a backup ran: neither a pack nor what named it has come.
+        var store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        let pack = try #require(
+            try store.list(.pack).first { pack in
+                try store.packDirectory(pack.name, byteCount: pack.byteCount).frames.contains { !$0.isNodes }
+            })
+        store.close()
+        try host.fs.remove("\(BackedHost.storePath)/packs/\(pack.name.prefix(2))/\(pack.name)")
+        for name in try host.fs.list("\(BackedHost.storePath)/index") {
+            try host.fs.remove("\(BackedHost.storePath)/index/\(name)")
+        }
+        store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        let lost: [String]
+        if isRepaired {
+            lost = try RepairJob().run(store: store).damagedPoints
+        } else {
+            let found = try VerifyJob().run(store: store)
+            lost = found.damagedPoints
+            #expect(found.isNoted)
+        }
+        #expect(!lost.isEmpty)
+        store.close()
+        let before = host.points
+        host.points.removeAll()
+        for (point, outcome) in zip(before, try host.backup()) {
+            #expect(outcome.statistics.isIncremental == !lost.contains(point))
+        }
+        try host.expectNextBackup(&random)
+        // All that the first points lacked and the disks still had is there again; whole ones are not noted any more.
+        store = try LocalStore(opening: BackedHost.storePath, in: host.fs)
+        let left = try VerifyJob().run(store: store).damagedPoints
+        #expect(Set(left).isSubset(of: lost))
+        #expect(try Set(store.lackingPoints().keys) == Set(left))
+        store.close()
+    }
+
     @Test("a copy is another disk also while its original is backed up, or can't be read")
     func copyBesideOriginal() throws {
         let folder = try TemporaryFolder()

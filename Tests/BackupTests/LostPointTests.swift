@@ -82,6 +82,35 @@ import Testing
         #expect(kept > 0)
     }
 
+    @Test("what could not be saved of a damaged pack is told, also where no index file was left")
+    func notSaved() throws {
+        let world = try StoreWorld(backups: 1)
+        let id = world.kept[0].point.id
+        var store = try world.open()
+        for pack in try store.list(.pack) {
+            let directory = try store.packDirectory(pack.name, byteCount: pack.byteCount)
+            guard let frame = directory.frames.first(where: { !$0.isNodes }) else { continue }
+            let file = try world.fs.open("\(StoreWorld.path)/packs/\(pack.name.prefix(2))/\(pack.name)", .update)
+            let place = UInt64(frame.offset) + 3
+            try file.writeBytes([try file.readBytes(at: place, count: 1)[0] ^ 0x10], at: place)
+            break
+        }
+        store.close()
+        for name in try world.fs.list("\(StoreWorld.path)/index") {
+            try world.fs.remove("\(StoreWorld.path)/index/\(name)")
+        }
+        store = try world.open()
+        let repaired = try RepairJob().run(store: store)
+        #expect(repaired.repair.packsSetAside.count == 1 && repaired.repair.objectsLost > 0)
+        #expect(repaired.damagedPoints == [id])
+        store.close()
+        store = try world.open()
+        let found = try VerifyJob().run(store: store)
+        #expect(found.damagedPoints == [id] && !found.isSound, "\(found.problems)")
+        #expect(try store.damage() != nil)
+        store.close()
+    }
+
     /// What the store's storage has left of a pack, in bytes from its start, or less than all by so much.
     @Test(
         "a pack that the storage has cut off is not built on: the next backup stores what was in it anew",
