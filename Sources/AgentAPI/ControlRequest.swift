@@ -101,6 +101,8 @@ public struct DeviceStatus: Codable, Hashable, Sendable {
     public var discardedBytes: UInt64 = 0
     public var allocatedClusters: UInt64 = 0
     public var repairedOnOpen: Bool = false
+    /// It is served for reading only. `nil` of a server of before.
+    public var isReadOnly: Bool?
     public var isPaused: Bool = false
     public var isReleased: Bool = false
     /// Somebody keeps a map of changes: the disk is being migrated.

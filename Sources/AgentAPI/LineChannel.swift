@@ -35,6 +35,17 @@ public final class LineChannel: Sendable {
         }
     }
 
+    /// Sends a value that nobody misses: it is left out where the other side has not taken what was sent before.
+    public func offer(_ value: some Encodable) throws(ControlError) {
+        var entries = [PollEntry(descriptor, .writable)]
+        let count = (try? pollDescriptors(&entries, deadlineMilliseconds: 0)) ?? 0
+        guard count > 0 else { return }
+        try send(value)
+    }
+
+    /// Ends a wait of ``send(_:)``, with an error, after that time in which the other side has taken nothing.
+    public func limitSending(seconds: Int) { UnixSocket.limitSending(descriptor, seconds: seconds) }
+
     /// The next value; waits for it. - Returns: `nil` when the other side has ended, between two lines.
     /// - Parameters:
     ///   - deadline: on the monotonic clock, in nanoseconds; then it throws `.timeout`.

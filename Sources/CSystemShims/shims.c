@@ -414,6 +414,13 @@ int32_t shim_unix_listen(const char *path, int32_t backlog) { return unix_socket
 int32_t shim_unix_connect(const char *path) { return unix_socket(path, 0); }
 int32_t shim_unix_accept(int32_t fd) { RESULT(accept4(fd, NULL, NULL, SOCK_CLOEXEC)); }
 
+void shim_limit_sending(int32_t fd, int32_t seconds)
+{
+	const struct timeval patience = {.tv_sec = seconds};
+
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+}
+
 int32_t shim_shutdown_receiving(int32_t fd) { return shutdown(fd, SHUT_RD) < 0 ? -errno : 0; }
 int32_t shim_shutdown(int32_t fd) { return shutdown(fd, SHUT_RDWR) < 0 ? -errno : 0; }
 

@@ -8,6 +8,8 @@ internal import SystemPackage
 final class ControlListener: Sendable {
     /// Connections at a time; further ones are told `busy`.
     static let connectionsMax = 32
+    /// A client that takes no reply for so long is cut off, so that nothing waits for it for ever.
+    private static let sendSeconds = 60
 
     private let path: String
     private let socket: OwnedDescriptor
@@ -60,6 +62,7 @@ final class ControlListener: Sendable {
     private func serve(_ socket: consuming OwnedDescriptor) {
         guard Self.isAllowed(socket.number) else { return }
         let channel = LineChannel(adopting: socket)
+        channel.limitSending(seconds: Self.sendSeconds)
         let refusal: ControlReply? = state.withLock { state in
             guard !state.isStopping else { return .failed(code: ControlError.unreachable, message: "the server ends") }
             guard state.connections.count < Self.connectionsMax else {

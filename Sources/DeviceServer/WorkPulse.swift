@@ -5,7 +5,8 @@ internal import SystemPackage
 /// Tells a client now and then that its request is being worked on, between the reports of the work itself.
 ///
 /// Not that this process lives, which says nothing of a disk whose storage hangs: a sign is given only when the thread
-/// that works on the request has run since the last one.
+/// that works on the request has run since the last one. A client that does not read is not waited for: the work may
+/// hold the disk's writes meanwhile.
 final class WorkPulse: Sendable {
     private struct State {
         var isWorking = false
@@ -41,7 +42,7 @@ final class WorkPulse: Sendable {
     func tell(done: UInt64, total: UInt64) -> Bool {
         state.withLock { state in
             state.progress = (done, total)
-            return (try? channel.send(ControlReply.progress(done: done, total: total))) != nil
+            return (try? channel.offer(ControlReply.progress(done: done, total: total))) != nil
         }
     }
 
@@ -71,7 +72,7 @@ final class WorkPulse: Sendable {
                 state.withLock { state in
                     guard state.isWorking else { return }
                     let (done, total) = state.progress
-                    try? channel.send(ControlReply.progress(done: done, total: total))
+                    try? channel.offer(ControlReply.progress(done: done, total: total))
                 }
             }
         }

@@ -62,6 +62,11 @@ public enum UnixSocket {
         }
     }
 
+    /// A write to the socket fails after that time in which the other end has taken nothing.
+    public static func limitSending(_ socket: CInt, seconds: Int) {
+        shim_limit_sending(socket, CInt(clamping: seconds))
+    }
+
     /// The user at the other end of a connection, as the kernel knows him.
     public static func peerUser(of connection: CInt) throws(SystemError) -> UInt32 {
         var user: UInt32 = 0

@@ -37,6 +37,28 @@ private func connectedPair() throws -> SocketPair {
         #expect(receiver.isHungUp)
     }
 
+    @Test(.timeLimit(.minutes(1))) func whatNobodyMissesIsNotWaitedFor() throws {
+        let pair = try connectedPair()
+        let sender = LineChannel(adopting: pair.near)
+        let receiver = LineChannel(adopting: pair.far)
+        let count = 100_000
+        for number in 0..<count { try sender.offer(ControlReply.progress(done: UInt64(number), total: 1)) }
+        let last = try OwnThread(name: "last") { try? sender.send(ControlReply.done) }
+        var received = 0
+        while try receiver.receive(ControlReply.self) != .done { received += 1 }
+        last.join()
+        #expect(received > 0 && received < count)
+    }
+
+    @Test(.timeLimit(.minutes(1))) func aClientThatTakesNothingIsGivenUp() throws {
+        let pair = try connectedPair()
+        let sender = LineChannel(adopting: pair.near)
+        sender.limitSending(seconds: 1)
+        let receiver = LineChannel(adopting: pair.far)
+        #expect(throws: ControlError.self) { while true { try sender.send(ControlReply.done) } }
+        receiver.end()
+    }
+
     @Test func everyReplyArrivesAsItWasSent() throws {
         let pair = try connectedPair()
         let sender = LineChannel(adopting: pair.near)

@@ -144,6 +144,8 @@ int32_t shim_peer_process(int32_t fd);
 // Ends both directions, also for threads that wait in a read, a write or an accept.
 int32_t shim_shutdown(int32_t fd);
 // The same for what comes: what is sent still gets through.
+// Writes to a socket fail with EAGAIN after that time without progress.
+void shim_limit_sending(int32_t fd, int32_t seconds);
 int32_t shim_shutdown_receiving(int32_t fd);
 uint32_t shim_effective_user(void);
 
