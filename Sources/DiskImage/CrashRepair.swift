@@ -24,9 +24,11 @@ enum CrashRepair {
         let fileBytes = try account(delta, &outcome)
         outcome.free.removeAll { $0.lowerBound >= outcome.usedEnd }
         let end = delta.clusterSize.offset(of: outcome.usedEnd)
-        try delta.attempt { () throws(SystemError) in
-            if fileBytes != end { try delta.file.truncate(to: end) }
-        }
+        // What is read of a table that a killed process has written may be in the host's memory only, and the durable
+        // one may still need what is cut off.
+        try delta.synchronize()
+        guard fileBytes != end else { return outcome }
+        try delta.attempt { () throws(SystemError) in try delta.file.truncate(to: end) }
         try delta.synchronize()
         return outcome
     }

@@ -268,6 +268,14 @@ extension Disk {
         guard let bat = pair.parent.bat, let header = pair.parent.header else {
             return try growRaw(pair.parent, to: pair.child.byteCount)
         }
+        // An image has whole clusters, so it would be larger than what lies above it.
+        let (size, cluster) = (pair.child.byteCount, pair.parent.clusterSize.bytes)
+        guard size <= pair.parent.byteCount || size % cluster == 0 else {
+            throw DiskError(
+                .unsupported,
+                "\(pair.child.path): its size, \(size) bytes, is no whole number of clusters of \(cluster) bytes, so "
+                    + "\(pair.parent.path) cannot become as large: grow the disk, or export it", path: pair.child.path)
+        }
         // Places that no entry names are cut off, or used, from here on.
         if maintenance.withLock({ $0.isMapStale }) { try forgetPlaces() }
         let outcome = try CrashRepair.run(pair.parent)

@@ -202,6 +202,29 @@ import Testing
         }
     }
 
+    @Test("an image is not merged into one that can't become as large as it, and stays") func oddChild() throws {
+        let fs = try makeDisk(bytes: UInt64(64 * Self.cluster))
+        let disk = try Disk.open(Self.path, in: fs)
+        let frozen = try disk.commitSnapshot(try disk.prepareSnapshot()).guid
+        let top = try #require(try disk.snapshots().first { $0.isTop }).file
+        try disk.close()
+        // One sector more than the image below has, and one entry of the table.
+        let sectors = UInt64(64 * Self.cluster / 512 + 1)
+        let file = try fs.open("\(Self.path)/\(top)", .update)
+        try file.writeBytes(withUnsafeBytes(of: UInt32(65).littleEndian) { Array($0) }, at: 32)
+        try file.writeBytes(withUnsafeBytes(of: sectors.littleEndian) { Array($0) }, at: 36)
+        let odd = try Disk.open(Self.path, in: fs)
+        #expect(odd.byteCount == sectors * 512)
+        #expect { try odd.deleteSnapshot(frozen) } throws: { ($0 as? DiskError)?.code == .unsupported }
+        try odd.close()
+        let again = try Disk.open(Self.path, in: fs)
+        // The disk can be grown, and merged then.
+        try again.grow(to: UInt64(66 * Self.cluster))
+        #expect(try again.deleteSnapshot(frozen))
+        #expect(again.byteCount == UInt64(66 * Self.cluster))
+        try again.close()
+    }
+
     @Test("the rest of a cluster at the end of a file never shows in a new one") func raggedTail() throws {
         let fs = try makeDisk()
         let file = try fs.open(Self.image, .update)

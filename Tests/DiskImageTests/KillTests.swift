@@ -31,6 +31,16 @@ import Testing
                 .write(sector: 500, count: 9, durable: true), .delete(0), .write(sector: 0, count: 9, durable: true),
             ]),
         Run(
+            testDescription: "the end of the file goes",
+            prepare: [
+                .write(sector: 0, count: 64, durable: false), .write(sector: 64, count: 64, durable: false),
+                .write(sector: 128, count: 64, durable: false), .flush,
+            ],
+            steps: [
+                .discard(sector: 128, count: 64), .flush, .write(sector: 0, count: 8, durable: true),
+                .discard(sector: 64, count: 64), .flush,
+            ]),
+        Run(
             testDescription: "growing", byteCount: UInt64(8170) << 15,
             prepare: [
                 .write(sector: 0, count: 300, durable: false), .write(sector: 8160 * 64, count: 64, durable: false),
