@@ -28,6 +28,7 @@ struct Takeover {
         var record = try activate(command: command, refusal: refusal) { record throws(MigrationError) in
             guard record.matches(commit) else { throw Self.other(record, than: commit, at: place) }
         }
+        guard try !hasMovedOn() else { return (time.elapsed(since: start), nil) }
         // Of a commit that comes again with one that may be run, or without any.
         record.refusal = refusal
         let failure = startOnce(&record, command: command)
@@ -67,7 +68,7 @@ struct Takeover {
         } catch {
             guard isWaiting else { throw error }
         }
-        guard var record else { return nil }
+        guard var record, try !hasMovedOn() else { return nil }
         return ArrivedDisk(startFailure: startOnce(&record, command: record.start?.command ?? record.startCommand))
     }
 
@@ -118,6 +119,16 @@ struct Takeover {
             try tidy()
         }
         return record
+    }
+
+    /// Whether the disk that has arrived was to be handed over to another host since: its guest is no business of the
+    /// host's any more that it came from, and may run there. Asked with the lock held, which whoever hands it over has,
+    /// too.
+    private func hasMovedOn() throws(MigrationError) -> Bool {
+        try at(.target) { () throws(SystemError) in
+            if try fs.exists("\(place.folder)/\(MigrationFiles.outgoing)") { return true }
+            return try fs.exists("\(place.folder)/\(MigrationFiles.migrated)")
+        }
     }
 
     /// The folder that the copy lies in is the one that it was put in.

@@ -291,6 +291,22 @@ private struct RawSource {
         #expect(starts == 3)
     }
 
+    @Test(
+        "a guest whose disk was to move on since is not started for the host that it came from",
+        arguments: [MigrationFiles.outgoing, MigrationFiles.migrated])
+    func movedOn(record: String) throws {
+        try source.prepared(attempt: "one")
+        host.guest.state.withLock { $0.failingStarts = 1 }
+        let commit = try source.commit(attempt: "one")
+        #expect(try source.ask(commit)?.contains("the start hook failed") == true)
+        host.settle()
+        try fs.replaceContents(of: "\(host.folder)/\(record)", with: Array("{}".utf8))
+        #expect(try source.ask(commit) == nil)
+        #expect(try host.receiver.resume(folder: host.folder) == nil)
+        host.settle()
+        #expect(starts == 1)
+    }
+
     @Test("a start that was interrupted is not repeated before the host was started anew", arguments: [false, true])
     func interruptedStart(bootsAnew: Bool) throws {
         try source.prepared(attempt: "one")
