@@ -143,7 +143,7 @@ kernel_groups_smoke = abi+fsx-quick
 kernel_groups_debug_1 = kunit+abi+control+records+module errors faults writelog fio+filesystems
 kernel_groups_debug_2 = fsx-quick waiting blocks memory readonly+large+hostile flush+freeze+late+nfs tools powercut
 # The agent on the driver; these need the debug build, and its tests.
-kernel_groups_agent = agent agentmount agentspace agentnbd agentsuite
+kernel_groups_agent = agent agentmount agentalias agentspace agentnbd agentsuite
 
 # Both kernels at a time: a guest leaves a second processor idle more often than not.
 check-kernel: packages/kerneldebug

@@ -335,6 +335,18 @@ struct BlockDeviceMaker {
 
     private func unmountAll(_ device: BlockDevice, force: Bool) throws(AgentError) {
         for mount in try DeviceTree.mounts(on: device.path, all: true).reversed() {
+            // Its path leads to what lies over it, which is somebody else's.
+            let isHidden = try withAgentError { () throws(SystemError) in
+                let table = try MountTable.current()
+                return table.mounts.first { $0.identifier == mount.identifier }.map { table.isHidden($0) }
+            }
+            guard let isHidden else { continue }
+            guard !isHidden else {
+                throw AgentError(
+                    .busy,
+                    "\(mount.mountPoint) can't be unmounted from \(device.path), as another file system lies over it: "
+                        + "unmount that one, and run it again")
+            }
             try unmount(mount.mountPoint, force: force)
         }
     }
@@ -395,6 +407,19 @@ struct BlockDeviceMaker {
             // Of a mount that can't be reached from here the kernel gives no path that leads there.
             return (try? LinuxFileSystem().exists(file)) == true
         }
+    }
+
+    /// The kernel's NBD client that is one of these.
+    static func device(ofClients clients: [Int32]) throws(AgentError) -> BlockDevice? {
+        guard !clients.isEmpty else { return nil }
+        let names = try withAgentError { () throws(SystemError) in try LinuxFileSystem().list("/sys/block") }
+        for name in names where name.begins(with: "nbd") {
+            guard let client = try nbdClient("/dev/\(name)"), clients.contains(client) else { continue }
+            var device = BlockDevice(way: .nbd, path: "/dev/\(name)", partitionPath: nil, fuse: nil)
+            device.client = client
+            return device
+        }
+        return nil
     }
 
     /// `nil` when nobody is connected.

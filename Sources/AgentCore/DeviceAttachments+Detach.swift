@@ -117,14 +117,22 @@ extension DeviceAttachments {
         }
     }
 
+    /// Whether a device on record is the disk's still, as far as the driver tells.
+    private func isServedStill(_ record: AttachedDisk) throws(AgentError) -> Bool {
+        guard record.backend == .kernel else { return true }
+        return try isDeviceLeft(record)
+    }
+
     /// Undoes what a dead server left: mounts and devices on it, its files.
     func clearUp(_ entry: RunEntry, _ record: AttachedDisk, isForced: Bool = false) throws(AgentError) {
+        let isGone = try !isServedStill(record)
         if let device = record.device {
-            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true, isForced: isForced)
+            // The driver gives the number of a device that is gone to the next disk, whose mounts are not ours.
+            if !isGone { try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: true, isForced: isForced) }
         } else {
             _ = try settled(record, entry, keepsRecord: false)
         }
-        if let index = record.driverDevice, try isDeviceLeft(record) {
+        if let index = record.driverDevice, !isGone {
             do throws(DriverError) { try Driver().detach(index, force: true) } catch {
                 throw AgentError(error.code == .busy ? .busy : .io, error.message)
             }
@@ -158,7 +166,9 @@ extension DeviceAttachments {
     ) throws(AgentError) -> AttachedDisk {
         guard let device = record.device else { return record }
         let isDead = try record.server.handle() == nil
-        try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
+        if try isServedStill(record) {
+            try BlockDeviceMaker(entry: entry).remove(device, serverIsDead: isDead, isForced: isForced)
+        }
         var record = record
         if record.backend == .kernel { record.device?.partitionPath = nil } else { record.device = nil }
         record.mountpoint = nil

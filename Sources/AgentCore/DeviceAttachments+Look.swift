@@ -113,6 +113,9 @@ extension DeviceAttachments {
         guard let record = found else { return nil }
         if try record.server.handle() != nil { return try withoutForeignDevice(record, entry) }
         guard record.backend == .kernel, try isDeviceLeft(record) else { return nil }
+        if let identity = record.identity, AttachedDisk.identity(of: record.disk) != identity {
+            throw Self.isElsewhere(record)
+        }
         var options = AttachOptions()
         options.readOnly = record.readOnly
         do throws(AgentError) {
@@ -122,6 +125,13 @@ extension DeviceAttachments {
             try? entry.store(record)
             throw error
         }
+    }
+
+    private static func isElsewhere(_ record: AttachedDisk) -> AgentError {
+        AgentError(
+            .inUse,
+            "the disk that was attached as \(record.disk) has another name now, and its server has died, while "
+                + "\(record.device?.path ?? "its device") goes on: give it its name back, and run it again")
     }
 
     /// A device that was taken away by hand, and is another's by now, is no device of this disk.
@@ -142,8 +152,11 @@ extension DeviceAttachments {
         else { return nil }
         var record = AttachedDisk(
             disk: status.folder, server: ProcessMark(pid: server.identifier, startTicks: server.startTicks),
-            entry: entry, backend: status.device == nil ? .user : .kernel, readOnly: false)
+            entry: entry, backend: status.device == nil ? .user : .kernel, readOnly: status.isReadOnly ?? false)
         record.device = status.device.map { BlockDevice(way: .ploop, path: $0, partitionPath: nil, fuse: nil) }
+        if record.device == nil {
+            record.device = try BlockDeviceMaker.device(ofClients: status.clients?.map(\.pid) ?? [])
+        }
         record.repairedOnOpen = status.repairedOnOpen
         try entry.store(record)
         return record
@@ -154,14 +167,17 @@ extension DeviceAttachments {
         let stacks = try withAgentError { () throws(SystemError) in try AttachedStack.all() }
         guard let index = record.driverDevice else {
             // The owner died between attaching and telling.
-            return stacks.contains { $0.files.contains { isOf(record.disk, $0) } }
+            return stacks.contains { $0.files.contains { isOf(record, $0) } }
         }
-        return stacks.contains { $0.device == index && $0.files.contains { isOf(record.disk, $0) } }
+        return stacks.contains { $0.device == index && $0.files.contains { isOf(record, $0) } }
     }
 
-    /// Whether the file is the disk, or lies in its folder.
-    private func isOf(_ disk: String, _ file: String) -> Bool {
-        file.isSame(as: disk) || PathText.isInside(file, disk)
+    /// Whether the file is the disk, or lies in its folder. The kernel tells the path that a file has by now.
+    private func isOf(_ record: AttachedDisk, _ file: String) -> Bool {
+        if let identity = record.identity, let folder = AttachedDisk.identity(of: PathText.parent(of: file)) {
+            return folder == identity || AttachedDisk.identity(of: file) == identity
+        }
+        return file.isSame(as: record.disk) || PathText.isInside(file, record.disk)
     }
 
     // MARK: names

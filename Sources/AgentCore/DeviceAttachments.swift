@@ -51,7 +51,15 @@ public struct DeviceAttachments: Sendable {
             _ = try settled(nil, entry)
         }
         // One that was found by another name has gone.
-        return try attach(location, RunEntry(runFolder: runFolder, disk: location), options)
+        let own = RunEntry(runFolder: runFolder, disk: location)
+        guard !own.folder.isSame(as: entry.folder) else { return try attach(location, own, options) }
+        let ownLock = try own.lock()
+        defer { withExtendedLifetime(ownLock) {} }
+        if let record = try live(own) {
+            throw AgentError(.alreadyAttached, "\(record.disk) is attached already, just now")
+        }
+        if let record = try own.load() { try clearUp(own, record) }
+        return try attach(location, own, options)
     }
 
     /// With the entry's lock held, and nobody alive who has the disk.
@@ -92,6 +100,7 @@ public struct DeviceAttachments: Sendable {
         var arguments = [KernelOwnerArguments.command, disk, "--control", entry.controlSocket]
         if options.readOnly { arguments.append("--read-only") }
         if !options.direct { arguments.append("--buffered") }
+        if let device = leftBehind?.driverDevice { arguments += ["--left-behind", "\(device.number)"] }
         let daemon = try WaitingDaemon(
             Installation.executable(), arguments, log: entry.serverLog, output: pipe.writing.number)
         var attached = AttachedDisk(

@@ -1,5 +1,6 @@
 internal import AgentCore
 internal import ArgumentParser
+internal import DeviceControl
 internal import DeviceServer
 internal import DiskImage
 internal import LinuxSystem
@@ -14,13 +15,15 @@ struct KernelOwnerCommand: ParsableCommand {
     @Option var control: String
     @Flag var readOnly = false
     @Flag var buffered = false
+    @Option var leftBehind: UInt32?
 
     func run() throws {
         var configuration = DeviceConfiguration(disk: disk, controlSocket: control)
         configuration.options.readOnly = readOnly
         configuration.options.direct = !buffered
         // Whoever started it reads the outcome from its standard output.
-        let code = KernelOwner.run(configuration, report: try OwnedDescriptor(duplicating: 1))
+        let code = KernelOwner.run(
+            configuration, leftBehind: leftBehind.map { DeviceIndex($0) }, report: try OwnedDescriptor(duplicating: 1))
         if code != 0 { throw ExitCode(code) }
     }
 }

@@ -28,6 +28,7 @@ final class EngineDisk: ControlledDisk {
         status.discardedBytes = counters.discardedBytes
         status.allocatedClusters = counters.allocatedClusters
         status.repairedOnOpen = disk.repairedOnOpen
+        status.isReadOnly = disk.isReadOnly
         status.clients = clients.all
         return status
     }

@@ -7,10 +7,14 @@ internal import SystemPackage
 
 /// How a disk comes to its device: it gets a new one, or one is there from an owner that died.
 extension KernelDisk {
-    static func start(_ path: String, options: DiskOptions) throws(DiskError) -> KernelDisk {
+    /// - Parameter leftBehind: the device that an owner which died has left. One that only reads is taken over by that
+    ///   alone, as no lock tells that its owner is dead.
+    static func start(
+        _ path: String, options: DiskOptions, leftBehind: DeviceIndex? = nil
+    ) throws(DiskError) -> KernelDisk {
         let files = LinuxFileSystem()
         let held = try HeldDisk.take(path, in: files, readOnly: options.readOnly)
-        if let stack = try attached(held, options) { return try takeOver(held, stack, options) }
+        if let stack = try attached(held, options, leftBehind) { return try takeOver(held, stack, options) }
         guard !options.readOnly else { return try attach(held, options, isRepaired: false) }
         // The driver takes closed images only; what was not closed the engine repairs. The lock is given up for that,
         // and looked at anew after it.
@@ -22,25 +26,47 @@ extension KernelDisk {
         let isRepaired = disk.repairedOnOpen
         try disk.close()
         let again = try HeldDisk.take(path, in: files, readOnly: false)
-        if let stack = try attached(again, options) { return try takeOver(again, stack, options) }
+        if let stack = try attached(again, options, leftBehind) { return try takeOver(again, stack, options) }
         return try attach(again, options, isRepaired: isRepaired)
     }
 
     /// The device that has the disk's base, whoever made it. Several may read one base; only one may write above it,
     /// and that one's files are this disk's.
-    private static func attached(_ held: HeldDisk, _ options: DiskOptions) throws(DiskError) -> AttachedStack? {
-        guard let base = try held.stack().first?.path else { return nil }
+    private static func attached(
+        _ held: HeldDisk, _ options: DiskOptions, _ leftBehind: DeviceIndex?
+    ) throws(DiskError) -> AttachedStack? {
+        let files = try held.stack().map(\.path)
+        guard let base = files.first else { return nil }
         let stacks: [AttachedStack]
         do throws(SystemError) { stacks = try AttachedStack.all() } catch { throw DiskError(error, path: held.path) }
-        do throws(DriverError) {
-            for stack in stacks where stack.files.first?.isSame(as: base) == true {
-                let isReadOnly = try Driver().status(of: stack.device).isReadOnly
-                if isReadOnly == options.readOnly, !isReadOnly || stack.cookie == cookie { return stack }
+        for stack in stacks {
+            guard let first = stack.files.first, isSameFile(first, base) else { continue }
+            let isReadOnly: Bool
+            do throws(DriverError) { isReadOnly = try Driver().status(of: stack.device).isReadOnly } catch {
+                throw DiskError(error, path: held.path)
             }
-            return nil
-        } catch {
-            throw DiskError(error, path: held.path)
+            guard isReadOnly == options.readOnly else { continue }
+            if isReadOnly {
+                // Of one base there are many states.
+                guard stack.device == leftBehind, stack.cookie == cookie,
+                    stack.files.elementsEqual(files, by: isSameFile)
+                else { continue }
+            } else if !first.isSame(as: base) {
+                throw DiskError(
+                    .inUse,
+                    "\(held.path): attached to \(stack.device.path) by another path, \(first); use it by that one",
+                    path: held.path)
+            }
+            return stack
         }
+        return nil
+    }
+
+    private static func isSameFile(_ one: String, _ other: String) -> Bool {
+        if one.isSame(as: other) { return true }
+        let files = LinuxFileSystem()
+        guard let file = (try? files.identity(of: one)).flatMap({ $0 }) else { return false }
+        return (try? files.identity(of: other)) == file
     }
 
     private static func attach(

@@ -69,6 +69,7 @@ final class KernelDisk: ControlledDisk {
         answer.hostFlushes = status.hostFlushes
         answer.allocatedClusters = status.allocations
         answer.repairedOnOpen = isRepaired
+        answer.isReadOnly = isReadOnly
         answer.device = device.path
         answer.isOutOfSpace = status.isOutOfSpace
         answer.isAborted = status.isAborted

@@ -1,5 +1,5 @@
 internal import AgentAPI
-internal import DeviceControl
+public import DeviceControl
 internal import DiskImage
 public import LinuxSystem
 internal import SystemPackage
@@ -7,9 +7,12 @@ internal import SystemPackage
 /// The process that owns a disk which the driver serves: from its attachment to its detachment, unless it dies.
 public enum KernelOwner {
     /// - Parameters:
+    ///   - leftBehind: the device of an owner of this disk that has died.
     ///   - report: gets one ``ControlReply`` line, whether the start went well; closed after it.
     /// - Returns: the exit status.
-    public static func run(_ configuration: DeviceConfiguration, report: consuming OwnedDescriptor) -> Int32 {
+    public static func run(
+        _ configuration: DeviceConfiguration, leftBehind: DeviceIndex?, report: consuming OwnedDescriptor
+    ) -> Int32 {
         ignoreBrokenPipes()
         let channel = LineChannel(adopting: report)
         do {
@@ -19,7 +22,8 @@ public enum KernelOwner {
             let disk: KernelDisk
             let owner: DiskOwner
             do throws(DiskError) {
-                disk = try KernelDisk.start(configuration.disk, options: configuration.options)
+                disk = try KernelDisk.start(
+                    configuration.disk, options: configuration.options, leftBehind: leftBehind)
                 do throws(SystemError) {
                     owner = try DiskOwner.start(disk, controlSocket: configuration.controlSocket) {
                         Self.tellEnd(number)

@@ -22,6 +22,7 @@ public final class Disk: Sendable {
     let path: String
     let fs: any FileSystem
     let options: DiskOptions
+    public var isReadOnly: Bool { options.readOnly }
     /// `nil` for an image without a descriptor.
     let folder: DiskFolder?
     let locks: Mutex<[any HeldLock]>

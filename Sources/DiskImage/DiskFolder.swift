@@ -328,8 +328,15 @@ func refusePart(of disk: String, in fs: any FileSystem) throws(DiskError) {
 func refuseIfAttached(to path: String, in fs: any FileSystem) throws(DiskError) {
     guard fs is LinuxFileSystem else { return }
     let stacks = try withPath(path) { () throws(SystemError) in try AttachedStack.all() }
+    let isFolder = path.ends(with: "/")
+    let own = (try? fs.identity(of: path)).flatMap { $0 }
     let stack = stacks.first {
-        $0.files.contains { path.ends(with: "/") ? $0.begins(with: path) : $0.isSame(as: path) }
+        $0.files.contains { file in
+            if isFolder ? file.begins(with: path) : file.isSame(as: path) { return true }
+            // By another path, of a bind mount, it is the same.
+            guard let own else { return false }
+            return (try? fs.identity(of: isFolder ? folderPart(of: file) : file)) == own
+        }
     }
     guard let stack else { return }
     throw DiskError(.inUse, "\(path): attached to \(stack.device.path); detach it first", path: path)
